@@ -1,0 +1,3 @@
+"""A nightly batch recommendation job: rating Parquet in, top-N tables out."""
+
+__version__ = "0.1.0"

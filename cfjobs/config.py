@@ -1,0 +1,172 @@
+"""Every knob of the night, in one place: name, default, bound, and why it is there.
+
+The same model is the parameter of the Prefect flow (its run form shows and checks it), the TOML file
+and `--set KEY=VALUE` of the command line.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cfjobs.errors import InputError
+
+
+class Config(BaseModel):
+    """Configuration of one night."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # Input -----------------------------------------------------------------------------------------
+    user_column: str = Field("user_id", min_length=1, description="Column of the ratings and users files that holds the user.")
+    movie_column: str = Field("movie_id", min_length=1, description="Column of the ratings and movies files that holds the movie.")
+    rating_column: str = Field("rating", min_length=1, description="Column of the ratings files that holds the rating.")
+    timestamp_column: str = Field(
+        "timestamp", min_length=1,
+        description="Column of the ratings files that says when: a datetime, or seconds (or milliseconds) since 1970. The latest rating of a pair wins.",
+    )
+    max_rejected: float = Field(
+        0.05, ge=0, le=1,
+        description="Largest share of rejected rows that a night accepts; above it the input is taken for broken.",
+    )
+
+    # Network ---------------------------------------------------------------------------------------
+    model: str = Field("dot_bias", description="Network that predicts ratings: a file of cfjobs/models (dot, dot_bias, net).")
+    n_factors: int = Field(64, ge=1, le=4096, description="Length of a user's and of a movie's embedding.")
+    init: Literal["uniform", "normal", "kaiming"] = Field(
+        "uniform", description="Initial embeddings: the lesson's uniform range of the model, normal, or Kaiming-normal.",
+    )
+    init_std: float = Field(0.01, gt=0, le=10, description="Standard deviation of the initial embeddings when init = normal.")
+    hidden: tuple[int, ...] = Field((10,), description="Widths of the hidden layers of model = net.")
+    dropout: tuple[float, float] = Field(
+        (0.05, 0.5), description="Dropout of model = net: after the embeddings, and after each hidden layer.",
+    )
+    y_range: tuple[float, float] | None = Field(
+        None, description="Lowest and highest rating; without it, those of the training ratings.",
+    )
+    y_padding: float | Literal["learned"] = Field(
+        0.5,
+        description="How far the sigmoid's range reaches beyond y_range on each side, in stars, so that the ends can be predicted; 'learned' makes both sides parameters of the network.",
+    )
+
+    # Training --------------------------------------------------------------------------------------
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="Optimiser; sgd uses momentum.")
+    learning_rate: float = Field(0.01, gt=0, le=1000, description="Learning rate; the peak of a one_cycle schedule.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd; first beta of adam and adamw.")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="Weight decay, once a step on every parameter (decoupled in adamw).")
+    l2: float = Field(
+        0.05, ge=0, le=100,
+        description="L2 penalty on the embeddings that an example uses, summed over examples: a frequent user or movie is held as tightly, per rating, as a rare one.",
+    )
+    schedule: Literal["constant", "one_cycle", "cosine"] = Field(
+        "one_cycle", description="Learning rate over the steps: constant, one cycle up and down, or cosine with restarts.",
+    )
+    cycle_len: int = Field(1, ge=1, description="Epochs of the first cosine cycle.")
+    cycle_mult: int = Field(2, ge=1, description="Each further cosine cycle is this many times as long.")
+    epochs: int = Field(20, ge=1, le=10_000, description="Passes over the training ratings.")
+    batch_size: int = Field(2048, ge=1, description="Ratings a step.")
+    patience: int = Field(5, ge=0, description="Stop after this many epochs without a better holdout loss; 0 never stops early.")
+
+    # Holdout and gate ------------------------------------------------------------------------------
+    holdout: Literal["temporal", "random", "none"] = Field(
+        "temporal", description="Ratings kept from training to measure it: each user's latest, random ones, or none.",
+    )
+    holdout_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the ratings that are held out.")
+    relevant_rating: float | None = Field(
+        None, description="A held-out movie counts as relevant from this rating on; without it, from 7/9 of the way up the range (4 of 0.5..5).",
+    )
+    refit: bool = Field(True, description="After the gate, train again on all ratings, so that the newest count too.")
+    gate_max_rmse: float | None = Field(None, gt=0, description="Refuse to publish above this holdout RMSE.")
+    gate_min_ndcg: float | None = Field(None, ge=0, le=1, description="Refuse to publish below this holdout nDCG@10.")
+    gate_override: bool = Field(False, description="Publish although the gate refuses; the override is recorded in the runs table.")
+
+    # Scoring ---------------------------------------------------------------------------------------
+    top_n: int = Field(100, ge=1, le=32_767, description="Movies in a user's list.")
+    min_ratings: int = Field(1, ge=0, description="A movie needs this many ratings to be listed.")
+    shard_users: int = Field(200_000, ge=1, description="Users scored as one task, which writes one Parquet part.")
+
+    # Machine ---------------------------------------------------------------------------------------
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU when there is one; cpu, cuda, cuda:1.")
+    seed: int = Field(42, ge=0, lt=2**32, description="Seed of every random choice: the same seed and data give the same tables.")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Config":
+        if self.y_range is not None and not self.y_range[0] < self.y_range[1]:
+            raise ValueError(f"y_range is {list(self.y_range)}, expected the lower end first")
+        if isinstance(self.y_padding, float) and self.y_padding < 0:
+            raise ValueError(f"y_padding is {self.y_padding}, expected 0 or more, or 'learned'")
+        if any(not 0 <= p < 1 for p in self.dropout):
+            raise ValueError(f"dropout is {list(self.dropout)}, expected two numbers from 0 to below 1")
+        if not self.hidden or any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden is {list(self.hidden)}, expected at least one width of 1 or more")
+        return self
+
+
+def load_config(file: str | Path | None = None, settings: Sequence[str] = ()) -> Config:
+    """The configuration of a TOML file, with `KEY=VALUE` settings over it.
+
+    Raises InputError for a file that cannot be read, an unknown key, or a value out of its bounds.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values.update(tomllib.loads(Path(file).read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"config {file}: cannot be read ({error}); name an existing TOML file") from error
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"config {file}: is not TOML ({error}); `cfjobs config` prints one to start from") from error
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: has no '=', expected KEY=VALUE such as epochs=5")
+        values[key.strip()] = _toml_value(text.strip())
+    return validated(values)
+
+
+def validated(values: dict[str, Any]) -> Config:
+    """A Config of these values, or an InputError that names each wrong key, its value and the remedy."""
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        raise InputError("; ".join(_explain(e, values) for e in error.errors())) from error
+
+
+def _toml_value(text: str) -> Any:
+    if text.lower() in {"none", "null"}:
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: Any, values: dict[str, Any]) -> str:
+    key = str(error["loc"][0]) if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, Config.model_fields, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`cfjobs config` lists every key"
+        return f"configuration key {key}: is unknown; {hint}"
+    if not key:
+        return f"configuration: {str(error['msg']).removeprefix('Value error, ')}"
+    return f"configuration key {key}: got {values.get(key)!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def as_toml(config: Config) -> str:
+    """Every key with its value, each under a comment that says what it does; a valid configuration file."""
+    lines: list[str] = []
+    for name, field in Config.model_fields.items():
+        value = getattr(config, name)
+        lines.append(f"# {field.description}")
+        if value is None:
+            lines.append(f"# {name} =\n")
+            continue
+        lines.append(f"{name} = {_toml_text(value)}\n")
+    return "\n".join(lines)
+
+
+def _toml_text(value: Any) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

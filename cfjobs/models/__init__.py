@@ -1,0 +1,26 @@
+"""The networks, one file each. A new network is one new file here that defines `NETWORK`.
+
+`names()` finds the files, `build()` makes a network; `tests/models/test_conformance.py` runs every one
+through the same laws.
+"""
+
+import importlib
+import pkgutil
+
+from cfjobs.errors import InputError
+from cfjobs.models.network import Network, Settings
+
+_NOT_A_NETWORK = {"network"}
+
+
+def names() -> list[str]:
+    """Names of the networks, which are the names of their files."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_A_NETWORK)
+
+
+def build(name: str, *, n_users: int, n_movies: int, settings: Settings) -> Network:
+    """An untrained network; randomness comes from torch's global generator. InputError for an unknown name."""
+    if name not in names():
+        raise InputError(f"configuration key model: got {name!r}, expected one of {', '.join(names())}")
+    network: type[Network] = importlib.import_module(f"{__name__}.{name}").NETWORK
+    return network(n_users=n_users, n_movies=n_movies, settings=settings)

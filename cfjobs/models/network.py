@@ -1,0 +1,133 @@
+"""What every network is: embeddings of users and movies, a forward pass, and how it scores all pairs.
+
+Tensors carry their dimensions: U users, M movies, D factors, B batch, H hidden. Row U of the user
+embedding and row M of the movie embedding stand for an id without training ratings: after training they
+hold the mean of the trained rows, so an unknown user is a typical one and nothing ever falls on row 0.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The part of the configuration that shapes a network; stored beside its weights."""
+
+    n_factors: int
+    init: Literal["uniform", "normal", "kaiming"]
+    init_std: float
+    hidden: tuple[int, ...]
+    dropout: tuple[float, float]
+    y_range: tuple[float, float]
+    y_padding: float | Literal["learned"]
+
+
+@dataclass(frozen=True)
+class DotScores:
+    """score(u, m) = <user[u], movie[m]> + bias[m]. user [U, D], movie [M, D], bias [M]; float32."""
+
+    user: Tensor
+    movie: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class MlpScores:
+    """score(u, m) = the layers over relu(user[u] + movie[m]): the halves of a first layer that is linear in each.
+
+    user [U, H], movie [M, H]; layers: (weight [H_out, H_in], bias [H_out]) of the rest, the last one to width 1,
+    ReLU between them.
+    """
+
+    user: Tensor
+    movie: Tensor
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+
+class Network(nn.Module, ABC):
+    """A network that predicts the rating a user gives a movie."""
+
+    def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
+        super().__init__()
+        self.n_users, self.n_movies, self.settings = n_users, n_movies, settings
+
+    @abstractmethod
+    def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
+        """Predicted rating [B] of rows user_idx [B] and movie_idx [B] (int64); UNKNOWN is allowed."""
+
+    @abstractmethod
+    def scores(self) -> DotScores | MlpScores:
+        """How all pairs are scored: increases with the predicted rating, for each user."""
+
+    @torch.no_grad()
+    def fill_unknown(self, trained_users: Tensor, trained_movies: Tensor) -> None:
+        """Give the unknown row, and every row without training ratings, the mean of the trained rows.
+
+        trained_users [U], trained_movies [M]: True for a row that had training ratings.
+        """
+        for name, table in self.named_modules():
+            if isinstance(table, nn.Embedding):
+                trained = trained_users if name.startswith("user") else trained_movies
+                untrained = torch.cat([~trained, trained.new_ones(1)])
+                table.weight[untrained] = table.weight[:-1][trained].mean(dim=0)
+
+
+class RatingRange(nn.Module):
+    """low + (high - low) x sigmoid(x): the output stretched over the rating range.
+
+    The sigmoid reaches its ends only at infinity, so the range is widened by a padding on each side; the
+    lesson fixes it by hand. `learned` makes both paddings parameters, kept positive by a softplus.
+    Source: fast.ai, lesson 5 notebook (`EmbeddingNet`), whose forum asks how to learn them.
+    """
+
+    _START = 0.5
+
+    def __init__(self, y_range: tuple[float, float], padding: float | Literal["learned"]) -> None:
+        super().__init__()
+        self.y_range = y_range
+        self.raw: nn.Parameter | None = None
+        self.fixed = 0.0
+        if isinstance(padding, str):
+            self.raw = nn.Parameter(torch.full((2,), math.log(math.expm1(self._START))))
+        else:
+            self.fixed = padding
+
+    def bounds(self) -> tuple[Tensor | float, Tensor | float]:
+        """The ends of the widened range."""
+        low, high = self.y_range
+        if self.raw is None:
+            return low - self.fixed, high + self.fixed
+        padding = functional.softplus(self.raw)
+        return low - padding[0], high + padding[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, high = self.bounds()
+        return low + (high - low) * torch.sigmoid(x)
+
+
+def embedding(n_rows: int, width: int, settings: Settings, *, lesson_range: tuple[float, float]) -> nn.Embedding:
+    """An embedding of n_rows + 1 rows (the last for UNKNOWN), initialised as the settings say.
+
+    uniform: the lesson's range for this network; normal: N(0, init_std); kaiming: N(0, 2 / width).
+    """
+    table = nn.Embedding(n_rows + 1, width)
+    if settings.init == "uniform":
+        nn.init.uniform_(table.weight, *lesson_range)
+    elif settings.init == "normal":
+        nn.init.normal_(table.weight, std=settings.init_std)
+    else:
+        nn.init.kaiming_normal_(table.weight)
+    return table
+
+
+def lookup(table: nn.Embedding, idx: Tensor) -> Tensor:
+    """Rows [B, width] of an embedding; UNKNOWN takes the last row."""
+    return functional.embedding(torch.where(idx < 0, table.num_embeddings - 1, idx), table.weight)

@@ -1,0 +1,287 @@
+"""Files by URI, on a disk or in an object store, and what goes wrong with them.
+
+A URI is a local path, `file://...`, or `s3://bucket/prefix`. Credentials and endpoint come from the
+standard chain (environment, profile, instance role), once, and drive boto3, Polars and deltalake alike.
+"""
+
+import errno
+import functools
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import boto3
+import botocore.config
+import botocore.exceptions
+
+from cfjobs.errors import CfjobsError, InputError, StorageFault
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden", "ExpiredToken"}
+_ABSENT = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file as a listing shows it: its URI, bytes, and a tag that changes when its content does."""
+
+    uri: str
+    size: int
+    etag: str
+
+
+def is_s3(uri: str) -> bool:
+    return uri.startswith("s3://")
+
+
+def normal(uri: str | os.PathLike[str]) -> str:
+    """The URI without a trailing slash; a local path made absolute. Other schemes raise InputError."""
+    text = os.fspath(uri)
+    if is_s3(text):
+        bucket = text.removeprefix("s3://").partition("/")[0]
+        if not bucket:
+            raise InputError(f"{text}: names no bucket, expected s3://bucket/prefix")
+        return text.rstrip("/")
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme != "file":
+        raise InputError(f"{text}: scheme {scheme!r} is not supported; give a local path or s3://bucket/prefix")
+    if not text:
+        raise InputError("an empty URI: give a local path or s3://bucket/prefix")
+    return str(Path(rest if separator else text).expanduser().absolute())
+
+
+def join(uri: str, *parts: str) -> str:
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def options(uri: str) -> dict[str, str] | None:
+    """Storage options for Polars and deltalake at this URI; none for a local path.
+
+    Resolved by boto3 on every call, so that rotating credentials are fresh.
+    """
+    if not is_s3(uri):
+        return None
+    session = boto3.Session()
+    found: dict[str, str] = {"aws_region": session.region_name or "us-east-1"}
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise InputError(f"{uri}: no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile")
+    frozen = credentials.get_frozen_credentials()
+    found |= {"aws_access_key_id": frozen.access_key, "aws_secret_access_key": frozen.secret_key}
+    if frozen.token:
+        found["aws_session_token"] = frozen.token
+    if endpoint := _endpoint():
+        found["aws_endpoint_url"] = endpoint
+        if endpoint.startswith("http://"):
+            found["aws_allow_http"] = "true"
+    return found
+
+
+def list_files(uri: str, *, suffix: str = ".parquet") -> list[FileInfo]:
+    """Files at or under a URI whose name ends in `suffix`, by name; hidden ones (`_x`, `.x`) left out."""
+    with explained(uri):
+        if is_s3(uri):
+            return sorted(_list_s3(uri, suffix), key=lambda file: file.uri)
+        root = Path(uri)
+        if root.is_file():
+            return [_local_info(root)]
+        visible = (
+            path for path in root.rglob(f"*{suffix}")
+            if path.is_file() and not any(part[0] in "._" for part in path.relative_to(root).parts)
+        )
+        return [_local_info(path) for path in sorted(visible)]
+
+
+def read_bytes(uri: str) -> bytes:
+    """The content of one file; InputError when it is absent."""
+    with explained(uri):
+        if is_s3(uri):
+            bucket, key = _bucket_key(uri)
+            return _client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        return Path(uri).read_bytes()
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write one file, whole or not at all."""
+    with explained(uri):
+        if is_s3(uri):
+            bucket, key = _bucket_key(uri)
+            _client().put_object(Bucket=bucket, Key=key, Body=data)
+            return
+        target = Path(uri)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix="._", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def exists(uri: str) -> bool:
+    """Whether a file is at exactly this URI."""
+    with explained(uri):
+        if not is_s3(uri):
+            return Path(uri).is_file()
+        bucket, key = _bucket_key(uri)
+        try:
+            _client().head_object(Bucket=bucket, Key=key)
+        except botocore.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] in {"404", "NoSuchKey", "NotFound"}:
+                return False
+            raise
+        return True
+
+
+def delete(uri: str) -> None:
+    """Remove one file; an absent one is no error."""
+    with explained(uri):
+        if is_s3(uri):
+            bucket, key = _bucket_key(uri)
+            _client().delete_object(Bucket=bucket, Key=key)
+        else:
+            Path(uri).unlink(missing_ok=True)
+
+
+def delete_under(uri: str) -> None:
+    """Remove every file under a URI."""
+    for file in list_files(uri, suffix=""):
+        delete(file.uri)
+    if not is_s3(uri) and Path(uri).is_dir():
+        for folder in sorted(Path(uri).rglob("*"), reverse=True):
+            if folder.is_dir():
+                folder.rmdir()
+        Path(uri).rmdir()
+
+
+def check_writable(uri: str) -> None:
+    """Write and remove a small file under a URI, so that a wrong key fails now and not after the training."""
+    folder = Path(uri)
+    created = [] if is_s3(uri) else [path for path in (folder, *folder.parents) if not path.exists()]
+    probe = join(uri, f"_probe-{uuid4().hex}")
+    write_bytes(probe, b"cfjobs looks whether it may write here\n")
+    delete(probe)
+    for path in created:
+        path.rmdir()
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn what storage libraries raise about this URI into InputError (act) or StorageFault (retry)."""
+    try:
+        yield
+    except CfjobsError:
+        raise
+    except botocore.exceptions.ClientError as error:
+        raise _of_client_error(uri, error) from error
+    except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError) as error:
+        raise InputError(f"{uri}: no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile") from error
+    except (botocore.exceptions.BotoCoreError, boto3.exceptions.Boto3Error) as error:
+        raise StorageFault(f"{uri}: the object store did not answer ({_first_line(error)}); check AWS_ENDPOINT_URL and the network, then retry") from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(f"{uri}: there is no such file; check the path") from error
+    except PermissionError as error:
+        raise InputError(f"{uri}: permission denied; run as a user who may use it") from error
+    except OSError as error:
+        raise _of_os_error(uri, error) from error
+    except Exception as error:
+        if type(error).__module__.startswith(("deltalake", "_internal", "polars", "pyarrow")) and _is_remote_fault(error):
+            raise _of_os_error(uri, error) from error
+        raise
+
+
+def _of_client_error(uri: str, error: botocore.exceptions.ClientError) -> CfjobsError:
+    code = str(error.response.get("Error", {}).get("Code", "unknown"))
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    if code == "NoSuchBucket":
+        return InputError(f"{uri}: there is no bucket {bucket!r}; create it or name another")
+    if code in _ABSENT:
+        return InputError(f"{uri}: there is no such object; check the URI")
+    if code in _DENIED:
+        return InputError(f"{uri}: access was denied ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy")
+    return StorageFault(f"{uri}: the object store answered {code}; retry, and look at the store if it stays")
+
+
+def _of_os_error(uri: str, error: Exception) -> CfjobsError:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return StorageFault(f"{uri}: the disk is full; free some space, then rerun: finished work is kept")
+    text = str(error)
+    if any(code in text for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403 Forbidden")):
+        return InputError(f"{uri}: access was denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy")
+    if "NoSuchBucket" in text:
+        return InputError(f"{uri}: there is no such bucket; create it or name another")
+    return StorageFault(f"{uri}: reading or writing failed ({_first_line(error)}); retry")
+
+
+def _is_remote_fault(error: Exception) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in ("generic s3", "generic localfilesystem", "object store", "error sending request", "commit failed", "no space left"))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+def _bucket_key(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def _client() -> "S3Client":
+    """A client for the environment of this moment; clients are safe to share between threads."""
+    session = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION")
+    return _cached_client(_endpoint(), tuple(os.environ.get(name) for name in session))
+
+
+@functools.lru_cache(maxsize=8)
+def _cached_client(endpoint: str | None, _environment: tuple[str | None, ...]) -> "S3Client":
+    settings: dict[str, Any] = {
+        "retries": {"mode": "standard", "max_attempts": 4},
+        "connect_timeout": 5,
+        "read_timeout": 60,
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+    if endpoint:
+        settings["s3"] = {"addressing_style": "path"}
+    session = boto3.Session()
+    return session.client(
+        "s3", endpoint_url=endpoint, region_name=session.region_name or "us-east-1", config=botocore.config.Config(**settings),
+    )
+
+
+def _list_s3(uri: str, suffix: str) -> Iterator[FileInfo]:
+    bucket, key = _bucket_key(uri)
+    client = _client()
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    if key and suffix and key.endswith(suffix):
+        head = client.head_object(Bucket=bucket, Key=key)
+        yield FileInfo(uri, head["ContentLength"], head["ETag"].strip('"'))
+        return
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", []):
+            name = item["Key"].removeprefix(prefix)
+            if name.endswith(suffix) and not any(part[:1] in {"_", "."} for part in name.split("/")):
+                yield FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+
+
+def _local_info(path: Path) -> FileInfo:
+    stat = path.stat()
+    return FileInfo(str(path), stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
