@@ -22,31 +22,49 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     # Input -----------------------------------------------------------------------------------------
-    user_column: str = Field("user_id", min_length=1, description="Column of the ratings and users files that holds the user.")
-    movie_column: str = Field("movie_id", min_length=1, description="Column of the ratings and movies files that holds the movie.")
-    rating_column: str = Field("rating", min_length=1, description="Column of the ratings files that holds the rating.")
+    user_column: str = Field(
+        "user_id", min_length=1, description="Column of the ratings and users files that holds the user."
+    )
+    movie_column: str = Field(
+        "movie_id", min_length=1, description="Column of the ratings and movies files that holds the movie."
+    )
+    rating_column: str = Field(
+        "rating", min_length=1, description="Column of the ratings files that holds the rating."
+    )
     timestamp_column: str = Field(
-        "timestamp", min_length=1,
+        "timestamp",
+        min_length=1,
         description="Column of the ratings files that says when: a datetime, or seconds (or milliseconds) since 1970. The latest rating of a pair wins.",
     )
     max_rejected: float = Field(
-        0.05, ge=0, le=1,
+        0.05,
+        ge=0,
+        le=1,
         description="Largest share of rejected rows that a night accepts; above it the input is taken for broken.",
     )
 
     # Network ---------------------------------------------------------------------------------------
-    model: str = Field("dot_bias", description="Network that predicts ratings: a file of cfjobs/models (dot, dot_bias, net).")
+    model: str = Field(
+        "dot_bias", description="Network that predicts ratings: a file of cfjobs/models (dot, dot_bias, net)."
+    )
     n_factors: int = Field(64, ge=1, le=4096, description="Length of a user's and of a movie's embedding.")
     init: Literal["uniform", "normal", "kaiming"] = Field(
-        "uniform", description="Initial embeddings: the lesson's uniform range of the model, normal, or Kaiming-normal.",
+        "uniform",
+        description="Initial embeddings: the lesson's uniform range of the model, normal, or Kaiming-normal.",
     )
-    init_std: float = Field(0.01, gt=0, le=10, description="Standard deviation of the initial embeddings when init = normal.")
-    hidden: tuple[int, ...] = Field((10,), description="Widths of the hidden layers of model = net.")
-    dropout: tuple[float, float] = Field(
-        (0.05, 0.5), description="Dropout of model = net: after the embeddings, and after each hidden layer.",
+    init_std: float = Field(
+        0.01, gt=0, le=10, description="Standard deviation of the initial embeddings when init = normal."
+    )
+    hidden: tuple[int, ...] | None = Field(
+        None, description="Widths of the hidden layers of model = net; without it, the network's own."
+    )
+    dropout: tuple[float, float] | None = Field(
+        None,
+        description="Dropout of model = net: after the embeddings, and after each hidden layer; without it, the network's own.",
     )
     y_range: tuple[float, float] | None = Field(
-        None, description="Lowest and highest rating; without it, those of the training ratings.",
+        None,
+        description="Lowest and highest rating; without it, those of the training ratings.",
     )
     y_padding: float | Literal["learned"] = Field(
         0.5,
@@ -55,43 +73,76 @@ class Config(BaseModel):
 
     # Training --------------------------------------------------------------------------------------
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="Optimiser; sgd uses momentum.")
-    learning_rate: float = Field(0.01, gt=0, le=1000, description="Learning rate; the peak of a one_cycle schedule.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="Learning rate; the peak of a one_cycle schedule. Without it, the network's own.",
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd; first beta of adam and adamw.")
-    weight_decay: float = Field(0.0, ge=0, le=10, description="Weight decay, once a step on every parameter (decoupled in adamw).")
-    l2: float = Field(
-        0.05, ge=0, le=100,
-        description="L2 penalty on the embeddings that an example uses, summed over examples: a frequent user or movie is held as tightly, per rating, as a rare one.",
+    weight_decay: float = Field(
+        0.0, ge=0, le=10, description="Weight decay, once a step on every parameter (decoupled in adamw)."
+    )
+    l2: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="L2 penalty on the embeddings that an example uses, summed over examples: a frequent user or movie is held as tightly, per rating, as a rare one. Without it, the network's own.",
     )
     schedule: Literal["constant", "one_cycle", "cosine"] = Field(
-        "one_cycle", description="Learning rate over the steps: constant, one cycle up and down, or cosine with restarts.",
+        "one_cycle",
+        description="Learning rate over the steps: constant, one cycle up and down, or cosine with restarts.",
     )
     cycle_len: int = Field(1, ge=1, description="Epochs of the first cosine cycle.")
     cycle_mult: int = Field(2, ge=1, description="Each further cosine cycle is this many times as long.")
-    epochs: int = Field(20, ge=1, le=10_000, description="Passes over the training ratings.")
-    batch_size: int = Field(2048, ge=1, description="Ratings a step.")
-    patience: int = Field(5, ge=0, description="Stop after this many epochs without a better holdout loss; 0 never stops early.")
+    epochs: int | None = Field(
+        None, ge=1, le=10_000, description="Passes over the training ratings; without it, the network's own."
+    )
+    batch_size: int | None = Field(None, ge=1, description="Ratings a step; without it, the network's own.")
+    patience: int = Field(
+        5, ge=0, description="Stop after this many epochs without a better holdout loss; 0 never stops early."
+    )
 
     # Holdout and gate ------------------------------------------------------------------------------
     holdout: Literal["temporal", "random", "none"] = Field(
-        "temporal", description="Ratings kept from training to measure it: each user's latest, random ones, or none.",
+        "temporal",
+        description="Ratings kept from training to measure it: each user's latest, random ones, or none.",
     )
     holdout_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the ratings that are held out.")
     relevant_rating: float | None = Field(
-        None, description="A held-out movie counts as relevant from this rating on; without it, from 7/9 of the way up the range (4 of 0.5..5).",
+        None,
+        description="A held-out movie counts as relevant from this rating on; without it, from 7/9 of the way up the range (4 of 0.5..5).",
     )
-    refit: bool = Field(True, description="After the gate, train again on all ratings, so that the newest count too.")
+    refit: bool = Field(
+        True, description="After the gate, train again on all ratings, so that the newest count too."
+    )
     gate_max_rmse: float | None = Field(None, gt=0, description="Refuse to publish above this holdout RMSE.")
-    gate_min_ndcg: float | None = Field(None, ge=0, le=1, description="Refuse to publish below this holdout nDCG@10.")
-    gate_override: bool = Field(False, description="Publish although the gate refuses; the override is recorded in the runs table.")
+    gate_min_ndcg: float | None = Field(
+        None, ge=0, le=1, description="Refuse to publish below this holdout nDCG@10."
+    )
+    gate_override: bool = Field(
+        False, description="Publish although the gate refuses; the override is recorded in the runs table."
+    )
 
     # Scoring ---------------------------------------------------------------------------------------
     top_n: int = Field(100, ge=1, le=32_767, description="Movies in a user's list.")
     min_ratings: int = Field(1, ge=0, description="A movie needs this many ratings to be listed.")
-    shard_users: int = Field(200_000, ge=1, description="Users scored as one task, which writes one Parquet part.")
+    shard_users: int = Field(
+        200_000, ge=1, description="Users scored as one task, which writes one Parquet part."
+    )
 
     # Machine ---------------------------------------------------------------------------------------
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU when there is one; cpu, cuda, cuda:1.")
-    seed: int = Field(42, ge=0, lt=2**32, description="Seed of every random choice: the same seed and data give the same tables.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto takes a GPU when there is one; cpu, cuda, cuda:1.",
+    )
+    seed: int = Field(
+        42,
+        ge=0,
+        lt=2**32,
+        description="Seed of every random choice: the same seed and data give the same tables.",
+    )
 
     @model_validator(mode="after")
     def _check_together(self) -> "Config":
@@ -99,9 +150,9 @@ class Config(BaseModel):
             raise ValueError(f"y_range is {list(self.y_range)}, expected the lower end first")
         if isinstance(self.y_padding, float) and self.y_padding < 0:
             raise ValueError(f"y_padding is {self.y_padding}, expected 0 or more, or 'learned'")
-        if any(not 0 <= p < 1 for p in self.dropout):
+        if self.dropout is not None and any(not 0 <= p < 1 for p in self.dropout):
             raise ValueError(f"dropout is {list(self.dropout)}, expected two numbers from 0 to below 1")
-        if not self.hidden or any(width < 1 for width in self.hidden):
+        if self.hidden is not None and (not self.hidden or any(width < 1 for width in self.hidden)):
             raise ValueError(f"hidden is {list(self.hidden)}, expected at least one width of 1 or more")
         return self
 
@@ -116,9 +167,13 @@ def load_config(file: str | Path | None = None, settings: Sequence[str] = ()) ->
         try:
             values.update(tomllib.loads(Path(file).read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"config {file}: cannot be read ({error}); name an existing TOML file") from error
+            raise InputError(
+                f"config {file}: cannot be read ({error}); name an existing TOML file"
+            ) from error
         except tomllib.TOMLDecodeError as error:
-            raise InputError(f"config {file}: is not TOML ({error}); `cfjobs config` prints one to start from") from error
+            raise InputError(
+                f"config {file}: is not TOML ({error}); `cfjobs config` prints one to start from"
+            ) from error
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:

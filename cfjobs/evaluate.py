@@ -27,7 +27,13 @@ def star_metrics(predicted: NDArray[np.float32], rating: NDArray[np.float32]) ->
 
 
 def list_metrics(
-    lists: Iterable[Lists], holdout: Holdout, *, relevant_rating: float, n_users: int, n_candidates: int, k: int = K,
+    lists: Iterable[Lists],
+    holdout: Holdout,
+    *,
+    relevant_rating: float,
+    n_users: int,
+    n_candidates: int,
+    k: int = K,
 ) -> dict[str, float]:
     """nDCG@k, recall@k and coverage@k of lists that leave out the training ratings.
 
@@ -54,8 +60,10 @@ def list_metrics(
             recall += float(hit.sum() / wanted.size)
     share = 1 / max(n_measured, 1)
     return {
-        f"ndcg_at_{k}": ndcg * share, f"recall_at_{k}": recall * share,
-        "coverage": len(listed) / max(n_candidates, 1), "users_measured": float(n_measured),
+        f"ndcg_at_{k}": ndcg * share,
+        f"recall_at_{k}": recall * share,
+        "coverage": len(listed) / max(n_candidates, 1),
+        "users_measured": float(n_measured),
     }
 
 

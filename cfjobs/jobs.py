@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from uuid import uuid4
 
 import numpy as np
@@ -28,12 +28,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from cfjobs import __version__, evaluate, models, publish, ratings, saved, split, storage, tables, train
 from cfjobs.config import Config
 from cfjobs.errors import GateRefused, InputError
 from cfjobs.models.network import UNKNOWN, Settings
+from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
 from cfjobs.publish import Part
 from cfjobs.saved import Model
 from cfjobs.score import NO_MOVIE, Csr, Lists, top_n
@@ -44,101 +44,29 @@ Progress = Callable[[float, str], None]
 """Called with the share done, 0 to 1, and a few words."""
 
 
-class Record(BaseModel):
-    """What a stage passes on: small, immutable, JSON."""
-
-    model_config = ConfigDict(frozen=True)
-
-
-class Night(Record):
-    """One night: where it reads and writes, for which date, and how."""
-
-    ratings: str
-    movies: str | None
-    users: str | None
-    model: str | None
-    output: str
-    run_date: date
-    config: Config
-    run_id: str
-    work: str
-    started_at: datetime
-
-
-class Prepared(Record):
-    """The clean ratings of a night, in its work folder.
-
-    User rows 0..n_users - 1 are the model's, those up to n_users + n_cold_users get the popularity list:
-    users without a rating and, when an existing model scores, users that it does not know.
-    """
-
-    counts: dict[str, int]
-    n_users: int
-    n_movies: int
-    n_cold_users: int
-    y_range: tuple[float, float]
-
-
-class Trained(Record):
-    """A model in storage, with the record of its training."""
-
-    model_uri: str
-    epochs: int
-    losses: list[tuple[int, float, float | None]]
-
-
-class Shard(Record):
-    """A contiguous range of users that is scored as one task; cold ones get the popularity list."""
-
-    number: int
-    start: int
-    stop: int
-    cold: bool = False
-
-
-class Scored(Record):
-    """The part of `top_n` that a shard wrote."""
-
-    part: dict[str, Any]
-    users: int
-
-
-class Published(Record):
-    """A night that readers can see."""
-
-    run_id: str
-    run_date: date
-    model_uri: str
-    tables: dict[str, str]
-    table_versions: dict[str, int]
-    metrics: dict[str, float | None]
-    counts: dict[str, int]
-    seconds: dict[str, float]
-    gate: str
-
-
-AnyRecord = TypeVar("AnyRecord", bound=Record)
-
-
 # Start ----------------------------------------------------------------------------------------------
 
 
 def start(
-    *, ratings_uri: str, output: str, movies: str | None = None, users: str | None = None, model: str | None = None,
-    run_date: date | None = None, config: Config | None = None, now: datetime | None = None,
+    *,
+    ratings_uri: str,
+    output: str,
+    movies: str | None = None,
+    users: str | None = None,
+    model: str | None = None,
+    run_date: date | None = None,
+    config: Config | None = None,
+    now: datetime | None = None,
 ) -> Night:
     """Check inputs, credentials and the output before anything costly; resume an unfinished equal night.
 
     model: URI of an existing model to score or evaluate instead of training one. Raises InputError for whatever a user has to mend.
     """
-    config = config or Config()
+    config = models.with_recipe(config or Config())
     now = now or datetime.now(UTC)
     run_date = run_date or now.date()
-    if config.model not in models.names():
-        raise InputError(f"configuration key model: got {config.model!r}, expected one of {', '.join(models.names())}")
     train.resolve_device(config.device)
-    sources = {"ratings": ratings_uri, "movies": movies, "users": users}
-    uris = {what: storage.normal(uri) for what, uri in sources.items() if uri}
+    uris = _sources(ratings_uri, movies, users)
     output = storage.normal(output)
     listings = {what: ratings.list_parquet(uri, what=what) for what, uri in uris.items()}
     storage.check_writable(output)
@@ -147,20 +75,33 @@ def start(
     key = _key(inputs, config, run_date, model)
     work = storage.join(output, "_work", f"{run_date.isoformat()}-{key}")
     night = Night(
-        ratings=uris["ratings"], movies=uris.get("movies"), users=uris.get("users"), model=model, output=output,
-        run_date=run_date, config=config, run_id=f"{run_date.isoformat()}-{uuid4().hex[:12]}", work=work, started_at=now,
+        ratings=uris["ratings"],
+        movies=uris.get("movies"),
+        users=uris.get("users"),
+        model=model,
+        output=output,
+        run_date=run_date,
+        config=config,
+        run_id=f"{run_date.isoformat()}-{uuid4().hex[:12]}",
+        work=work,
+        started_at=now,
     )
-    begun = _load(night, "night", Night)
+    begun = night.load("night", Night)
     if begun is not None:
         log.info("resuming run %s of %s", begun.run_id, run_date)
         return begun.model_copy(update={"config": config})
-    log.info("run %s: %d rating files, %d bytes", night.run_id, len(listings["ratings"]), sum(f.size for f in listings["ratings"]))
+    log.info(
+        "run %s: %d rating files, %d bytes",
+        night.run_id,
+        len(listings["ratings"]),
+        sum(f.size for f in listings["ratings"]),
+    )
     return night
 
 
 def prepare(night: Night) -> Prepared:
     """Read, clean and index the ratings into the work folder. Nothing is written for an input that is refused."""
-    if done := _load(night, "prepared", Prepared):
+    if done := night.load("prepared", Prepared):
         return done
     config = night.config
     files = ratings.list_parquet(night.ratings, what="ratings")
@@ -174,30 +115,40 @@ def prepare(night: Night) -> Prepared:
         model = saved.load_model(night.model)
         clean = ratings.with_rows_of(clean, users=model.users["user_id"], movies=model.movies)
     if config.top_n > clean.movies.height:
-        raise InputError(f"configuration key top_n: got {config.top_n}, but the catalogue has {clean.movies.height} movies; lower top_n")
-    publish.check_id_types(night.output, tables.TOP_N, _top_n_schema(clean.users.dtype, clean.movies["movie_id"].dtype))
+        raise InputError(
+            f"configuration key top_n: got {config.top_n}, but the catalogue has {clean.movies.height} movies; lower top_n"
+        )
+    publish.check_id_types(
+        night.output, tables.TOP_N, _top_n_schema(clean.users.dtype, clean.movies["movie_id"].dtype)
+    )
     low, high = config.y_range or (float(clean.frame["rating"].min()), float(clean.frame["rating"].max()))  # type: ignore[arg-type]
     if low == high:
         raise InputError(f"ratings: every rating is {low}; give y_range to say what the scale is")
     log.info("ratings: %s; %d users, %d movies", cleaned.counts, clean.users.len(), clean.movies.height)
     prepared = Prepared(
-        counts=cleaned.counts | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()},
-        n_users=clean.users.len(), n_movies=clean.movies.height, n_cold_users=clean.cold_users.len(), y_range=(low, high),
+        counts=cleaned.counts
+        | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()},
+        n_users=clean.users.len(),
+        n_movies=clean.movies.height,
+        n_cold_users=clean.cold_users.len(),
+        y_range=(low, high),
     )
-    _write(night, "inputs.json", json.dumps([asdict(file) for file in files]).encode())
-    _write(night, "night.json", night.model_dump_json().encode())
+    night.write("inputs.json", json.dumps([asdict(file) for file in files]).encode())
+    night.write("night.json", night.model_dump_json().encode())
     for name, frame in (
-        ("ratings", clean.frame), ("movies", clean.movies), ("rejected", cleaned.rejected),
+        ("ratings", clean.frame),
+        ("movies", clean.movies),
+        ("rejected", cleaned.rejected),
         ("users", pl.concat([clean.users, clean.cold_users]).alias("user_id").to_frame()),
     ):
-        _write(night, f"{name}.parquet", saved.parquet_bytes(frame))
-    return _done(night, "prepared", prepared)
+        night.write(f"{name}.parquet", saved.parquet_bytes(frame))
+    return night.done("prepared", prepared)
 
 
 def hold_out(night: Night, prepared: Prepared) -> int:
     """Choose the ratings that training does not see, into the work folder. Returns how many."""
     config = night.config
-    frame = _frame(night, "ratings", ["user_idx"])
+    frame = night.frame("ratings", ["user_idx"])
     if config.holdout == "temporal":
         held_out = split.temporal_holdout(frame["user_idx"].to_numpy(), fraction=config.holdout_fraction)
     elif config.holdout == "random":
@@ -210,7 +161,7 @@ def hold_out(night: Night, prepared: Prepared) -> int:
             f"ratings: no user has enough of them for a {config.holdout} holdout of {config.holdout_fraction}; "
             "raise holdout_fraction, or set holdout=none"
         )
-    _write(night, "holdout.parquet", saved.parquet_bytes(pl.DataFrame({"held_out": held_out})))
+    night.write("holdout.parquet", saved.parquet_bytes(pl.DataFrame({"held_out": held_out})))
     log.info("holdout: %d of %d ratings, %s", n_held_out, frame.height, config.holdout)
     return n_held_out
 
@@ -219,32 +170,48 @@ def hold_out(night: Night, prepared: Prepared) -> int:
 
 
 def fit(
-    night: Night, prepared: Prepared, *, on: Literal["train", "all"], stop_after: int | None = None, progress: Progress | None = None,
+    night: Night,
+    prepared: Prepared,
+    *,
+    on: Literal["train", "all"],
+    stop_after: int | None = None,
+    progress: Progress | None = None,
 ) -> Trained:
     """Train the network on the ratings outside the holdout, or on all, and save the model."""
-    name = f"trained-{on}"
-    if done := _load(night, name, Trained):
+    if done := trained_already(night, on=on):
         return done
     config = night.config
     device = train.resolve_device(config.device)
-    frame = _frame(night, "ratings")
+    frame = night.frame("ratings")
     held_out = _held_out(night) if on == "train" else np.zeros(frame.height, dtype=np.bool_)
     torch.manual_seed(config.seed)
     network = models.build(
-        config.model, n_users=prepared.n_users, n_movies=prepared.n_movies, settings=_settings(config, prepared.y_range),
+        config.model,
+        n_users=prepared.n_users,
+        n_movies=prepared.n_movies,
+        settings=_settings(config, prepared.y_range),
     ).to(device)
     examples = _examples(frame.filter(~held_out), device)
     valid = _examples(frame.filter(held_out), device) if held_out.any() else None
     log.info("training %s on %d ratings, %s", config.model, len(examples), device)
-    epochs = stop_after or config.epochs
+    epochs = stop_after or models.recipe(config).epochs
     report = _epoch_reporter(epochs, progress)
     record = train.fit(network, examples, config=config, valid=valid, stop_after=stop_after, on_epoch=report)
-    uri = storage.join(night.output, "models", night.run_id) if on == "all" or not config.refit else storage.join(night.work, "model")
-    users = _with_counts(_frame(night, "users").head(prepared.n_users), examples.user_idx)
-    movies = _with_counts(_frame(night, "movies"), examples.movie_idx)
+    uri = (
+        storage.join(night.output, "models", night.run_id)
+        if on == "all" or not config.refit
+        else storage.join(night.work, "model")
+    )
+    users = _with_counts(night.frame("users").head(prepared.n_users), examples.user_idx)
+    movies = _with_counts(night.frame("movies"), examples.movie_idx)
     saved.save_model(uri, Model(network, config, users, movies, train.best_epoch(record)))
     losses = [(e.epoch, e.train_loss, None if math.isnan(e.valid_loss) else e.valid_loss) for e in record]
-    return _done(night, name, Trained(model_uri=uri, epochs=train.best_epoch(record), losses=losses))
+    return night.done(f"trained-{on}", Trained(model_uri=uri, epochs=train.best_epoch(record), losses=losses))
+
+
+def trained_already(night: Night, *, on: Literal["train", "all"]) -> Trained | None:
+    """The record that a training left, perhaps on another worker; None when there is none."""
+    return night.load(f"trained-{on}", Trained)
 
 
 def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, float | None]:
@@ -255,22 +222,40 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
         return dict.fromkeys(names)
     config = night.config
     model = saved.load_model(trained.model_uri).to(train.resolve_device(config.device))
-    frame = _frame(night, "ratings")
+    frame = night.frame("ratings")
     known = pl.col("user_idx") < prepared.n_users
     kept, test = frame.filter(~held_out).filter(known), frame.filter(held_out).filter(known)
     test_examples = _examples(test, _device_of(model))
     predicted = train.predict(model.network, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
     stars = evaluate.star_metrics(predicted, test["rating"].to_numpy())
-    holdout = evaluate.Holdout(test["user_idx"].to_numpy(), test["movie_idx"].to_numpy(), test["rating"].to_numpy())
+    holdout = evaluate.Holdout(
+        test["user_idx"].to_numpy(), test["movie_idx"].to_numpy(), test["rating"].to_numpy()
+    )
     seen = Csr.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)
     candidates = _candidates(model)
-    relevant = config.relevant_rating if config.relevant_rating is not None else evaluate.relevant_from(prepared.y_range)
+    relevant = (
+        config.relevant_rating
+        if config.relevant_rating is not None
+        else evaluate.relevant_from(prepared.y_range)
+    )
     sizes = {"relevant_rating": relevant, "n_users": prepared.n_users, "n_candidates": int(candidates.sum())}
-    lists = top_n(model.network.scores(), n=evaluate.K, seen=seen, candidates=candidates)
-    ranked = evaluate.list_metrics(lists, holdout, **sizes)
-    popular = evaluate.list_metrics(_popular_lists(model, seen, n=evaluate.K), holdout, **sizes)
+
+    def measured(lists: Iterator[Lists]) -> dict[str, float]:
+        return evaluate.list_metrics(
+            lists,
+            holdout,
+            relevant_rating=relevant,
+            n_users=prepared.n_users,
+            n_candidates=int(candidates.sum()),
+        )
+
+    ranked = measured(top_n(model.network.scores(), n=evaluate.K, seen=seen, candidates=candidates))
+    popular = measured(_popular_lists(model, seen, n=evaluate.K))
     metrics: dict[str, float | None] = {**stars, **ranked, "ndcg_at_10_popular": popular["ndcg_at_10"]}
-    log.info("holdout: %s", ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None))
+    log.info(
+        "holdout: %s",
+        ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None),
+    )
     return metrics
 
 
@@ -290,7 +275,9 @@ def gate(night: Night, metrics: dict[str, float | None]) -> str:
     if config.gate_override:
         log.warning("the gate refused, overridden: %s", "; ".join(refusals))
         return "overridden: " + "; ".join(refusals)
-    raise GateRefused(f"the gate refused: {'; '.join(refusals)}; the published tables are as they were (gate_override=true publishes all the same)")
+    raise GateRefused(
+        f"the gate refused: {'; '.join(refusals)}; the published tables are as they were (gate_override=true publishes all the same)"
+    )
 
 
 # Score and publish ----------------------------------------------------------------------------------
@@ -302,18 +289,25 @@ def shards(night: Night, prepared: Prepared) -> list[Shard]:
     n, n_all = prepared.n_users, prepared.n_users + prepared.n_cold_users
     warm = [(start, min(start + size, n), False) for start in range(0, n, size)]
     cold = [(start, min(start + size, n_all), True) for start in range(n, n_all, size)]
-    return [Shard(number=number, start=start, stop=stop, cold=cold) for number, (start, stop, cold) in enumerate(warm + cold)]
+    return [
+        Shard(number=number, start=start, stop=stop, cold=cold)
+        for number, (start, stop, cold) in enumerate(warm + cold)
+    ]
 
 
-def score(night: Night, prepared: Prepared, trained: Trained, shard: Shard, *, progress: Progress | None = None) -> Scored:
+def score(
+    night: Night, prepared: Prepared, trained: Trained, shard: Shard, *, progress: Progress | None = None
+) -> Scored:
     """Score the users of a shard against every movie and write their part of `top_n`, which no commit names yet."""
     name = f"scored-{shard.number:05d}"
-    if done := _load(night, name, Scored):
+    if done := night.load(name, Scored):
         return done
     model = saved.load_model(trained.model_uri).to(train.resolve_device(night.config.device))
     users = range(shard.start, shard.stop)
-    user_ids = _frame(night, "users")["user_id"]
-    frame = _frame(night, "ratings", ["user_idx", "movie_idx"]).filter(pl.col("user_idx").is_between(users.start, users.stop - 1))
+    user_ids = night.frame("users")["user_id"]
+    frame = night.frame("ratings", ["user_idx", "movie_idx"]).filter(
+        pl.col("user_idx").is_between(users.start, users.stop - 1)
+    )
     seen = Csr.of(frame["user_idx"].to_numpy(), frame["movie_idx"].to_numpy(), n_users=user_ids.len())
     n = night.config.top_n
     if shard.cold:
@@ -333,43 +327,100 @@ def score(night: Night, prepared: Prepared, trained: Trained, shard: Shard, *, p
             if progress:
                 n_done = batch.first_user + len(batch.movie_idx) - shard.start
                 rate = n_done / (time.perf_counter() - started)
-                progress(n_done / (shard.stop - shard.start), f"{n_done:,} of {shard.stop - shard.start:,} users, {rate:,.0f} a second")
+                progress(
+                    n_done / (shard.stop - shard.start),
+                    f"{n_done:,} of {shard.stop - shard.start:,} users, {rate:,.0f} a second",
+                )
     written = pa.concat_tables(chunks)
     path = publish.part_path(night.run_date, f"{night.run_id}-{shard.number:05d}")
     data = buffer.getvalue()
     storage.write_bytes(storage.join(night.output, tables.TOP_N.name, path), data)
     part = Part(path, len(data), written.num_rows, publish.part_stats(written))
-    log.info("shard %d: %d users, %d rows, %d bytes", shard.number, shard.stop - shard.start, part.rows, part.size)
-    return _done(night, name, Scored(part=asdict(part), users=shard.stop - shard.start))
+    log.info(
+        "shard %d: %d users, %d rows, %d bytes", shard.number, shard.stop - shard.start, part.rows, part.size
+    )
+    return night.done(name, Scored(part=asdict(part), users=shard.stop - shard.start))
 
 
 def commit(
-    night: Night, prepared: Prepared, trained: Trained, scored: Sequence[Scored], *,
-    metrics: dict[str, float | None], verdict: str, seconds: dict[str, float],
+    night: Night,
+    prepared: Prepared,
+    trained: Trained,
+    scored: Sequence[Scored],
+    *,
+    metrics: dict[str, float | None],
+    verdict: str,
+    seconds: dict[str, float],
 ) -> Published:
     """Make the night visible, one commit a table, `runs` last; then drop the work folder."""
-    user_type, movie_type = (_frame(night, name, [f"{name[:-1]}_id"]).to_series().dtype for name in ("users", "movies"))
+    user_type, movie_type = (
+        night.frame(name, [f"{name[:-1]}_id"]).to_series().dtype for name in ("users", "movies")
+    )
     parts = [Part(**record.part) for record in scored]
-    counts = prepared.counts | {"lists": sum(record.users for record in scored), "rows": sum(part.rows for part in parts)}
-    where = {"run_date": night.run_date, "run_id": night.run_id}
+    counts = prepared.counts | {
+        "lists": sum(record.users for record in scored),
+        "rows": sum(part.rows for part in parts),
+    }
     versions = {
-        tables.TOP_N.name: publish.publish_parts(night.output, tables.TOP_N, _top_n_schema(user_type, movie_type), parts, **where),
-        tables.METRICS.name: publish.publish_rows(night.output, tables.METRICS, _metric_rows(night, metrics), **where),
-        tables.REJECTED.name: publish.publish_rows(night.output, tables.REJECTED, _rejected_rows(night), **where),
+        tables.TOP_N.name: publish.publish_parts(
+            night.output,
+            tables.TOP_N,
+            _top_n_schema(user_type, movie_type),
+            parts,
+            run_date=night.run_date,
+            run_id=night.run_id,
+        ),
+        tables.METRICS.name: publish.publish_rows(
+            night.output,
+            tables.METRICS,
+            _metric_rows(night, metrics),
+            run_date=night.run_date,
+            run_id=night.run_id,
+        ),
+        tables.REJECTED.name: publish.publish_rows(
+            night.output, tables.REJECTED, _rejected_rows(night), run_date=night.run_date, run_id=night.run_id
+        ),
     }
     row = {
-        tables.RUN_DATE: night.run_date, "run_id": night.run_id, "started_at": night.started_at, "finished_at": datetime.now(UTC),
-        "model_uri": trained.model_uri, "table_versions": json.dumps(versions), "counts": json.dumps(counts),
-        "metrics": json.dumps(metrics), "seconds": json.dumps(seconds), "config": night.config.model_dump_json(),
-        "inputs": storage.read_bytes(storage.join(night.work, "inputs.json")).decode(), "versions": json.dumps(_versions()), "gate": verdict,
+        tables.RUN_DATE: night.run_date,
+        "run_id": night.run_id,
+        "started_at": night.started_at,
+        "finished_at": datetime.now(UTC),
+        "model_uri": trained.model_uri,
+        "table_versions": json.dumps(versions),
+        "counts": json.dumps(counts),
+        "metrics": json.dumps(metrics),
+        "seconds": json.dumps(seconds),
+        "config": night.config.model_dump_json(),
+        "inputs": storage.read_bytes(storage.join(night.work, "inputs.json")).decode(),
+        "versions": json.dumps(_versions()),
+        "gate": verdict,
     }
-    versions[tables.RUNS.name] = publish.publish_rows(night.output, tables.RUNS, pa.Table.from_pylist([row], schema=_plain_schema(tables.RUNS)), **where)
+    versions[tables.RUNS.name] = publish.publish_rows(
+        night.output,
+        tables.RUNS,
+        pa.Table.from_pylist([row], schema=_plain_schema(tables.RUNS)),
+        run_date=night.run_date,
+        run_id=night.run_id,
+    )
     storage.delete_under(night.work)
-    log.info("published run %s of %s: %d lists, %d rows", night.run_id, night.run_date, counts["lists"], counts["rows"])
+    log.info(
+        "published run %s of %s: %d lists, %d rows",
+        night.run_id,
+        night.run_date,
+        counts["lists"],
+        counts["rows"],
+    )
     return Published(
-        run_id=night.run_id, run_date=night.run_date, model_uri=trained.model_uri,
+        run_id=night.run_id,
+        run_date=night.run_date,
+        model_uri=trained.model_uri,
         tables={table.name: storage.join(night.output, table.name) for table in tables.PUBLISHED},
-        table_versions=versions, metrics=metrics, counts=counts, seconds=seconds, gate=verdict,
+        table_versions=versions,
+        metrics=metrics,
+        counts=counts,
+        seconds=seconds,
+        gate=verdict,
     )
 
 
@@ -393,17 +444,72 @@ def nightly(night: Night, *, progress: Callable[[str, float, str], None] | None 
         with _timed(seconds, "refit"):
             trained = fit(night, prepared, on="all", stop_after=trained.epochs, progress=of("refit"))
     with _timed(seconds, "score"):
-        scored = [score(night, prepared, trained, shard, progress=of("score")) for shard in shards(night, prepared)]
+        scored = [
+            score(night, prepared, trained, shard, progress=of("score")) for shard in shards(night, prepared)
+        ]
     with _timed(seconds, "publish"):
         return commit(night, prepared, trained, scored, metrics=metrics, verdict=verdict, seconds=seconds)
 
 
-def finish(night: Night) -> None:
-    """Drop the work folder of a night that ends without publishing, such as a training alone."""
+def train_alone(night: Night, *, progress: Progress | None = None) -> Trained:
+    """Prepare, split and train; the model stays, nothing is published."""
+    prepared = prepare(night)
+    hold_out(night, prepared)
+    trained = fit(night, prepared, on="train", progress=progress)
     storage.delete_under(night.work)
+    return trained
+
+
+def evaluate_alone(night: Night) -> dict[str, float | None]:
+    """Holdout metrics of the night's existing model."""
+    prepared = prepare(night)
+    hold_out(night, prepared)
+    metrics = measure(night, prepared, _existing(night))
+    storage.delete_under(night.work)
+    return metrics
+
+
+def score_alone(night: Night, *, progress: Progress | None = None) -> Published:
+    """Score with the night's existing model and publish."""
+    prepared = prepare(night)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "score"):
+        scored = [
+            score(night, prepared, _existing(night), shard, progress=progress)
+            for shard in shards(night, prepared)
+        ]
+    return commit(
+        night, prepared, _existing(night), scored, metrics={}, verdict="existing model", seconds=seconds
+    )
+
+
+def _existing(night: Night) -> Trained:
+    assert night.model is not None
+    return Trained(model_uri=night.model, epochs=0, losses=[])
 
 
 # What the stages share ------------------------------------------------------------------------------
+
+
+def _sources(ratings_uri: str, movies: str | None, users: str | None) -> dict[str, str]:
+    """URIs of the input tables that there are.
+
+    A folder that holds `ratings.parquet` or `ratings/` is a data set: it gives the ratings and, where they are
+    not given, the movies and users beside them.
+    """
+    root = storage.normal(ratings_uri)
+    given = {"ratings": root, "movies": movies, "users": users}
+    names = {file.uri.removeprefix(root).lstrip("/").partition("/")[0] for file in storage.list_files(root)}
+    beside = {
+        what: next((name for name in (f"{what}.parquet", what) if name in names), None) for what in given
+    }
+    if beside["ratings"] is not None:
+        given["ratings"] = None
+        given = {
+            what: uri or (storage.join(root, name) if (name := beside[what]) else None)
+            for what, uri in given.items()
+        }
+    return {what: storage.normal(uri) for what, uri in given.items() if uri}
 
 
 @contextmanager
@@ -416,39 +522,26 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 def _key(inputs: list[dict[str, Any]], config: Config, run_date: date, model: str | None) -> str:
     """Names equal nights: same inputs, date, version and configuration (the gate may differ: it changes no number)."""
-    knobs = {name: value for name, value in config.model_dump(mode="json").items() if not name.startswith("gate_")}
+    knobs = {
+        name: value for name, value in config.model_dump(mode="json").items() if not name.startswith("gate_")
+    }
     text = json.dumps([inputs, knobs, run_date.isoformat(), model, __version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _write(night: Night, name: str, data: bytes) -> None:
-    storage.write_bytes(storage.join(night.work, name), data)
-
-
-def _done(night: Night, name: str, record: AnyRecord) -> AnyRecord:
-    """Leave a stage's record: from now on the stage is not computed again."""
-    _write(night, f"{name}.json", record.model_dump_json().encode())
-    return record
-
-
-def _load(night: Night, name: str, kind: type[AnyRecord]) -> AnyRecord | None:
-    """The record that a stage left, or None when it has to run."""
-    uri = storage.join(night.work, f"{name}.json")
-    return kind.model_validate_json(storage.read_bytes(uri)) if storage.exists(uri) else None
-
-
-def _frame(night: Night, name: str, columns: list[str] | None = None) -> pl.DataFrame:
-    return pl.read_parquet(io.BytesIO(storage.read_bytes(storage.join(night.work, f"{name}.parquet"))), columns=columns)
-
-
 def _held_out(night: Night) -> NDArray[np.bool_]:
-    return _frame(night, "holdout")["held_out"].to_numpy()
+    return night.frame("holdout")["held_out"].to_numpy()
 
 
 def _settings(config: Config, y_range: tuple[float, float]) -> Settings:
     return Settings(
-        n_factors=config.n_factors, init=config.init, init_std=config.init_std, hidden=config.hidden,
-        dropout=config.dropout, y_range=y_range, y_padding=config.y_padding,
+        n_factors=config.n_factors,
+        init=config.init,
+        init_std=config.init_std,
+        hidden=models.recipe(config).hidden,
+        dropout=models.recipe(config).dropout,
+        y_range=y_range,
+        y_padding=config.y_padding,
     )
 
 
@@ -456,7 +549,11 @@ def _examples(frame: pl.DataFrame, device: torch.device) -> train.Examples:
     def rows(name: str) -> torch.Tensor:
         return torch.from_numpy(frame[name].cast(pl.Int64).to_numpy(writable=True)).to(device)
 
-    return train.Examples(rows("user_idx"), rows("movie_idx"), torch.from_numpy(frame["rating"].to_numpy(writable=True)).to(device))
+    return train.Examples(
+        rows("user_idx"),
+        rows("movie_idx"),
+        torch.from_numpy(frame["rating"].to_numpy(writable=True)).to(device),
+    )
 
 
 def _with_counts(ids: pl.DataFrame, idx: torch.Tensor) -> pl.DataFrame:
@@ -472,7 +569,9 @@ def _candidates(model: Model) -> NDArray[np.bool_]:
     return model.movies["n_ratings"].to_numpy() >= max(1, model.config.min_ratings)
 
 
-def _popular_lists(model: Model, seen: Csr, *, n: int, users: range | None = None, batch_users: int = 1024) -> Iterator[Lists]:
+def _popular_lists(
+    model: Model, seen: Csr, *, n: int, users: range | None = None, batch_users: int = 1024
+) -> Iterator[Lists]:
     """The movies with most training ratings, ties by row, without the seen ones. Score: the number of ratings."""
     count = model.movies["n_ratings"].to_numpy()
     order = np.argsort(-count, kind="stable")
@@ -495,20 +594,28 @@ def _rows(batch: Lists, model: Model, user_ids: pl.Series, *, cold: bool) -> pa.
     user_idx, movie_idx = place + batch.first_user, batch.movie_idx[place, column]
     device = _device_of(model)
     users = torch.full((len(user_idx),), UNKNOWN) if cold else torch.from_numpy(user_idx)
-    predicted = train.predict(model.network, users.to(device), torch.from_numpy(movie_idx.astype(np.int64)).to(device))
-    return pl.DataFrame({
-        "user_id": user_ids[user_idx],
-        "rank": (column + 1).astype(np.int16),
-        "movie_id": model.movies["movie_id"][movie_idx],
-        "score": batch.score[place, column],
-        "predicted_rating": predicted.cpu().numpy(),
-        "source": pl.repeat(tables.SOURCE_POPULAR if cold else tables.SOURCE_MODEL, len(user_idx), eager=True),
-    }).to_arrow()
+    predicted = train.predict(
+        model.network, users.to(device), torch.from_numpy(movie_idx.astype(np.int64)).to(device)
+    )
+    return pl.DataFrame(
+        {
+            "user_id": user_ids[user_idx],
+            "rank": (column + 1).astype(np.int16),
+            "movie_id": model.movies["movie_id"][movie_idx],
+            "score": batch.score[place, column],
+            "predicted_rating": predicted.cpu().numpy(),
+            "source": pl.repeat(
+                tables.SOURCE_POPULAR if cold else tables.SOURCE_MODEL, len(user_idx), eager=True
+            ),
+        }
+    ).to_arrow()
 
 
 def _top_n_schema(user_type: pl.DataType, movie_type: pl.DataType) -> pa.Schema:
     arrow = {True: pa.string(), False: pa.int64()}
-    return tables.TOP_N.schema(user_type=arrow[user_type == pl.String], movie_type=arrow[movie_type == pl.String])
+    return tables.TOP_N.schema(
+        user_type=arrow[user_type == pl.String], movie_type=arrow[movie_type == pl.String]
+    )
 
 
 def _plain_schema(table: tables.Table) -> pa.Schema:
@@ -517,21 +624,32 @@ def _plain_schema(table: tables.Table) -> pa.Schema:
 
 
 def _metric_rows(night: Night, metrics: dict[str, float | None]) -> pa.Table:
-    rows = [{tables.RUN_DATE: night.run_date, "metric": name, "value": value} for name, value in metrics.items() if value is not None]
+    rows = [
+        {tables.RUN_DATE: night.run_date, "metric": name, "value": value}
+        for name, value in metrics.items()
+        if value is not None
+    ]
     return pa.Table.from_pylist(rows, schema=_plain_schema(tables.METRICS))
 
 
 def _rejected_rows(night: Night) -> pa.Table:
-    rejected = _frame(night, "rejected").select(pl.lit(night.run_date).alias(tables.RUN_DATE), pl.all())
+    rejected = night.frame("rejected").select(pl.lit(night.run_date).alias(tables.RUN_DATE), pl.all())
     return rejected.to_arrow().cast(_plain_schema(tables.REJECTED))
 
 
 def _epoch_reporter(epochs: int, progress: Progress | None) -> Callable[[train.Epoch], None] | None:
     if progress is None:
         return None
-    return lambda e: progress(e.epoch / epochs, f"epoch {e.epoch}, training loss {e.train_loss:.4f}, holdout loss {e.valid_loss:.4f}")
+    return lambda e: progress(
+        e.epoch / epochs,
+        f"epoch {e.epoch}, training loss {e.train_loss:.4f}, holdout loss {e.valid_loss:.4f}",
+    )
 
 
 def _versions() -> dict[str, str]:
     packages = ("torch", "polars", "pyarrow", "deltalake", "numpy")
-    return {"cfjobs": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
+    return {
+        "cfjobs": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }

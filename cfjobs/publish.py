@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import DeltaTable, Schema, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, CommitProperties, create_table_with_add_actions
+from deltalake.transaction import AddAction, CommitProperties, RemoveAction, create_table_with_add_actions
 
 from cfjobs import storage
 from cfjobs.errors import InputError, StorageFault
@@ -50,7 +50,9 @@ def part_stats(table: pa.Table) -> str:
     return json.dumps({"numRecords": table.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls})
 
 
-def publish_parts(output: str, table: Table, schema: pa.Schema, parts: Sequence[Part], *, run_date: date, run_id: str) -> int:
+def publish_parts(
+    output: str, table: Table, schema: pa.Schema, parts: Sequence[Part], *, run_date: date, run_id: str
+) -> int:
     """Make these parts the night's partition of a table, in one commit. Returns the table's version."""
     uri = storage.join(output, table.name)
     now = int(time.time() * 1000)
@@ -61,14 +63,24 @@ def publish_parts(output: str, table: Table, schema: pa.Schema, parts: Sequence[
         existing = open_table(output, table.name)
         if existing is None:
             create_table_with_add_actions(
-                uri, Schema.from_arrow(schema), actions, partition_by=[RUN_DATE], name=table.name, description=table.meaning,
-                storage_options=storage.options(uri), commit_properties=properties,
+                uri,
+                Schema.from_arrow(schema),
+                actions,
+                partition_by=[RUN_DATE],
+                name=table.name,
+                description=table.meaning,
+                storage_options=storage.options(uri),
+                commit_properties=properties,
             )
         else:
             _check_schema(existing, schema, uri)
             existing.create_write_transaction(
-                actions, "overwrite", schema, partition_by=[RUN_DATE],
-                partition_filters=[(RUN_DATE, "=", run_date.isoformat())], commit_properties=properties,
+                list[AddAction | RemoveAction](actions),
+                "overwrite",
+                schema,
+                partition_by=[RUN_DATE],
+                partition_filters=[(RUN_DATE, "=", run_date.isoformat())],
+                commit_properties=properties,
             )
         return _version(output, table.name)
 
@@ -81,10 +93,15 @@ def publish_rows(output: str, table: Table, rows: pa.Table, *, run_date: date, r
         if existing is not None:
             _check_schema(existing, rows.schema, uri)
         write_deltalake(
-            existing if existing is not None else uri, rows, mode="overwrite", partition_by=[RUN_DATE],
+            existing if existing is not None else uri,
+            rows,
+            mode="overwrite",
+            partition_by=[RUN_DATE],
             predicate=f"{RUN_DATE} = '{run_date.isoformat()}'" if existing is not None else None,
-            name=table.name if existing is None else None, description=table.meaning if existing is None else None,
-            storage_options=storage.options(uri) if existing is None else None, commit_properties=_commit_properties(run_id),
+            name=table.name if existing is None else None,
+            description=table.meaning if existing is None else None,
+            storage_options=storage.options(uri) if existing is None else None,
+            commit_properties=_commit_properties(run_id),
         )
         return _version(output, table.name)
 
@@ -138,4 +155,6 @@ class _commits:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, DeltaError):
-            raise StorageFault(f"table {self.uri}: the commit failed ({str(error).splitlines()[0][:200]}); nothing changed, retry") from error
+            raise StorageFault(
+                f"table {self.uri}: the commit failed ({str(error).splitlines()[0][:200]}); nothing changed, retry"
+            ) from error

@@ -51,8 +51,13 @@ class Cleaned:
 
 
 def read_ratings(
-    files: Sequence[FileInfo], *, config: Config, until: datetime, now: datetime,
-    movies: pl.DataFrame | None = None, users: pl.DataFrame | None = None,
+    files: Sequence[FileInfo],
+    *,
+    config: Config,
+    until: datetime,
+    now: datetime,
+    movies: pl.DataFrame | None = None,
+    users: pl.DataFrame | None = None,
 ) -> Cleaned:
     """Read, check and index rating files.
 
@@ -81,8 +86,16 @@ def read_ratings(
     rejected = pl.concat(rejected_parts)
     n_read = table.height + rejected.height
     _check_share(table.height, rejected, n_read, config)
-    kept = table.sort("timestamp", "part", "row").unique(["user_id", "movie_id"], keep="last", maintain_order=True)
-    counts = {"read": n_read, "kept": kept.height, "superseded": table.height - kept.height, "rejected": rejected.height, "later": n_later}
+    kept = table.sort("timestamp", "part", "row").unique(
+        ["user_id", "movie_id"], keep="last", maintain_order=True
+    )
+    counts = {
+        "read": n_read,
+        "kept": kept.height,
+        "superseded": table.height - kept.height,
+        "rejected": rejected.height,
+        "later": n_later,
+    }
     return Cleaned(_indexed(kept, movies, users), rejected, counts)
 
 
@@ -97,18 +110,24 @@ def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
     for file in files:
         schema = _read_schema(file)
         if key not in schema:
-            raise InputError(f"{name}s {file.uri}: has no column {key!r} (got {', '.join(schema)}); rename it or set {name}_column")
+            raise InputError(
+                f"{name}s {file.uri}: has no column {key!r} (got {', '.join(schema)}); rename it or set {name}_column"
+            )
         with storage.explained(file.uri):
             frames.append(pl.read_parquet(file.uri, storage_options=storage.options(file.uri)))
     table = pl.concat(frames, how="diagonal_relaxed").rename({key: f"{name}_id"})
-    return table.filter(pl.col(f"{name}_id").is_not_null()).unique(f"{name}_id", keep="first", maintain_order=True)
+    return table.filter(pl.col(f"{name}_id").is_not_null()).unique(
+        f"{name}_id", keep="first", maintain_order=True
+    )
 
 
 def list_parquet(uri: str, *, what: str) -> list[FileInfo]:
     """The Parquet files at or under a URI; InputError when there is none."""
     files = storage.list_files(uri)
     if not files:
-        raise InputError(f"{what} {uri}: holds no .parquet file; give a Parquet file or a folder of them (GroupLens files: `cfjobs import`)")
+        raise InputError(
+            f"{what} {uri}: holds no .parquet file; give a Parquet file or a folder of them (GroupLens files: `cfjobs import`)"
+        )
     return files
 
 
@@ -118,16 +137,22 @@ def with_rows_of(found: Ratings, *, users: pl.Series, movies: pl.DataFrame) -> R
     users: the model's user ids by row; movies: its movies by row. A user it does not know becomes a cold one;
     ratings of a movie it does not know are left out, since it can neither score nor list that movie.
     """
-    for known, tonight, column in ((users, found.users, "user_id"), (movies["movie_id"], found.movies["movie_id"], "movie_id")):
+    for known, tonight, column in (
+        (users, found.users, "user_id"),
+        (movies["movie_id"], found.movies["movie_id"], "movie_id"),
+    ):
         if known.dtype != tonight.dtype:
-            raise InputError(f"ratings: {column} is {tonight.dtype}, but the model was trained on {known.dtype}; keep the type, or train again")
+            raise InputError(
+                f"ratings: {column} is {tonight.dtype}, but the model was trained on {known.dtype}; keep the type, or train again"
+            )
     unknown = found.users.filter(~found.users.is_in(users.implode()))
     cold = pl.concat([unknown, found.cold_users]).unique().sort()
     cold = cold.filter(~cold.is_in(users.implode()))
     user_rows = rows_of(found.users, pl.concat([users, cold]))
     movie_rows = rows_of(found.movies["movie_id"], movies["movie_id"])
     frame = found.frame.with_columns(
-        pl.Series("user_idx", user_rows[found.column("user_idx")]), pl.Series("movie_idx", movie_rows[found.column("movie_idx")]),
+        pl.Series("user_idx", user_rows[found.column("user_idx")]),
+        pl.Series("movie_idx", movie_rows[found.column("movie_idx")]),
     ).filter(pl.col("movie_idx") >= 0)
     return Ratings(frame.sort("user_idx", "timestamp", "movie_idx"), users, movies, cold)
 
@@ -144,12 +169,14 @@ def rows_of(ids: pl.Series, known: pl.Series) -> NDArray[np.int32]:
 def _indexed(kept: pl.DataFrame, movies: pl.DataFrame | None, users: pl.DataFrame | None) -> Ratings:
     user_ids = kept["user_id"].unique().sort()
     movie_ids = kept["movie_id"].unique().sort()
-    frame = pl.DataFrame({
-        "user_idx": rows_of(kept["user_id"], user_ids),
-        "movie_idx": rows_of(kept["movie_id"], movie_ids),
-        "rating": kept["rating"].cast(pl.Float32),
-        "timestamp": kept["timestamp"],
-    }).sort("user_idx", "timestamp", "movie_idx")
+    frame = pl.DataFrame(
+        {
+            "user_idx": rows_of(kept["user_id"], user_ids),
+            "movie_idx": rows_of(kept["movie_id"], movie_ids),
+            "rating": kept["rating"].cast(pl.Float32),
+            "timestamp": kept["timestamp"],
+        }
+    ).sort("user_idx", "timestamp", "movie_idx")
     catalogue = pl.DataFrame({"movie_id": movie_ids})
     if movies is not None:
         described = movies.with_columns(_as_ids(movies["movie_id"], movie_ids.dtype).alias("movie_id"))
@@ -162,12 +189,18 @@ def _indexed(kept: pl.DataFrame, movies: pl.DataFrame | None, users: pl.DataFram
 
 
 def _judged(
-    file: FileInfo, schema: pl.Schema, config: Config, id_types: dict[str, type[pl.Int64] | type[pl.String]], now: datetime,
+    file: FileInfo,
+    schema: pl.Schema,
+    config: Config,
+    id_types: dict[str, type[pl.Int64] | type[pl.String]],
+    now: datetime,
 ) -> pl.LazyFrame:
     """The rows of one file in canonical columns, with `row` and with `reason`, null for a good row."""
     rating = pl.col(config.rating_column).cast(pl.Float64, strict=False)
     lowest, highest = config.y_range or (-float("inf"), float("inf"))
-    query = pl.scan_parquet(file.uri, storage_options=storage.options(file.uri), row_index_name="row", hive_partitioning=False)
+    query = pl.scan_parquet(
+        file.uri, storage_options=storage.options(file.uri), row_index_name="row", hive_partitioning=False
+    )
     return query.select(
         pl.col("row").cast(pl.Int64),
         pl.col(config.user_column).cast(id_types["user_id"], strict=False).alias("user_id"),
@@ -176,14 +209,22 @@ def _judged(
         _timestamp(config.timestamp_column, schema[config.timestamp_column]).alias("timestamp"),
         pl.col(config.rating_column).cast(pl.String, strict=False).alias("rating_text"),
     ).with_columns(
-        pl.when(pl.col("user_id").is_null()).then(pl.lit("user is missing"))
-        .when(pl.col("movie_id").is_null()).then(pl.lit("movie is missing"))
-        .when(pl.col("rating").is_null()).then(pl.lit("rating is missing"))
-        .when(~pl.col("rating").is_finite()).then(pl.lit("rating is not a finite number"))
-        .when((pl.col("rating") < lowest) | (pl.col("rating") > highest)).then(pl.lit("rating is out of y_range"))
-        .when(pl.col("rating").abs() > np.finfo(np.float32).max).then(pl.lit("rating is too large"))
-        .when(pl.col("timestamp").is_null()).then(pl.lit("timestamp is missing"))
-        .when(pl.col("timestamp") > now).then(pl.lit("timestamp is in the future"))
+        pl.when(pl.col("user_id").is_null())
+        .then(pl.lit("user is missing"))
+        .when(pl.col("movie_id").is_null())
+        .then(pl.lit("movie is missing"))
+        .when(pl.col("rating").is_null())
+        .then(pl.lit("rating is missing"))
+        .when(~pl.col("rating").is_finite())
+        .then(pl.lit("rating is not a finite number"))
+        .when((pl.col("rating") < lowest) | (pl.col("rating") > highest))
+        .then(pl.lit("rating is out of y_range"))
+        .when(pl.col("rating").abs() > float(np.finfo(np.float32).max))
+        .then(pl.lit("rating is too large"))
+        .when(pl.col("timestamp").is_null())
+        .then(pl.lit("timestamp is missing"))
+        .when(pl.col("timestamp") > now)
+        .then(pl.lit("timestamp is in the future"))
         .alias("reason"),
     )
 
@@ -192,7 +233,9 @@ def _timestamp(column: str, dtype: pl.DataType) -> pl.Expr:
     """A timestamp of any accepted type as naive UTC microseconds; numbers beyond 1e11 are milliseconds."""
     value = pl.col(column)
     if isinstance(dtype, pl.Datetime):
-        return (value.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if dtype.time_zone else value).cast(pl.Datetime("us"))
+        return (
+            value.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if dtype.time_zone else value
+        ).cast(pl.Datetime("us"))
     if dtype == pl.Date:
         return value.cast(pl.Datetime("us"))
     seconds = value.cast(pl.Float64)
@@ -204,30 +247,43 @@ def _timestamp(column: str, dtype: pl.DataType) -> pl.Expr:
 def _schema(file: FileInfo, config: Config) -> pl.Schema:
     schema = _read_schema(file)
     for column, knob in (
-        (config.user_column, "user_column"), (config.movie_column, "movie_column"),
-        (config.rating_column, "rating_column"), (config.timestamp_column, "timestamp_column"),
+        (config.user_column, "user_column"),
+        (config.movie_column, "movie_column"),
+        (config.rating_column, "rating_column"),
+        (config.timestamp_column, "timestamp_column"),
     ):
         if column not in schema:
-            raise InputError(f"ratings {file.uri}: has no column {column!r} (got {', '.join(schema)}); rename it on export or set {knob}")
+            raise InputError(
+                f"ratings {file.uri}: has no column {column!r} (got {', '.join(schema)}); rename it on export or set {knob}"
+            )
         dtype = schema[column]
         if knob in {"user_column", "movie_column"}:
             fits, expected = dtype.is_integer() or dtype == pl.String, "an integer or a string"
         elif knob == "rating_column":
             fits, expected = dtype.is_numeric(), "a number"
         else:
-            fits, expected = dtype.is_numeric() or isinstance(dtype, pl.Datetime) or dtype == pl.Date, "a datetime or seconds since 1970"
+            fits, expected = (
+                dtype.is_numeric() or isinstance(dtype, pl.Datetime) or dtype == pl.Date,
+                "a datetime or seconds since 1970",
+            )
         if not fits:
-            raise InputError(f"ratings {file.uri}: {column!r} is {dtype}, expected {expected}; cast it on export or map another column with {knob}")
+            raise InputError(
+                f"ratings {file.uri}: {column!r} is {dtype}, expected {expected}; cast it on export or map another column with {knob}"
+            )
     return schema
 
 
 def _read_schema(file: FileInfo) -> pl.Schema:
     with storage.explained(file.uri):
         try:
-            return pl.scan_parquet(file.uri, storage_options=storage.options(file.uri), hive_partitioning=False).collect_schema()
+            return pl.scan_parquet(
+                file.uri, storage_options=storage.options(file.uri), hive_partitioning=False
+            ).collect_schema()
         except (pl.exceptions.ComputeError, OSError) as error:
             if _is_damage(error):
-                raise InputError(f"{file.uri}: is not a readable Parquet file; export it again or take it out of the folder") from error
+                raise InputError(
+                    f"{file.uri}: is not a readable Parquet file; export it again or take it out of the folder"
+                ) from error
             raise
 
 
@@ -236,19 +292,37 @@ def _collect(query: pl.LazyFrame, file: FileInfo) -> pl.DataFrame:
         return query.collect(engine="streaming")
     except (pl.exceptions.ComputeError, OSError) as error:
         if _is_damage(error):
-            raise InputError(f"{file.uri}: is damaged or was changed while it was read; export it again, then rerun") from error
+            raise InputError(
+                f"{file.uri}: is damaged or was changed while it was read; export it again, then rerun"
+            ) from error
         raise
 
 
 def _is_damage(error: Exception) -> bool:
     text = str(error).lower()
-    return any(word in text for word in ("parquet", "thrift", "out of specification", "eof", "magic", "corrupt", "file size is", "underlying"))
+    return any(
+        word in text
+        for word in (
+            "parquet",
+            "thrift",
+            "out of specification",
+            "eof",
+            "magic",
+            "corrupt",
+            "file size is",
+            "underlying",
+        )
+    )
 
 
 def _rejected(bad: pl.DataFrame, file: FileInfo) -> pl.DataFrame:
     return bad.select(
-        pl.lit(file.uri).alias("file"), "row", "reason",
-        pl.col("user_id").cast(pl.String), pl.col("movie_id").cast(pl.String), pl.col("rating_text").alias("rating"),
+        pl.lit(file.uri).alias("file"),
+        "row",
+        "reason",
+        pl.col("user_id").cast(pl.String),
+        pl.col("movie_id").cast(pl.String),
+        pl.col("rating_text").alias("rating"),
     )
 
 

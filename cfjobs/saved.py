@@ -1,9 +1,9 @@
 """A model in storage: weights as safetensors, everything else as JSON and Parquet, never a pickle.
 
-    MODEL_URI/network.safetensors   the weights
-    MODEL_URI/model.json            the network's name, settings and sizes, and the configuration
-    MODEL_URI/users.parquet         user_id by row, n_ratings
-    MODEL_URI/movies.parquet        movie_id by row, n_ratings, and the columns of the movies table
+MODEL_URI/network.safetensors   the weights
+MODEL_URI/model.json            the network's name, settings and sizes, and the configuration
+MODEL_URI/users.parquet         user_id by row, n_ratings
+MODEL_URI/movies.parquet        movie_id by row, n_ratings, and the columns of the movies table
 """
 
 import io
@@ -43,7 +43,9 @@ class Model:
 
 def save_model(uri: str, model: Model) -> None:
     """Write a model under a URI; the description last, so that a folder with one is whole."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
+    weights = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()
+    }
     storage.write_bytes(storage.join(uri, "network.safetensors"), safetensors.torch.save(weights))
     for name, frame in (("users", model.users), ("movies", model.movies)):
         storage.write_bytes(storage.join(uri, f"{name}.parquet"), parquet_bytes(frame))
@@ -66,14 +68,27 @@ def load_model(uri: str) -> Model:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"model {uri}: model.json is damaged; name another model") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise InputError(f"model {uri}: is of format {_format_of(description)}, this version reads format {FORMAT}; train it again")
-    settings = Settings(**{key: tuple(v) if isinstance(v, list) else v for key, v in description["settings"].items()})
+        raise InputError(
+            f"model {uri}: is of format {_format_of(description)}, this version reads format {FORMAT}; train it again"
+        )
+    shape: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in description["settings"].items()
+    }
     network = models.build(
-        description["network"], n_users=description["n_users"], n_movies=description["n_movies"], settings=settings,
+        description["network"],
+        n_users=description["n_users"],
+        n_movies=description["n_movies"],
+        settings=Settings(**shape),
     )
-    network.load_state_dict(safetensors.torch.load(storage.read_bytes(storage.join(uri, "network.safetensors"))))
+    network.load_state_dict(
+        safetensors.torch.load(storage.read_bytes(storage.join(uri, "network.safetensors")))
+    )
     network.eval()
-    users, movies = (pl.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, f"{name}.parquet")))) for name in ("users", "movies"))
+    users, movies = (
+        pl.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, f"{name}.parquet"))))
+        for name in ("users", "movies")
+    )
     return Model(network, validated(description["config"]), users, movies, description["epochs"])
 
 

@@ -46,8 +46,13 @@ class Lists:
 
 
 def top_n(
-    scores: DotScores | MlpScores, *, n: int, seen: Csr, candidates: NDArray[np.bool_] | None = None,
-    users: range | None = None, batch_users: int = 256,
+    scores: DotScores | MlpScores,
+    *,
+    n: int,
+    seen: Csr,
+    candidates: NDArray[np.bool_] | None = None,
+    users: range | None = None,
+    batch_users: int = 256,
 ) -> Iterator[Lists]:
     """The n best unseen candidates of each user, batch after batch of consecutive users.
 
@@ -76,11 +81,14 @@ def top_n(
 def _all_pairs(scores: DotScores | MlpScores, start: int, stop: int) -> NDArray[np.float32]:
     user_BD, movie_MD = scores.user[start:stop].double().cpu().numpy(), scores.movie.double().cpu().numpy()
     if not (np.isfinite(user_BD).all() and np.isfinite(movie_MD).all()):
-        raise ValueError("scores: the model holds NaN or infinite numbers; train it again with a lower learning_rate")
+        raise ValueError(
+            "scores: the model holds NaN or infinite numbers; train it again with a lower learning_rate"
+        )
     if isinstance(scores, DotScores):
         product: NDArray[np.float64] = user_BD @ movie_MD.T + scores.bias.double().cpu().numpy()
         return product.astype(np.float32)
     x = user_BD[:, None, :] + movie_MD[None, :, :]
     for weight, bias in scores.layers:
         x = np.maximum(x, 0) @ weight.double().cpu().numpy().T + bias.double().cpu().numpy()
-    return x[:, :, 0].astype(np.float32)
+    score: NDArray[np.float32] = x[:, :, 0].astype(np.float32)
+    return score

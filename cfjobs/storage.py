@@ -51,7 +51,9 @@ def normal(uri: str | os.PathLike[str]) -> str:
         return text.rstrip("/")
     scheme, separator, rest = text.partition("://")
     if separator and scheme != "file":
-        raise InputError(f"{text}: scheme {scheme!r} is not supported; give a local path or s3://bucket/prefix")
+        raise InputError(
+            f"{text}: scheme {scheme!r} is not supported; give a local path or s3://bucket/prefix"
+        )
     if not text:
         raise InputError("an empty URI: give a local path or s3://bucket/prefix")
     return str(Path(rest if separator else text).expanduser().absolute())
@@ -72,9 +74,11 @@ def options(uri: str) -> dict[str, str] | None:
     found: dict[str, str] = {"aws_region": session.region_name or "us-east-1"}
     credentials = session.get_credentials()
     if credentials is None:
-        raise InputError(f"{uri}: no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile")
+        raise InputError(
+            f"{uri}: no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        )
     frozen = credentials.get_frozen_credentials()
-    found |= {"aws_access_key_id": frozen.access_key, "aws_secret_access_key": frozen.secret_key}
+    found |= {"aws_access_key_id": str(frozen.access_key), "aws_secret_access_key": str(frozen.secret_key)}
     if frozen.token:
         found["aws_session_token"] = frozen.token
     if endpoint := _endpoint():
@@ -93,7 +97,8 @@ def list_files(uri: str, *, suffix: str = ".parquet") -> list[FileInfo]:
         if root.is_file():
             return [_local_info(root)]
         visible = (
-            path for path in root.rglob(f"*{suffix}")
+            path
+            for path in root.rglob(f"*{suffix}")
             if path.is_file() and not any(part[0] in "._" for part in path.relative_to(root).parts)
         )
         return [_local_info(path) for path in sorted(visible)]
@@ -187,9 +192,13 @@ def explained(uri: str) -> Iterator[None]:
     except botocore.exceptions.ClientError as error:
         raise _of_client_error(uri, error) from error
     except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError) as error:
-        raise InputError(f"{uri}: no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile") from error
+        raise InputError(
+            f"{uri}: no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        ) from error
     except (botocore.exceptions.BotoCoreError, boto3.exceptions.Boto3Error) as error:
-        raise StorageFault(f"{uri}: the object store did not answer ({_first_line(error)}); check AWS_ENDPOINT_URL and the network, then retry") from error
+        raise StorageFault(
+            f"{uri}: the object store did not answer ({_first_line(error)}); check AWS_ENDPOINT_URL and the network, then retry"
+        ) from error
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise InputError(f"{uri}: there is no such file; check the path") from error
     except PermissionError as error:
@@ -197,7 +206,9 @@ def explained(uri: str) -> Iterator[None]:
     except OSError as error:
         raise _of_os_error(uri, error) from error
     except Exception as error:
-        if type(error).__module__.startswith(("deltalake", "_internal", "polars", "pyarrow")) and _is_remote_fault(error):
+        if type(error).__module__.startswith(
+            ("deltalake", "_internal", "polars", "pyarrow")
+        ) and _is_remote_fault(error):
             raise _of_os_error(uri, error) from error
         raise
 
@@ -210,7 +221,9 @@ def _of_client_error(uri: str, error: botocore.exceptions.ClientError) -> Cfjobs
     if code in _ABSENT:
         return InputError(f"{uri}: there is no such object; check the URI")
     if code in _DENIED:
-        return InputError(f"{uri}: access was denied ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy")
+        return InputError(
+            f"{uri}: access was denied ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
+        )
     return StorageFault(f"{uri}: the object store answered {code}; retry, and look at the store if it stays")
 
 
@@ -218,8 +231,13 @@ def _of_os_error(uri: str, error: Exception) -> CfjobsError:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return StorageFault(f"{uri}: the disk is full; free some space, then rerun: finished work is kept")
     text = str(error)
-    if any(code in text for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403 Forbidden")):
-        return InputError(f"{uri}: access was denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy")
+    if any(
+        code in text
+        for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403 Forbidden")
+    ):
+        return InputError(
+            f"{uri}: access was denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
+        )
     if "NoSuchBucket" in text:
         return InputError(f"{uri}: there is no such bucket; create it or name another")
     return StorageFault(f"{uri}: reading or writing failed ({_first_line(error)}); retry")
@@ -227,7 +245,17 @@ def _of_os_error(uri: str, error: Exception) -> CfjobsError:
 
 def _is_remote_fault(error: Exception) -> bool:
     text = str(error).lower()
-    return any(word in text for word in ("generic s3", "generic localfilesystem", "object store", "error sending request", "commit failed", "no space left"))
+    return any(
+        word in text
+        for word in (
+            "generic s3",
+            "generic localfilesystem",
+            "object store",
+            "error sending request",
+            "commit failed",
+            "no space left",
+        )
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -246,7 +274,14 @@ def _endpoint() -> str | None:
 
 def _client() -> "S3Client":
     """A client for the environment of this moment; clients are safe to share between threads."""
-    session = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION")
+    session = (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_PROFILE",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+    )
     return _cached_client(_endpoint(), tuple(os.environ.get(name) for name in session))
 
 
@@ -263,7 +298,10 @@ def _cached_client(endpoint: str | None, _environment: tuple[str | None, ...]) -
         settings["s3"] = {"addressing_style": "path"}
     session = boto3.Session()
     return session.client(
-        "s3", endpoint_url=endpoint, region_name=session.region_name or "us-east-1", config=botocore.config.Config(**settings),
+        "s3",
+        endpoint_url=endpoint,
+        region_name=session.region_name or "us-east-1",
+        config=botocore.config.Config(**settings),
     )
 
 

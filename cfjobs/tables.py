@@ -31,57 +31,89 @@ class Table:
     def schema(self, *, user_type: pa.DataType, movie_type: pa.DataType) -> pa.Schema:
         """The Arrow schema for a night whose ids have these types."""
         ids = {"user": user_type, "movie": movie_type}
-        return pa.schema([
-            pa.field(c.name, ids[c.kind] if isinstance(c.kind, str) else c.kind, nullable=c.nullable) for c in self.columns
-        ])
+        return pa.schema(
+            [
+                pa.field(c.name, ids[c.kind] if isinstance(c.kind, str) else c.kind, nullable=c.nullable)
+                for c in self.columns
+            ]
+        )
 
 
 _DATE = Column(RUN_DATE, pa.date32(), "The night the row belongs to; the partition.")
 
-TOP_N = Table("top_n", "Each user's list: the movies to show, best first.", (
-    _DATE,
-    Column("user_id", "user", "Whose list it is; the outside id, as in the ratings."),
-    Column("rank", pa.int16(), "Place in the list: 1, 2, ... without gaps."),
-    Column("movie_id", "movie", "The movie; never one the user has rated."),
-    Column("score", pa.float32(), "What orders the list: never increases with rank, comparable within one user only."),
-    Column("predicted_rating", pa.float32(), "Stars the user would give, on the scale of the ratings."),
-    Column("source", pa.string(), "`model`, or `popular` for a user without any rating."),
-))
+TOP_N = Table(
+    "top_n",
+    "Each user's list: the movies to show, best first.",
+    (
+        _DATE,
+        Column("user_id", "user", "Whose list it is; the outside id, as in the ratings."),
+        Column("rank", pa.int16(), "Place in the list: 1, 2, ... without gaps."),
+        Column("movie_id", "movie", "The movie; never one the user has rated."),
+        Column(
+            "score",
+            pa.float32(),
+            "What orders the list: never increases with rank, comparable within one user only.",
+        ),
+        Column("predicted_rating", pa.float32(), "Stars the user would give, on the scale of the ratings."),
+        Column("source", pa.string(), "`model`, or `popular` for a user without any rating."),
+    ),
+)
 
-METRICS = Table("metrics", "How good the night's model is on ratings it was not trained on.", (
-    _DATE,
-    Column("metric", pa.string(), "Name of the metric, such as `rmse` or `ndcg_at_10`."),
-    Column("value", pa.float64(), "Its value."),
-))
+METRICS = Table(
+    "metrics",
+    "How good the night's model is on ratings it was not trained on.",
+    (
+        _DATE,
+        Column("metric", pa.string(), "Name of the metric, such as `rmse` or `ndcg_at_10`."),
+        Column("value", pa.float64(), "Its value."),
+    ),
+)
 
-REJECTED = Table("rejected_ratings", "Input rows that were set aside, each with its reason.", (
-    _DATE,
-    Column("file", pa.string(), "The input file."),
-    Column("row", pa.int64(), "Row number in the file, from 0."),
-    Column("reason", pa.string(), "Why the row was set aside."),
-    Column("user_id", pa.string(), "The row's user, as text.", nullable=True),
-    Column("movie_id", pa.string(), "The row's movie, as text.", nullable=True),
-    Column("rating", pa.string(), "The row's rating, as text.", nullable=True),
-))
+REJECTED = Table(
+    "rejected_ratings",
+    "Input rows that were set aside, each with its reason.",
+    (
+        _DATE,
+        Column("file", pa.string(), "The input file."),
+        Column("row", pa.int64(), "Row number in the file, from 0."),
+        Column("reason", pa.string(), "Why the row was set aside."),
+        Column("user_id", pa.string(), "The row's user, as text.", nullable=True),
+        Column("movie_id", pa.string(), "The row's movie, as text.", nullable=True),
+        Column("rating", pa.string(), "The row's rating, as text.", nullable=True),
+    ),
+)
 
-RUNS = Table("runs", "One row a night, committed last: what went in, how it went, and the versions of the other tables.", (
-    _DATE,
-    Column("run_id", pa.string(), "Identifier of the run that published the night."),
-    Column("started_at", pa.timestamp("us", tz="UTC"), "When the run started."),
-    Column("finished_at", pa.timestamp("us", tz="UTC"), "When the run published."),
-    Column("model_uri", pa.string(), "Folder of the model that made the lists."),
-    Column("table_versions", pa.string(), "JSON object: Delta version of each other table of this night."),
-    Column("counts", pa.string(), "JSON object: ratings read, kept, superseded and rejected, users, movies, lists."),
-    Column("metrics", pa.string(), "JSON object: the holdout metrics."),
-    Column("seconds", pa.string(), "JSON object: seconds of each stage."),
-    Column("config", pa.string(), "JSON object: the configuration."),
-    Column("inputs", pa.string(), "JSON list: the input files with size and etag."),
-    Column("versions", pa.string(), "JSON object: versions of cfjobs, Python and the main packages."),
-    Column("gate", pa.string(), "`passed`, `no holdout`, or `overridden: ` and what the gate had said."),
-))
+RUNS = Table(
+    "runs",
+    "One row a night, committed last: what went in, how it went, and the versions of the other tables.",
+    (
+        _DATE,
+        Column("run_id", pa.string(), "Identifier of the run that published the night."),
+        Column("started_at", pa.timestamp("us", tz="UTC"), "When the run started."),
+        Column("finished_at", pa.timestamp("us", tz="UTC"), "When the run published."),
+        Column("model_uri", pa.string(), "Folder of the model that made the lists."),
+        Column(
+            "table_versions", pa.string(), "JSON object: Delta version of each other table of this night."
+        ),
+        Column(
+            "counts",
+            pa.string(),
+            "JSON object: ratings read, kept, superseded and rejected, users, movies, lists.",
+        ),
+        Column("metrics", pa.string(), "JSON object: the holdout metrics."),
+        Column("seconds", pa.string(), "JSON object: seconds of each stage."),
+        Column("config", pa.string(), "JSON object: the configuration."),
+        Column("inputs", pa.string(), "JSON list: the input files with size and etag."),
+        Column("versions", pa.string(), "JSON object: versions of cfjobs, Python and the main packages."),
+        Column(
+            "gate",
+            pa.string(),
+            "`passed`, `no holdout`, `existing model`, or `overridden: ` and what the gate had said.",
+        ),
+    ),
+)
 
 PUBLISHED: tuple[Table, ...] = (TOP_N, METRICS, REJECTED, RUNS)
 
 SOURCE_MODEL = "model"
 SOURCE_POPULAR = "popular"
-

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cfjobs import models
 from cfjobs.config import Config
 from cfjobs.errors import InputError, TrainingDiverged
 from cfjobs.models.network import Network, lookup
@@ -52,51 +53,69 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
-    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        raise InputError(f"configuration key device: got {name!r}, but this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu")
+    if device.type == "cuda" and not (
+        torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    ):
+        raise InputError(
+            f"configuration key device: got {name!r}, but this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu"
+        )
     return device
 
 
 def fit(
-    network: Network, train: Examples, *, config: Config, valid: Examples | None = None,
-    stop_after: int | None = None, on_epoch: Callable[[Epoch], None] | None = None,
+    network: Network,
+    train: Examples,
+    *,
+    config: Config,
+    valid: Examples | None = None,
+    stop_after: int | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
     """Train the network in place and return the record of its epochs.
 
     With `valid` the weights of the best epoch are kept, and training stops after `patience` epochs without
     a better one. Without it, training ends after `stop_after` epochs of the same schedule (all by default):
     a refit on everything stops where the holdout said that the best epoch was. Raises TrainingDiverged when
-    the loss is not finite.
+    the loss is not finite. Keys that the configuration leaves open are the network's own.
     """
+    recipe = models.recipe(config)
+    epochs, batch_size, l2 = recipe.epochs, recipe.batch_size, recipe.l2
     device = train.rating.device
     generator = torch.Generator().manual_seed(config.seed)
     optimizer = _optimizer(network, config)
-    steps_per_epoch = math.ceil(len(train) / config.batch_size)
+    steps_per_epoch = math.ceil(len(train) / batch_size)
     rates = learning_rates(config, steps_per_epoch=steps_per_epoch)
     record: list[Epoch] = []
     best_loss, best_weights, best_epoch = math.inf, None, 0
-    for epoch in range(1, (stop_after or config.epochs) + 1):
+    for epoch in range(1, (stop_after or epochs) + 1):
         started = time.perf_counter()
         order = torch.randperm(len(train), generator=generator).to(device)
         network.train()
         squared_error = torch.zeros((), device=device)
-        for rows in order.split(config.batch_size):
+        for rows in order.split(batch_size):
             rate, momentum = next(rates)
             _set_rate(optimizer, rate, momentum)
             user_idx, movie_idx, rating = train.user_idx[rows], train.movie_idx[rows], train.rating[rows]
             error = network(user_idx, movie_idx) - rating
             loss = error.square().mean()
-            if config.l2:
-                loss = loss + config.l2 * _squared_norm(network, user_idx, movie_idx)
+            if l2:
+                loss = loss + l2 * _squared_norm(network, user_idx, movie_idx)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            loss.backward()
             optimizer.step()
             squared_error += error.detach().square().sum()
         train_loss = float(squared_error) / len(train)
         valid_loss = mean_squared_error(network, valid) if valid is not None and len(valid) else math.nan
         record.append(Epoch(epoch, train_loss, valid_loss, time.perf_counter() - started))
         _check_finite(record[-1], config)
-        log.info("epoch %d of %d: training loss %.4f, holdout loss %.4f, %.1f s", epoch, config.epochs, train_loss, valid_loss, record[-1].seconds)
+        log.info(
+            "epoch %d of %d: training loss %.4f, holdout loss %.4f, %.1f s",
+            epoch,
+            epochs,
+            train_loss,
+            valid_loss,
+            record[-1].seconds,
+        )
         if on_epoch:
             on_epoch(record[-1])
         if valid_loss < best_loss:
@@ -143,7 +162,8 @@ def learning_rates(config: Config, *, steps_per_epoch: int) -> Iterator[tuple[fl
     between 0.95 and `momentum` (Smith, "Super-convergence", 2018). cosine: falls from the peak to nothing over
     cycle_len epochs, then restarts, each cycle cycle_mult times as long (Loshchilov and Hutter, SGDR, 2017).
     """
-    peak, momentum = config.learning_rate, config.momentum
+    recipe, momentum = models.recipe(config), config.momentum
+    peak, epochs = recipe.learning_rate, recipe.epochs
     if config.schedule == "constant":
         while True:
             yield peak, momentum
@@ -153,7 +173,7 @@ def learning_rates(config: Config, *, steps_per_epoch: int) -> Iterator[tuple[fl
             for step in range(length):
                 yield _cosine(peak, 0.0, step / length), momentum
             length *= config.cycle_mult
-    n_steps = config.epochs * steps_per_epoch
+    n_steps = epochs * steps_per_epoch
     n_rise = max(1, round(_ONE_CYCLE_RISE * n_steps))
     high_momentum = max(0.95, momentum)
     for step in range(n_steps):
@@ -170,11 +190,15 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def _optimizer(network: Network, config: Config) -> torch.optim.Optimizer:
-    parameters = list(network.parameters())
+    parameters, rate = list(network.parameters()), models.recipe(config).learning_rate
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.SGD(
+            parameters, lr=rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=config.learning_rate, betas=(config.momentum, 0.99), weight_decay=config.weight_decay, fused=True)
+    return kind(
+        parameters, lr=rate, betas=(config.momentum, 0.99), weight_decay=config.weight_decay, fused=True
+    )
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float, momentum: float) -> None:
@@ -189,7 +213,10 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float, momentum: float) ->
 def _squared_norm(network: Network, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
     """Mean over the batch of the squared norms of the embeddings that its examples use."""
     tables = [(name, table) for name, table in network.named_modules() if isinstance(table, nn.Embedding)]
-    norms = [lookup(table, user_idx if name.startswith("user") else movie_idx).square().sum() for name, table in tables]
+    norms = [
+        lookup(table, user_idx if name.startswith("user") else movie_idx).square().sum()
+        for name, table in tables
+    ]
     return torch.stack(norms).sum() / len(user_idx)
 
 
@@ -197,5 +224,5 @@ def _check_finite(epoch: Epoch, config: Config) -> None:
     if not math.isfinite(epoch.train_loss) or math.isinf(epoch.valid_loss):
         raise TrainingDiverged(
             f"training: the loss is {epoch.train_loss} in epoch {epoch.epoch}; "
-            f"lower learning_rate (now {config.learning_rate}) or raise l2 (now {config.l2})"
+            f"lower learning_rate (now {models.recipe(config).learning_rate}) or raise l2 (now {models.recipe(config).l2})"
         )

@@ -6,21 +6,41 @@ through the same laws.
 
 import importlib
 import pkgutil
+from dataclasses import asdict, fields, replace
 
+from cfjobs.config import Config
 from cfjobs.errors import InputError
-from cfjobs.models.network import Network, Settings
+from cfjobs.models.network import Network, Recipe, Settings
 
 _NOT_A_NETWORK = {"network"}
 
 
 def names() -> list[str]:
     """Names of the networks, which are the names of their files."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_A_NETWORK)
+    return sorted(
+        module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_A_NETWORK
+    )
+
+
+def recipe(config: Config) -> Recipe:
+    """The training of a configuration: its own keys, and the network's recipe where it leaves them open."""
+    own = _class(config.model).recipe
+    given = {field.name: getattr(config, field.name) for field in fields(Recipe)}
+    return replace(own, **{name: value for name, value in given.items() if value is not None})
+
+
+def with_recipe(config: Config) -> Config:
+    """The configuration with no key left open; InputError for an unknown network."""
+    return config.model_copy(update=asdict(recipe(config)))
 
 
 def build(name: str, *, n_users: int, n_movies: int, settings: Settings) -> Network:
     """An untrained network; randomness comes from torch's global generator. InputError for an unknown name."""
+    return _class(name)(n_users=n_users, n_movies=n_movies, settings=settings)
+
+
+def _class(name: str) -> type[Network]:
     if name not in names():
         raise InputError(f"configuration key model: got {name!r}, expected one of {', '.join(names())}")
     network: type[Network] = importlib.import_module(f"{__name__}.{name}").NETWORK
-    return network(n_users=n_users, n_movies=n_movies, settings=settings)
+    return network

@@ -6,12 +6,16 @@ Initialisation: uniform(0, 0.05), so that the first products are small and posit
 Source: `EmbeddingDot` of the fast.ai collaborative-filtering lesson (2018, lesson 5).
 """
 
+from typing import ClassVar
+
 from torch import Tensor
 
-from cfjobs.models.network import DotScores, Network, Settings, embedding, lookup
+from cfjobs.models.network import DotScores, Network, Recipe, Settings, embedding, lookup
 
 
 class EmbeddingDot(Network):
+    recipe: ClassVar[Recipe] = Recipe(learning_rate=0.01, l2=0.02, epochs=20, batch_size=2048)
+
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__(n_users=n_users, n_movies=n_movies, settings=settings)
         self.user = embedding(n_users, settings.n_factors, settings, lesson_range=(0.0, 0.05))

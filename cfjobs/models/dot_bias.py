@@ -6,12 +6,16 @@ Initialisation: embeddings and biases uniform(-0.01, 0.01).
 Source: `EmbeddingDotBias` of the fast.ai collaborative-filtering lesson (2018, lesson 5).
 """
 
+from typing import ClassVar
+
 from torch import Tensor
 
-from cfjobs.models.network import DotScores, Network, RatingRange, Settings, embedding, lookup
+from cfjobs.models.network import DotScores, Network, RatingRange, Recipe, Settings, embedding, lookup
 
 
 class EmbeddingDotBias(Network):
+    recipe: ClassVar[Recipe] = Recipe(learning_rate=0.01, l2=0.16, epochs=20, batch_size=2048)
+
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__(n_users=n_users, n_movies=n_movies, settings=settings)
         lesson_range = (-0.01, 0.01)
@@ -30,7 +34,9 @@ class EmbeddingDotBias(Network):
     def scores(self) -> DotScores:
         # A user's own bias moves the whole list alike, and the sigmoid keeps the order: neither is needed.
         return DotScores(
-            self.user.weight[:-1].detach(), self.movie.weight[:-1].detach(), self.movie_bias.weight[:-1, 0].detach(),
+            self.user.weight[:-1].detach(),
+            self.movie.weight[:-1].detach(),
+            self.movie_bias.weight[:-1, 0].detach(),
         )
 
 

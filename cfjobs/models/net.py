@@ -7,20 +7,27 @@ Initialisation: embeddings uniform(-0.01, 0.01); layers as torch's Linear (Kaimi
 Source: `EmbeddingNet` of the fast.ai collaborative-filtering lesson (2018, lesson 5).
 """
 
+import itertools
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from cfjobs.models.network import MlpScores, Network, RatingRange, Settings, embedding, lookup
+from cfjobs.models.network import MlpScores, Network, RatingRange, Recipe, Settings, embedding, lookup
 
 
 class EmbeddingNet(Network):
+    recipe: ClassVar[Recipe] = Recipe(
+        learning_rate=0.002, l2=0.05, epochs=5, batch_size=256, hidden=(100,), dropout=(0.3, 0.5)
+    )
+
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__(n_users=n_users, n_movies=n_movies, settings=settings)
         lesson_range = (-0.01, 0.01)
         self.user = embedding(n_users, settings.n_factors, settings, lesson_range=lesson_range)
         self.movie = embedding(n_movies, settings.n_factors, settings, lesson_range=lesson_range)
         widths = (2 * settings.n_factors, *settings.hidden, 1)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.dropout_1, self.dropout_2 = (nn.Dropout(p) for p in settings.dropout)
         self.range = RatingRange(settings.y_range, settings.y_padding)
 

@@ -8,7 +8,7 @@ hold the mean of the trained rows, so an unknown user is a typical one and nothi
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,18 @@ class Settings:
     dropout: tuple[float, float]
     y_range: tuple[float, float]
     y_padding: float | Literal["learned"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained well where the configuration leaves it open; the names are its keys."""
+
+    learning_rate: float
+    l2: float
+    epochs: int
+    batch_size: int
+    hidden: tuple[int, ...] = ()
+    dropout: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,12 @@ class MlpScores:
 
 
 class Network(nn.Module, ABC):
-    """A network that predicts the rating a user gives a movie."""
+    """A network that predicts the rating a user gives a movie.
+
+    recipe: how this network is trained well, used where the configuration leaves it open.
+    """
+
+    recipe: ClassVar[Recipe]
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__()
@@ -113,7 +130,9 @@ class RatingRange(nn.Module):
         return low + (high - low) * torch.sigmoid(x)
 
 
-def embedding(n_rows: int, width: int, settings: Settings, *, lesson_range: tuple[float, float]) -> nn.Embedding:
+def embedding(
+    n_rows: int, width: int, settings: Settings, *, lesson_range: tuple[float, float]
+) -> nn.Embedding:
     """An embedding of n_rows + 1 rows (the last for UNKNOWN), initialised as the settings say.
 
     uniform: the lesson's range for this network; normal: N(0, init_std); kaiming: N(0, 2 / width).

@@ -1,0 +1,5 @@
+"""`python -m cfjobs` is `cfjobs`."""
+
+from cfjobs.cli import main
+
+main()

@@ -1,0 +1,419 @@
+"""The command line `cfjobs`: every stage of the night without Prefect.
+
+Results go to standard output, as text or with --json as one object; logs and progress to standard error.
+Exit codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 1 anything else.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from cfjobs import __version__
+from cfjobs.config import Config, as_toml, load_config
+from cfjobs.errors import CfjobsError
+
+if TYPE_CHECKING:
+    from cfjobs.lookups import UserList
+
+app = typer.Typer(
+    name="cfjobs",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""A nightly batch recommendation job: rating Parquet in, top-N Delta tables out.
+
+    A first night, on generated data:
+
+        cfjobs sample --output data
+        cfjobs nightly --ratings data/ratings --movies data/movies --output out
+        cfjobs recs --output out --user 1
+
+    Every URI is a local path or s3://bucket/prefix; AWS credentials come from the standard chain.
+    Exit codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 1 anything else.
+    """,
+)
+
+RatingsUri = Annotated[
+    str, typer.Option("--ratings", metavar="URI", help="Rating files: a Parquet file or a prefix of them.")
+]
+OutputUri = Annotated[
+    str, typer.Option("--output", metavar="URI", help="Where tables and models are published.")
+]
+MoviesUri = Annotated[
+    str | None,
+    typer.Option("--movies", metavar="URI", help="Movies table: movie_id, title, any further columns."),
+]
+UsersUri = Annotated[
+    str | None,
+    typer.Option(
+        "--users", metavar="URI", help="Users table: who else gets a list though they have rated nothing."
+    ),
+]
+ModelUri = Annotated[str, typer.Option("--model", metavar="URI", help="Folder of a model.")]
+RunDate = Annotated[
+    datetime | None,
+    typer.Option("--run-date", formats=["%Y-%m-%d"], help="Date of the night; today (UTC) by default."),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE.toml", help="Configuration file; `cfjobs config` prints one."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One configuration key; may be repeated."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")
+]
+
+console = Console()
+errors = Console(stderr=True)
+
+
+@app.callback()
+def _root(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log what each stage does, in detail.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        console.print(f"cfjobs {__version__}")
+        raise typer.Exit()
+    log_to_stderr(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+
+
+@app.command()
+def nightly(
+    ratings: RatingsUri,
+    output: OutputUri,
+    movies: MoviesUri = None,
+    users: UsersUri = None,
+    run_date: RunDate = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """The whole night: clean, train, evaluate, gate, refit, score, publish.
+
+    A night that was killed is resumed by the same command: finished stages are not computed again.
+    """
+    from cfjobs import jobs
+
+    night = jobs.start(
+        ratings_uri=ratings,
+        output=output,
+        movies=movies,
+        users=users,
+        run_date=_date(run_date),
+        config=load_config(config, set_ or ()),
+    )
+    with _progress() as progress:
+        published = jobs.nightly(night, progress=progress)
+    _show(published.model_dump(mode="json"), as_json=as_json)
+
+
+@app.command()
+def train(
+    ratings: RatingsUri,
+    output: OutputUri,
+    movies: MoviesUri = None,
+    run_date: RunDate = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train on the ratings outside the holdout and save the model under OUTPUT/models; publishes nothing.
+
+    With --set holdout=none it trains on all ratings.
+    """
+    from cfjobs import jobs
+
+    settings = load_config(config, [*(set_ or ()), "refit=false"])
+    night = jobs.start(
+        ratings_uri=ratings, output=output, movies=movies, run_date=_date(run_date), config=settings
+    )
+    with _progress() as progress:
+        trained = jobs.train_alone(night, progress=lambda share, words: progress("train", share, words))
+    _show(trained.model_dump(mode="json"), as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    ratings: RatingsUri,
+    output: OutputUri,
+    model: ModelUri,
+    run_date: RunDate = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on the holdout of these ratings; publishes nothing.
+
+    The figures are honest for a model that `cfjobs train` made from the same ratings and holdout settings.
+    """
+    from cfjobs import jobs
+
+    night = jobs.start(
+        ratings_uri=ratings,
+        output=output,
+        model=model,
+        run_date=_date(run_date),
+        config=load_config(config, set_ or ()),
+    )
+    _show({"model_uri": night.model, "metrics": jobs.evaluate_alone(night)}, as_json=as_json)
+
+
+@app.command()
+def score(
+    ratings: RatingsUri,
+    output: OutputUri,
+    model: ModelUri,
+    movies: MoviesUri = None,
+    users: UsersUri = None,
+    run_date: RunDate = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score every user with an existing model and publish the lists.
+
+    Users that the model does not know get the popularity list.
+    """
+    from cfjobs import jobs
+
+    night = jobs.start(
+        ratings_uri=ratings,
+        output=output,
+        movies=movies,
+        users=users,
+        model=model,
+        run_date=_date(run_date),
+        config=load_config(config, set_ or ()),
+    )
+    with _progress() as progress:
+        published = jobs.score_alone(night, progress=lambda share, words: progress("score", share, words))
+    _show(published.model_dump(mode="json"), as_json=as_json)
+
+
+@app.command()
+def predict(
+    model: ModelUri,
+    pairs: Annotated[
+        str | None, typer.Option("--pairs", metavar="PARQUET", help="Parquet with user_id, movie_id.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="PARQUET", help="Where the pairs go, with predicted_rating."),
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="One user ...")] = None,
+    movie: Annotated[str | None, typer.Option("--movie", metavar="ID", help="... and one movie.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict ratings: --pairs and --out for a file, --user and --movie for one pair."""
+    from cfjobs import lookups
+
+    if pairs and out and not user and not movie:
+        n_rows = lookups.predict_pairs(model, pairs, out)
+        _show({"rows": n_rows, "out": out}, as_json=as_json)
+    elif user and movie and not pairs and not out:
+        found = lookups.predict_one(model, user, movie)
+        if as_json:
+            _show(found, as_json=True)
+        else:
+            notes = [
+                f"{what} {found[f'{what}_id']} is unknown to the model, taken as a typical one"
+                for what in ("user", "movie")
+                if not found[f"{what}_known"]
+            ]
+            console.print(f"{found['predicted_rating']:.2f}", *notes, sep="\n", highlight=False, markup=False)
+    else:
+        raise typer.BadParameter("give --pairs and --out, or --user and --movie")
+
+
+@app.command()
+def recs(
+    output: OutputUri,
+    user: Annotated[str, typer.Option("--user", metavar="ID", help="Whose list.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Rows to print.")] = 10,
+    run_date: RunDate = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a user's current list with titles."""
+    from cfjobs import lookups
+
+    found = lookups.user_list(output, user, run_date=_date(run_date))
+    if as_json:
+        rows = found.frame.head(n).to_dicts()
+        _show(
+            {
+                "user_id": found.user_id,
+                "run_date": found.run_date.isoformat(),
+                "source": found.source,
+                "movies": rows,
+            },
+            as_json=True,
+        )
+    else:
+        print_list(found, n=n)
+
+
+@app.command()
+def sample(
+    output: OutputUri,
+    users: Annotated[int, typer.Option("--users", min=1, help="Users.")] = 600,
+    movies: Annotated[int, typer.Option("--movies", min=1, help="Movies.")] = 2_000,
+    ratings: Annotated[int, typer.Option("--ratings", min=1, help="Ratings.")] = 60_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same data.")] = 42,
+    as_json: AsJson = False,
+) -> None:
+    """Write a generated, MovieLens-like data set whose planted tastes a good model finds."""
+    from cfjobs import sample as generated
+    from cfjobs import storage
+    from cfjobs.saved import parquet_bytes
+
+    data = generated.generate(n_users=users, n_movies=movies, n_ratings=ratings, seed=seed)
+    uris = {
+        name: storage.join(storage.normal(output), name, f"{name}.parquet") for name in ("ratings", "movies")
+    }
+    for name, frame in (("ratings", data.ratings), ("movies", data.movies)):
+        storage.write_bytes(uris[name], parquet_bytes(frame))
+    _show(
+        {
+            "ratings": uris["ratings"],
+            "movies": uris["movies"],
+            "n_ratings": data.ratings.height,
+            "n_movies": data.movies.height,
+        },
+        as_json=as_json,
+    )
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[str, typer.Argument(help="GroupLens .zip or folder.")],
+    output: OutputUri,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a GroupLens download (ratings.csv, ratings.dat or u.data) into the input tables."""
+    from cfjobs import grouplens
+
+    _show(grouplens.import_to(source, output), as_json=as_json)
+
+
+@app.command(name="config")
+def config_(config: ConfigFile = None, set_: Settings = None, as_json: AsJson = False) -> None:
+    """Print every configuration key with its value and meaning, as a TOML file."""
+    found = load_config(config, set_ or ())
+    if as_json:
+        about = {
+            name: {"value": getattr(found, name), "default": field.default, "meaning": field.description}
+            for name, field in Config.model_fields.items()
+        }
+        _show(about, as_json=True)
+    else:
+        print(as_toml(found))
+
+
+def main() -> NoReturn:
+    """Run the command line; every explained end is one line and an exit code."""
+    try:
+        app()
+    except CfjobsError as error:
+        print(f"cfjobs: {plain(error)}", file=sys.stderr)
+        if "--json" in sys.argv:
+            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Show what `cfjobs` logs: plain lines, or beside the progress bars on a terminal."""
+    handler: logging.Handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    if errors.is_terminal:
+        handler = RichHandler(
+            console=errors, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S"
+        )
+    logger = logging.getLogger("cfjobs")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(level)
+
+
+def print_list(found: "UserList", *, n: int) -> None:
+    """A user's list as a table for people."""
+    table = Table(
+        title=Text(f"User {plain(found.user_id)}, {found.run_date}, {found.source}"),
+        title_justify="left",
+        box=None,
+    )
+    for name in found.frame.columns:
+        table.add_column(name, justify="left" if name == "title" else "right")
+    for row in found.frame.head(n).iter_rows():
+        table.add_row(*(Text(f"{value:.3f}" if isinstance(value, float) else plain(value)) for value in row))
+    console.print(table)
+
+
+def plain(value: object) -> str:
+    """Text that is safe to print: control characters, such as escape sequences in a title, become '?'."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))
+
+
+def _date(moment: datetime | None) -> date | None:
+    return moment.date() if moment else None
+
+
+def _show(result: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+        return
+    for name, value in result.items():
+        if isinstance(value, dict):
+            console.print(f"{name}:", markup=False, highlight=False)
+            for key, inner in value.items():
+                console.print(f"  {key:<20} {_text(inner)}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            console.print(f"{name}: {_text(value)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _text(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else plain(value)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float, str], None]]:
+    """A bar for each stage on a terminal; nothing elsewhere, where the log tells."""
+    bars = Progress(
+        TextColumn("{task.fields[stage]:>8}"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=errors,
+        disable=not errors.is_terminal,
+    )
+    tasks: dict[str, Any] = {}
+    with bars:
+
+        def update(stage: str, share: float, words: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task("", total=1.0, stage=stage)
+            bars.update(tasks[stage], completed=share, description=plain(words))
+
+        yield update
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Single questions put to what a night left: a rating from a model, a list from the tables."""
+
+import io
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import polars as pl
+import torch
+
+from cfjobs import publish, ratings, saved, storage, tables, train
+from cfjobs.errors import InputError
+from cfjobs.saved import Model, parquet_bytes
+
+
+@dataclass(frozen=True)
+class UserList:
+    """One user's list. frame: rank, movie_id, score, predicted_rating and, where known, title."""
+
+    user_id: str | int
+    run_date: date
+    source: str
+    frame: pl.DataFrame
+
+
+def predict_pairs(model_uri: str, pairs_uri: str, out_uri: str, *, device: str = "auto") -> int:
+    """Add `predicted_rating` to a Parquet file of `user_id, movie_id`; returns the number of rows.
+
+    Rows keep their order. An id that the model does not know is predicted as a typical one.
+    """
+    model = saved.load_model(storage.normal(model_uri))
+    files = ratings.list_parquet(storage.normal(pairs_uri), what="pairs")
+    for file in files:
+        with storage.explained(file.uri):
+            schema = pl.scan_parquet(file.uri, storage_options=storage.options(file.uri)).collect_schema()
+        missing = {"user_id", "movie_id"} - set(schema)
+        if missing:
+            raise InputError(
+                f"pairs {file.uri}: has no column {sorted(missing)[0]!r} (got {', '.join(schema)}); rename it on export"
+            )
+    with storage.explained(pairs_uri):
+        pairs = pl.concat(
+            [pl.read_parquet(file.uri, storage_options=storage.options(file.uri)) for file in files]
+        )
+    predicted = predict(model, users=pairs["user_id"], movies=pairs["movie_id"], device=device)
+    storage.write_bytes(
+        storage.normal(out_uri), parquet_bytes(pairs.with_columns(predicted.alias("predicted_rating")))
+    )
+    return pairs.height
+
+
+def predict_one(model_uri: str, user: str, movie: str, *, device: str = "auto") -> dict[str, Any]:
+    """The predicted rating of one pair, and whether the model knows its ids."""
+    model = saved.load_model(storage.normal(model_uri))
+    users = pl.Series([user]).cast(model.users["user_id"].dtype, strict=False)
+    movies = pl.Series([movie]).cast(model.movies["movie_id"].dtype, strict=False)
+    return {
+        "user_id": user,
+        "movie_id": movie,
+        "predicted_rating": float(predict(model, users=users, movies=movies, device=device)[0]),
+        "user_known": bool(_rows(users, model.users, "user_id")[0] >= 0),
+        "movie_known": bool(_rows(movies, model.movies, "movie_id")[0] >= 0),
+    }
+
+
+def predict(model: Model, *, users: pl.Series, movies: pl.Series, device: str = "auto") -> pl.Series:
+    """Predicted ratings of pairs of outside ids, float32, in the order of the pairs."""
+    on = train.resolve_device(device)
+    network = model.to(on).network
+    user_idx, movie_idx = _rows(users, model.users, "user_id"), _rows(movies, model.movies, "movie_id")
+    return pl.Series(train.predict(network, user_idx.to(on), movie_idx.to(on)).cpu().numpy())
+
+
+def user_list(output: str, user: str, *, run_date: date | None = None) -> UserList:
+    """A user's list of the latest published night, or of one date, with titles where the movies table had them."""
+    output = storage.normal(output)
+    night = _published_night(output, run_date)
+    uri = storage.join(output, tables.TOP_N.name)
+    with storage.explained(uri):
+        scan = pl.scan_delta(uri, storage_options=storage.options(uri))
+        user_type = scan.collect_schema()["user_id"]
+        wanted = pl.Series([user]).cast(user_type, strict=False)[0]
+        frame = (
+            scan.filter((pl.col(tables.RUN_DATE) == night["run_date"]) & (pl.col("user_id") == wanted))
+            .sort("rank")
+            .collect()
+        )
+    if frame.is_empty():
+        raise InputError(
+            f"user {user}: has no list of {night['run_date']} in {uri}; lists are made for the users of the ratings and users tables"
+        )
+    titles_uri = storage.join(night["model_uri"], "movies.parquet")
+    movies = pl.read_parquet(io.BytesIO(storage.read_bytes(titles_uri)))
+    if "title" in movies.columns:
+        frame = frame.join(
+            movies.select("movie_id", "title"), on="movie_id", how="left", maintain_order="left"
+        )
+    columns = [
+        name for name in ("rank", "movie_id", "title", "score", "predicted_rating") if name in frame.columns
+    ]
+    return UserList(wanted, night["run_date"], frame["source"][0], frame.select(columns))
+
+
+def _published_night(output: str, run_date: date | None) -> dict[str, Any]:
+    runs = publish.open_table(output, tables.RUNS.name)
+    if runs is None:
+        raise InputError(
+            f"output {output}: no night has been published there; run `cfjobs nightly` first or check the URI"
+        )
+    uri = storage.join(output, tables.RUNS.name)
+    with storage.explained(uri):
+        nights = (
+            pl.scan_delta(uri, storage_options=storage.options(uri))
+            .select("run_date", "run_id", "model_uri")
+            .collect()
+        )
+    chosen = nights.filter(pl.col("run_date") == run_date) if run_date else nights.sort("run_date").tail(1)
+    if chosen.is_empty():
+        raise InputError(
+            f"output {output}: no night of {run_date} is published; there are {', '.join(str(d) for d in nights['run_date'].sort())}"
+        )
+    return chosen.row(0, named=True)
+
+
+def _rows(ids: pl.Series, known: pl.DataFrame, column: str) -> torch.Tensor:
+    """Rows [R] int64 of outside ids; -1 for one without training ratings."""
+    idx = torch.tensor(ratings.rows_of(ids, known[column]), dtype=torch.int64)
+    rated = torch.from_numpy(known["n_ratings"].to_numpy(writable=True) > 0)
+    return torch.where((idx >= 0) & rated[idx.clamp(min=0)], idx, -1)

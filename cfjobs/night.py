@@ -1,0 +1,110 @@
+"""A night and what its stages pass on: small records, and the work folder that holds them between stages.
+
+The folder is `OUTPUT/_work/DATE-KEY`. A stage that is done leaves its record there as `NAME.json`, last, so that
+a record means that all the stage's files are whole.
+"""
+
+import io
+from datetime import date, datetime
+from typing import Any, TypeVar
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from cfjobs import storage
+from cfjobs.config import Config
+
+
+class Record(BaseModel):
+    """What a stage passes on: small, immutable, JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+class Night(Record):
+    """One night: where it reads and writes, for which date, and how."""
+
+    ratings: str
+    movies: str | None
+    users: str | None
+    model: str | None
+    output: str
+    run_date: date
+    config: Config
+    run_id: str
+    work: str
+    started_at: datetime
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write one file of the work folder."""
+        storage.write_bytes(storage.join(self.work, name), data)
+
+    def done(self, name: str, record: AnyRecord) -> AnyRecord:
+        """Leave a stage's record: from now on the stage is not computed again."""
+        self.write(f"{name}.json", record.model_dump_json().encode())
+        return record
+
+    def load(self, name: str, kind: type[AnyRecord]) -> AnyRecord | None:
+        """The record that a stage left, or None when it has to run."""
+        uri = storage.join(self.work, f"{name}.json")
+        return kind.model_validate_json(storage.read_bytes(uri)) if storage.exists(uri) else None
+
+    def frame(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
+        """A table of the work folder."""
+        data = storage.read_bytes(storage.join(self.work, f"{name}.parquet"))
+        return pl.read_parquet(io.BytesIO(data), columns=columns)
+
+
+class Prepared(Record):
+    """The clean ratings of a night, in its work folder.
+
+    User rows 0..n_users - 1 are the model's, those up to n_users + n_cold_users get the popularity list:
+    users without a rating and, when an existing model scores, users that it does not know.
+    """
+
+    counts: dict[str, int]
+    n_users: int
+    n_movies: int
+    n_cold_users: int
+    y_range: tuple[float, float]
+
+
+class Trained(Record):
+    """A model in storage, with the record of its training."""
+
+    model_uri: str
+    epochs: int
+    losses: list[tuple[int, float, float | None]]
+
+
+class Shard(Record):
+    """A contiguous range of users that is scored as one task; cold ones get the popularity list."""
+
+    number: int
+    start: int
+    stop: int
+    cold: bool = False
+
+
+class Scored(Record):
+    """The part of `top_n` that a shard wrote."""
+
+    part: dict[str, Any]
+    users: int
+
+
+class Published(Record):
+    """A night that readers can see."""
+
+    run_id: str
+    run_date: date
+    model_uri: str
+    tables: dict[str, str]
+    table_versions: dict[str, int]
+    metrics: dict[str, float | None]
+    counts: dict[str, int]
+    seconds: dict[str, float]
+    gate: str

@@ -1,0 +1,33 @@
+"""Training as a flow of its own, so that it can run on a GPU worker."""
+
+from typing import Literal
+
+from prefect import flow
+
+from cfjobs import jobs
+from cfjobs.night import Night, Prepared, Trained
+from flows.observe import log_to_run, progress_artifact
+from flows.stages import stage
+
+
+@stage(name="fit", task_run_name="fit on {on} ratings")
+def fit(night: Night, prepared: Prepared, on: Literal["train", "all"], stop_after: int | None) -> Trained:
+    return jobs.fit(
+        night,
+        prepared,
+        on=on,
+        stop_after=stop_after,
+        progress=progress_artifact(f"training-{on}", f"Training on {on} ratings"),
+    )
+
+
+@flow(name="train", flow_run_name="train {night.run_date} on {on} ratings", persist_result=False)
+def train(
+    night: Night, prepared: Prepared, on: Literal["train", "all"] = "train", stop_after: int | None = None
+) -> Trained:
+    """Train the night's network on the ratings outside the holdout, or on all, and save the model.
+
+    The record of the training stays in the night's work folder, where the nightly flow finds it.
+    """
+    log_to_run()
+    return fit(night, prepared, on, stop_after)
