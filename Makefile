@@ -1,0 +1,48 @@
+# make demo   one night through the real flow, on generated data (RATINGS=path-or-uri for your own)
+# make test   lint, types, import contracts, tests
+# Both set up .venv from constraints.txt by themselves.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: help demo test lint types imports tests format clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+demo: .venv/installed
+	@$(BIN)/python -m flows.demo --ratings "$(RATINGS)"
+
+test: lint types imports tests
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-dev
+	$(BIN)/mypy
+
+imports: .venv/installed-dev
+	$(BIN)/lint-imports
+
+tests: .venv/installed-dev
+	$(BIN)/pytest
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("this needs Python 3.11 or later, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@echo "setting up .venv, some minutes the first time"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@$(INSTALL) .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@$(INSTALL) '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .demo

