@@ -45,6 +45,7 @@ YEAR = 365.25 * 86_400  # seconds
 
 _CHUNK_RATINGS = 1 << 20  # ratings made at once: bounds the memory
 _CHUNK_CELLS = 1 << 22    # user x movie cells scored at once for users who rate a large part of the catalogue
+_BLOCK = 1 << 16
 _DENSE_SHARE = 0.1        # from this share of the catalogue on, a user's picks are drawn from all movies at once
 _ROUNDS = 24              # of drawing again for duplicates, before a user is drawn from all movies at once
 _MAX_GENRES = 3
@@ -89,10 +90,12 @@ class Truth:
 
     def expected(self, user_idx: Ints, movie_idx: Ints) -> Floats:
         """Stars [R] before noise, rounding and clipping, for pairs of rows [R]."""
-        stars = _MEAN + self.user_bias[user_idx] + self.quality[movie_idx]
-        for genre in range(len(GENRES)):
-            stars += _TASTE_STARS * self.taste_UG[user_idx, genre] * self.traits_MG[movie_idx, genre]
-        return stars.astype(np.float32)
+        stars: Floats = np.float32(_MEAN) + self.user_bias[user_idx] + self.quality[movie_idx]
+        for start in range(0, stars.size, _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            taste, traits = self.taste_UG[user_idx[rows]], self.traits_MG[movie_idx[rows]]
+            stars[rows] += _TASTE_STARS * np.einsum("rg,rg->r", taste, traits)
+        return stars
 
     def pick_probability(self, user_idx: Ints) -> Floats:
         """Probability [B, M] that each movie is what users [B] pick on their last day, had they rated none."""
@@ -316,7 +319,7 @@ def _ratings(
     seconds = chunk.session_start[session] + rng.integers(0, 5400, user.size)
     late = seconds < movies.released[movie]  # only for users who rate much of the catalogue
     seconds[late] = movies.released[movie[late]] + rng.random(int(late.sum())) * (CLOSED - movies.released[movie[late]])
-    order = np.lexsort((movie, seconds, user))
+    order = np.argsort((user << 32) + seconds, kind="stable")
     user, movie, seconds = user[order], movie[order], seconds[order]
     stars = truth.expected(user + first, movie) + rng.normal(0, _NOISE_STD, user.size)
     return pl.DataFrame({
