@@ -1,0 +1,469 @@
+"""Data sets made up on the spot, shaped like MovieLens, with a planted structure that a good model can find.
+
+    movies  genres, year, quality, popularity (a power law)
+    users   a taste for each genre, a bias, an activity (log-normal), sessions in time
+    picks   a user picks a genre by taste, then one of its released movies by popularity, never one twice
+    stars   mean + user bias + movie quality + taste for the movie's genres + noise, in half stars
+
+Taste drives both what is picked and how it is liked, so both lists and stars can be learned. No users x movies
+matrix is ever made: 25 million ratings take seconds, not a cluster.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cfjobs.errors import InputError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+GENRES: dict[str, tuple[float, tuple[float, ...]]] = {
+    "Action": (4, (2, 0, 0, 0)), "Adventure": (3, (2, 1, 0, 0)), "Animation": (2, (0, 2, 0, 1)),
+    "Children": (2, (0, 2, 0, 0)), "Comedy": (6, (0, 0, 0, 2)), "Crime": (3, (1, 0, 2, 0)),
+    "Documentary": (2, (-2, 0, 0, -1)), "Drama": (8, (-2, 0, 1, -1)), "Fantasy": (2, (1, 2, 0, 0)),
+    "Film-Noir": (1, (-1, -1, 2, 0)), "Horror": (3, (0, -1, 2, 1)), "Musical": (2, (-1, 1, 0, 2)),
+    "Mystery": (2, (0, 0, 2, 0)), "Romance": (4, (-2, 0, 0, 1)), "Sci-Fi": (3, (2, 0, 1, 0)),
+    "Thriller": (4, (1, -1, 2, 0)), "War": (1, (1, -1, 0, -2)), "Western": (1, (1, 0, 0, -2)),
+}
+"""Genres: how common each is in relation to the others, and how much it has of what tastes differ about: spectacle,
+fairy tale, darkness, laughter. People who like one genre therefore tend to like its neighbours."""
+
+_SHARE = np.array([share for share, _ in GENRES.values()])
+_FLAVOUR_GF = np.array([flavour for _, flavour in GENRES.values()], dtype=np.float32)
+_FLAVOUR_GF /= np.linalg.norm(_FLAVOUR_GF, axis=1, keepdims=True)
+
+MIN_ACTIVITY = 20  # ratings of the least active user, as in MovieLens, where the average leaves room for it
+OPENED = int(datetime(1996, 1, 1, tzinfo=UTC).timestamp())
+CLOSED = int(datetime(2016, 1, 1, tzinfo=UTC).timestamp())
+YEAR = 365.25 * 86_400  # seconds
+
+_CHUNK_RATINGS = 1 << 20  # ratings made at once: bounds the memory
+_CHUNK_CELLS = 1 << 22    # user x movie cells scored at once for users who rate a large part of the catalogue
+_BLOCK = 1 << 16
+_DENSE_SHARE = 0.1        # from this share of the catalogue on, a user's picks are drawn from all movies at once
+_ROUNDS = 24              # of drawing again for duplicates, before a user is drawn from all movies at once
+_MAX_GENRES = 3
+
+# How strong each part of the structure is; stars unless noted
+_MEAN = 3.2
+_USER_STD = 0.35
+_QUALITY_STD = 0.35
+_TASTE_STARS = 0.75   # per standard deviation of taste
+_NOISE_STD = 0.50
+_TASTE_PICKS = 1.5    # how sharply taste decides what is picked: log-odds per standard deviation of taste
+_POWER = 0.9          # the movie of popularity rank r is picked in proportion to r ** -_POWER
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A data set in the form of the input tables.
+
+    ratings: user_id int64, movie_id int64, rating float32 in half stars, timestamp datetime[us], sorted by user
+    and time. movies: movie_id int64, title string, genres string, sorted by id.
+    """
+
+    ratings: pl.DataFrame
+    movies: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the ratings were made from: the best any model can know. U users, M movies, G genres, by id.
+
+    user_bias [U] and quality [M] in stars; taste_UG in standard deviations; traits_MG: rows of length 1;
+    cumulative_GM: over movies by release, with a 0 before, how often a genre's picks go to them;
+    n_released [U]: movies that are out when the user leaves.
+    """
+
+    user_bias: Floats
+    taste_UG: Floats
+    quality: Floats
+    traits_MG: Floats
+    cumulative_GM: NDArray[np.float64]
+    n_released: Ints
+
+    def expected(self, user_idx: Ints, movie_idx: Ints) -> Floats:
+        """Stars [R] before noise, rounding and clipping, for pairs of rows [R]."""
+        stars: Floats = np.float32(_MEAN) + self.user_bias[user_idx] + self.quality[movie_idx]
+        for start in range(0, stars.size, _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            taste, traits = self.taste_UG[user_idx[rows]], self.traits_MG[movie_idx[rows]]
+            stars[rows] += _TASTE_STARS * np.einsum("rg,rg->r", taste, traits)
+        return stars
+
+    def pick_probability(self, user_idx: Ints) -> Floats:
+        """Probability [B, M] that each movie is what users [B] pick on their last day, had they rated none."""
+        return _pick_probability(_genre_odds(self.taste_UG[user_idx]), self.cumulative_GM, self.n_released[user_idx])
+
+
+@dataclass(frozen=True)
+class Generated(Sample):
+    """A sample and the truth behind it; row i of the truth is the i-th user or movie by id."""
+
+    truth: Truth
+
+
+def generate(*, n_users: int, n_movies: int, n_ratings: int, seed: int) -> Generated:
+    """A data set of exactly n_ratings ratings, the same for the same arguments.
+
+    Every user rates at least min(20, n_ratings // n_users) movies; no pair is rated twice; nobody rates a movie
+    before its year. A movie may remain without a rating. User ids are 1..n_users, movie ids have gaps.
+    Raises InputError for sizes that cannot be.
+    """
+    _check_sizes(n_users, n_movies, n_ratings, seed)
+    rng = np.random.default_rng(seed)
+    movies = _movies(n_movies, rng)
+    users = _users(n_users, rng)
+    activity = _activity(n_users, n_movies, n_ratings, rng)
+    n_released = np.searchsorted(movies.released, users.left, side="right")
+    truth = Truth(users.bias, users.taste_UG, movies.quality, movies.traits_MG, movies.cumulative_GM, n_released)
+    chunks = [_ratings(first, stop, activity, users, movies, truth, rng) for first, stop in _user_chunks(activity)]
+    ratings = pl.concat(chunks, rechunk=True)
+    return Generated(ratings, movies.frame, truth)
+
+
+def checkerboard(*, n_users: int = 40, n_movies: int = 40) -> Sample:
+    """A data set whose right answer is known: even users love even movies, odd users odd ones.
+
+    User u and movie m, from 0, are rated 5 when u and m are both even or both odd, else 1; a quarter of the pairs,
+    those with (u // 2 + m // 2) % 4 == 0, is not rated. The right list of a user is therefore the loved movies
+    among these, in any order, before every other one.
+    """
+    user, movie = (axis.ravel() for axis in np.meshgrid(np.arange(n_users), np.arange(n_movies), indexing="ij"))
+    rated = (user // 2 + movie // 2) % 4 != 0
+    user, movie = user[rated], movie[rated]
+    ratings = pl.DataFrame({
+        "user_id": user, "movie_id": movie,
+        "rating": np.where(user % 2 == movie % 2, 5, 1).astype(np.float32),
+        "timestamp": _datetimes(OPENED + 60 * np.arange(user.size)),
+    })
+    titles = [f"The {'Even' if number % 2 == 0 else 'Odd'} Square {number} (1996)" for number in range(n_movies)]
+    movies = pl.DataFrame({
+        "movie_id": np.arange(n_movies), "title": titles, "genres": ["Comedy" if n % 2 == 0 else "Drama" for n in range(n_movies)],
+    })
+    return Sample(ratings, movies)
+
+
+def _check_sizes(n_users: int, n_movies: int, n_ratings: int, seed: int) -> None:
+    for name, value in (("n_users", n_users), ("n_movies", n_movies), ("n_ratings", n_ratings)):
+        if value < 1:
+            raise InputError(f"sample: {name} is {value}, expected 1 or more; raise it")
+    if seed < 0:
+        raise InputError(f"sample: seed is {seed}, expected 0 or more; give another")
+    if n_ratings > n_users * n_movies:
+        raise InputError(
+            f"sample: {n_ratings:,} ratings do not fit {n_users:,} users x {n_movies:,} movies "
+            f"({n_users * n_movies:,} pairs, each rated once at most); lower n_ratings, or raise n_users or n_movies"
+        )
+    if n_ratings < n_users:
+        raise InputError(f"sample: {n_ratings:,} ratings for {n_users:,} users leave some without any; lower n_users or raise n_ratings")
+
+
+# Movies ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Movies:
+    """Movies by release. frame: as in Sample; released [M] seconds since 1970; quality [M]; traits_MG, weight_GM."""
+
+    frame: pl.DataFrame
+    released: Ints
+    quality: Floats
+    traits_MG: Floats
+    cumulative_GM: NDArray[np.float64]
+    """Running sum, over movies by release, of how often a genre's picks go to them; one more column, 0, first."""
+
+
+def _movies(n_movies: int, rng: np.random.Generator) -> _Movies:
+    released = np.sort(CLOSED - np.minimum(rng.exponential(25 * YEAR, n_movies), 95 * YEAR)).astype(np.int64) - 1
+    traits_MG = _traits(n_movies, rng)
+    quality = rng.normal(0, _QUALITY_STD, n_movies).astype(np.float32)
+    # A good movie tends to be seen by more people: the ranks are of quality mixed with luck.
+    order = np.argsort(-(0.5 * quality / _QUALITY_STD + rng.normal(size=n_movies)))
+    popularity = np.empty(n_movies)
+    popularity[order] = (np.arange(n_movies) + 3.0) ** -_POWER
+    cumulative_GM = np.zeros((len(GENRES), n_movies + 1))
+    np.cumsum(traits_MG.T * popularity, axis=1, out=cumulative_GM[:, 1:])
+    frame = pl.DataFrame({
+        "movie_id": np.cumsum(1 + rng.geometric(0.35, n_movies) // 3),
+        "title": _titles(_datetimes(released).dt.year().to_list(), rng),
+        "genres": _genre_names(traits_MG),
+    })
+    return _Movies(frame, released, quality, traits_MG, cumulative_GM)
+
+
+def _traits(n_movies: int, rng: np.random.Generator) -> Floats:
+    """How much of each genre a movie has: one to three genres, the first the strongest; rows of length 1. [M, G]"""
+    shares = np.log(_SHARE)
+    ranked = np.argsort(-(shares + rng.gumbel(size=(n_movies, shares.size))), axis=1)[:, :_MAX_GENRES]
+    weight = np.array([1.0, 0.6, 0.4]) * (np.arange(_MAX_GENRES) < rng.choice([1, 2, 3], n_movies, p=[0.35, 0.4, 0.25])[:, None])
+    traits = np.zeros((n_movies, shares.size), dtype=np.float32)
+    np.put_along_axis(traits, ranked, (weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32), axis=1)
+    return traits
+
+
+def _genre_names(traits_MG: Floats) -> list[str]:
+    names = np.array(list(GENRES))
+    return ["|".join(names[row]) for row in traits_MG > 0]
+
+
+def _pick_probability(odds_BG: Floats, cumulative_GM: NDArray[np.float64], n_released: Ints) -> Floats:
+    """Probability of each movie to be picked by users [B] with these odds for the genres, when so many are out. [B, M]"""
+    out_BG = np.maximum(cumulative_GM[:, n_released].T, 1e-30)
+    picked_BM = (odds_BG / out_BG).astype(np.float32) @ np.diff(cumulative_GM, axis=1).astype(np.float32)
+    return np.where(np.arange(picked_BM.shape[1]) < n_released[:, None], picked_BM, np.float32(0))
+
+
+# Users ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Users:
+    """bias [U], taste_UG, joined and left [U] in seconds since 1970."""
+
+    bias: Floats
+    taste_UG: Floats
+    joined: Ints
+    left: Ints
+
+
+def _users(n_users: int, rng: np.random.Generator) -> _Users:
+    joined = OPENED + rng.random(n_users) * (CLOSED - OPENED - 0.1 * YEAR)
+    left = np.minimum(joined + rng.lognormal(-1, 1.5, n_users) * YEAR, CLOSED - 86_400)
+    return _Users(
+        rng.normal(0, _USER_STD, n_users).astype(np.float32), rng.standard_normal((n_users, _FLAVOUR_GF.shape[1]), dtype=np.float32) @ _FLAVOUR_GF.T,
+        joined.astype(np.int64), left.astype(np.int64),
+    )
+
+
+def _activity(n_users: int, n_movies: int, n_ratings: int, rng: np.random.Generator) -> Ints:
+    """Ratings of each user [U]: log-normal above the least, at most the catalogue, n_ratings in all."""
+    least = min(MIN_ACTIVITY, n_ratings // n_users, n_movies)
+    activity = np.full(n_users, least, dtype=np.int64)
+    share = rng.lognormal(0, 1.2, n_users)
+    while (missing := n_ratings - int(activity.sum())) > 0:
+        room = activity < n_movies
+        wanted = share * room
+        extra = np.floor(missing * wanted / wanted.sum()).astype(np.int64)
+        if not extra.any():  # fewer than a rating each is left: one each, from the most active on
+            extra[np.argsort(-wanted, kind="stable")[: min(missing, int(room.sum()))]] = 1
+        activity = np.minimum(activity + extra, n_movies)
+    return activity
+
+
+def _genre_odds(taste_BG: Floats) -> Floats:
+    """Probability of each genre to be picked, for tastes [B, G]: softmax of how common it is and how liked. [B, G]"""
+    logit = np.log(_SHARE) + _TASTE_PICKS * taste_BG
+    odds = np.exp(logit - logit.max(axis=1, keepdims=True))
+    return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _user_chunks(activity: Ints) -> Iterator[tuple[int, int]]:
+    """Ranges of users with about _CHUNK_RATINGS ratings each."""
+    total = np.cumsum(activity)
+    first = 0
+    while first < activity.size:
+        before = total[first] - activity[first]
+        stop = max(first + 1, int(np.searchsorted(total, before + _CHUNK_RATINGS, side="right")))
+        yield first, stop
+        first = stop
+
+
+# Ratings --------------------------------------------------------------------------------------------
+
+
+class _Picks(NamedTuple):
+    """Who picks what, and in which session: three arrays [R] of rows within the chunk."""
+
+    user: Ints
+    movie: Ints
+    session: Ints
+
+    def where(self, kept: NDArray[np.bool_]) -> "_Picks":
+        return _Picks(self.user[kept], self.movie[kept], self.session[kept])
+
+    def and_(self, more: "_Picks") -> "_Picks":
+        return _Picks(*(np.concatenate(columns) for columns in zip(self, more, strict=True)))
+
+
+_NO_PICKS = _Picks(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Users of a chunk: how many ratings each, odds of their genres, and their sessions.
+
+    session_start [S] seconds, those of user b at first_session[b] .. + n_sessions[b]; n_released [S]: movies out by then.
+    """
+
+    activity: Ints
+    odds_BG: Floats
+    first_session: Ints
+    n_sessions: Ints
+    session_start: Ints
+    n_released: Ints
+
+
+def _ratings(
+    first: int, stop: int, activity: Ints, users: _Users, movies: _Movies, truth: Truth, rng: np.random.Generator,
+) -> pl.DataFrame:
+    """The ratings of users first..stop - 1, sorted by user and time."""
+    chunk = _chunk(first, stop, activity, users, movies, rng)
+    user, movie, session = _picks(chunk, movies, rng)
+    seconds = chunk.session_start[session] + rng.integers(0, 5400, user.size)
+    late = seconds < movies.released[movie]  # only for users who rate much of the catalogue
+    seconds[late] = movies.released[movie[late]] + rng.random(int(late.sum())) * (CLOSED - movies.released[movie[late]])
+    order = np.argsort((user << 32) + seconds, kind="stable")
+    user, movie, seconds = user[order], movie[order], seconds[order]
+    stars = truth.expected(user + first, movie) + rng.normal(0, _NOISE_STD, user.size)
+    return pl.DataFrame({
+        "user_id": user + first + 1,
+        "movie_id": movies.frame["movie_id"].to_numpy()[movie],
+        "rating": np.clip(np.round(2 * stars) / 2, 0.5, 5.0).astype(np.float32),
+        "timestamp": _datetimes(seconds),
+    })
+
+
+def _chunk(first: int, stop: int, activity: Ints, users: _Users, movies: _Movies, rng: np.random.Generator) -> _Chunk:
+    count = activity[first:stop]
+    n_sessions = 1 + rng.poisson(count / 40)
+    owner = np.repeat(np.arange(first, stop), n_sessions)
+    start = (users.joined[owner] + rng.random(owner.size) * (users.left - users.joined)[owner]).astype(np.int64)
+    return _Chunk(
+        count, _genre_odds(users.taste_UG[first:stop]), np.cumsum(n_sessions) - n_sessions, n_sessions,
+        start, np.searchsorted(movies.released, start, side="right"),
+    )
+
+
+def _picks(chunk: _Chunk, movies: _Movies, rng: np.random.Generator) -> _Picks:
+    """Distinct (user, movie) pairs, activity[b] of user b.
+
+    Drawing again when a pair comes twice is drawing without replacement. Where that would take long, for users
+    who rate much of what is out, the odds of every movie are computed instead.
+    """
+    n_out = np.minimum.reduceat(chunk.n_released, chunk.first_session)
+    dense = chunk.activity > _DENSE_SHARE * n_out
+    missing = np.where(dense, 0, chunk.activity)
+    unfinished, finished = _NO_PICKS, []
+    for _ in range(_ROUNDS):
+        if not missing.any():
+            break
+        drawn = _drawn(np.repeat(np.arange(missing.size), missing + (missing + 3) // 4), chunk, movies, rng)
+        picked = _without_repeats(unfinished.and_(drawn), chunk.activity, n_movies=movies.released.size)
+        count = np.bincount(picked.user, minlength=missing.size)
+        missing = np.where(missing > 0, chunk.activity - count, 0)
+        unfinished = picked.where(missing[picked.user] > 0)
+        finished.append(picked.where(missing[picked.user] == 0))
+    dense |= missing > 0
+    for users in _dense_blocks(np.flatnonzero(dense), movies.released.size):
+        finished.append(_dense_picks(users, chunk, movies, rng))
+    return _Picks(*(np.concatenate(columns) for columns in zip(*finished, strict=True)))
+
+
+def _drawn(user: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Generator) -> _Picks:
+    """A pick for each entry of user [R]: a session, a genre, then a movie of it that is out; none where none is."""
+    session = chunk.first_session[user] + (rng.random(user.size) * chunk.n_sessions[user]).astype(np.int64)
+    n_out = chunk.n_released[session]
+    ticket = rng.random(user.size, dtype=np.float32)
+    genre = np.zeros(user.size, dtype=np.int8)
+    for column in np.cumsum(chunk.odds_BG, axis=1).T[:-1]:
+        genre += ticket > column[user]
+    movie = np.empty(user.size, dtype=np.int64)
+    for number, cumulative in enumerate(movies.cumulative_GM):
+        place = np.flatnonzero(genre == number)
+        target = (1 - rng.random(place.size)) * cumulative[n_out[place]]  # above 0, so that a share of 0 is never hit
+        movie[place] = np.searchsorted(cumulative, target, side="left") - 1
+    return _Picks(user, movie, session).where(movie >= 0)
+
+
+def _without_repeats(picks: _Picks, activity: Ints, *, n_movies: int) -> _Picks:
+    """Each pair's first pick, and of these the first activity[b] of user b; grouped by user, in the order of the picks."""
+    _, first = np.unique(picks.user * n_movies + picks.movie, return_index=True)
+    first.sort()
+    first = first[np.argsort(picks.user[first], kind="stable")]
+    user = picks.user[first]
+    count = np.bincount(user, minlength=activity.size)
+    place = np.arange(user.size) - (np.cumsum(count) - count)[user]
+    return _Picks(*(column[first[place < activity[user]]] for column in picks))
+
+
+def _dense_blocks(users: Ints, n_movies: int) -> list[Ints]:
+    """Users in blocks of about _CHUNK_CELLS user x movie cells."""
+    size = max(1, _CHUNK_CELLS // n_movies)
+    return [users[start : start + size] for start in range(0, users.size, size)]
+
+
+def _dense_picks(users: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Generator) -> _Picks:
+    """The picks of users [B] by Gumbel noise on the log-odds of every movie (Kool et al., 2019: the top n of these
+    are n draws without replacement). A movie that is not out yet comes last."""
+    stop = chunk.first_session[users] + chunk.n_sessions[users]
+    n_out = np.array([chunk.n_released[a:b].max() for a, b in zip(chunk.first_session[users], stop, strict=True)])
+    odds_BM = _pick_probability(chunk.odds_BG[users], movies.cumulative_GM, n_out)
+    score_BM = np.log(odds_BM + 1e-30) + rng.gumbel(size=odds_BM.shape)
+    movie = [np.argsort(-score)[:count] for score, count in zip(score_BM, chunk.activity[users], strict=True)]
+    user = np.repeat(users, chunk.activity[users])
+    session = chunk.first_session[user] + (rng.random(user.size) * chunk.n_sessions[user]).astype(np.int64)
+    return _Picks(user, np.concatenate(movie), session)
+
+
+# Names ----------------------------------------------------------------------------------------------
+
+
+_FIRST = (
+    "Crimson Silent Midnight Electric Forgotten Velvet Broken Golden Paper Frozen Hollow Restless Borrowed Second "
+    "Invisible Burning Distant Reluctant Polite Suspicious Magnetic Unfinished Amber Wandering Clockwork Lonely Wicked "
+    "Sleepless Northern Salty Emerald Improbable Loud Tender Feral Last First Secret Plastic Cosmic Stolen Crooked Gentle "
+    "Rusty Sunday Winter Blue Haunted Lucky Nervous Grand Upside-Down Half-Baked Moonlit Overdue Ticklish Quantum Château "
+    "Déjà-Vu Señorita's Übermütige Éternal Façade"
+).split()
+_SECOND = (
+    "Harbour Walrus Accountant Orchard Lighthouse Detective Empire Waltz Submarine Librarian Thunder Garden Bicycle Horizon "
+    "Baker Parade Astronaut Kingdom Letter Cactus Railway Comet Umbrella Heist Violin Penguin Desert Promise Mirror Circus "
+    "Volcano Neighbour Satellite Typewriter Lagoon Wolf Duchess Marathon Pickle Clock Island Prophet Dentist Galaxy Tango "
+    "Telegram Avalanche Beekeeper Sonata Labyrinth Sandwich Outlaw Equation Carousel Goose Ambassador Shadow Café Niño "
+    "Fjörd Piñata Smörgåsbord Żubr Matryoshka"
+).split()
+_PLACES = (
+    "Lisbon Saturn Kraków Valparaíso Tucson Reykjavík Marseille Nowhere Osaka Timbuktu Brooklyn São Paulo Vienna Zanzibar "
+    "Yonkers Malmö Atlantis Dunedin Winnipeg Casablanca"
+).replace("São Paulo", "São_Paulo").split()
+_NAMED = (  # what a page, a CSV file or a terminal may trip over, once each
+    "<b>Bold</b> & the Beautiful", "Good, the Bad and the Comma, The", 'My Name Is "Quote"', "千と一の夜", "Crème Brûlée, Mon Amour",
+    "It's a Wonderful <script>alert('Life')</script>", "Ночной поезд", "Naïve & Sentimental 🎬", "100% Cotton; DROP TABLE Movies",
+)
+
+
+def _titles(years: list[int], rng: np.random.Generator) -> list[str]:
+    """An invented title with its year for each movie, by release; a name that comes again is a sequel."""
+    n_movies = len(years)
+    first, second, other = (np.array(_FIRST), np.array(_SECOND), np.array(_SECOND))
+    a, b, c = (words[rng.integers(0, words.size, n_movies)] for words in (first, second, other))
+    place = [name.replace("_", " ") for name in np.array(_PLACES)[rng.integers(0, len(_PLACES), n_movies)]]
+    pattern = rng.integers(0, 8, n_movies)
+    names = [_name(*parts) for parts in zip(pattern.tolist(), a, b, c, place, strict=True)]
+    for row, name in zip(rng.permutation(n_movies).tolist(), _NAMED, strict=False):
+        names[row] = name
+    seen: dict[str, int] = {}
+    titles = []
+    for name, year in zip(names, years, strict=True):
+        seen[name] = number = seen.get(name, 0) + 1
+        titles.append(f"{name} ({year})" if number == 1 else f"{name} {number} ({year})")
+    return titles
+
+
+def _name(pattern: int, first: str, second: str, other: str, place: str) -> str:
+    return (
+        f"{first} {second}", f"{first} {second}, The", f"{second} of {place}, The", f"{first} {second} in {place}",
+        f"{second} and the {other}, The", f"{first}, {second} & {other}", f"{second}: {place} Calling", f"My {first} {second}",
+    )[pattern]
+
+
+def _datetimes(seconds: Ints) -> pl.Series:
+    """Seconds since 1970 [R] as datetime[us], UTC without a zone."""
+    return pl.Series("timestamp", seconds.astype(np.int64) * 1_000_000).cast(pl.Datetime("us"))
