@@ -1,0 +1,105 @@
+"""Laws that every network obeys: a new file in cfjobs/models is tested by being there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cfjobs import models, saved, train
+from cfjobs.config import Config
+from cfjobs.models.network import UNKNOWN, Network, Settings
+from cfjobs.saved import Model
+from cfjobs.score import Csr, top_n
+
+U, M = 40, 30
+
+
+def settings(name: str, **changes: object) -> Settings:
+    recipe = models.recipe(Config(model=name))
+    shape = {
+        "n_factors": 8,
+        "init": "uniform",
+        "init_std": 0.1,
+        "hidden": recipe.hidden,
+        "dropout": recipe.dropout,
+        "y_range": (0.5, 5.0),
+        "y_padding": 0.5,
+    }
+    return Settings(**(shape | changes))  # type: ignore[arg-type]  # a mixture of the fields' types
+
+
+def network(name: str, **changes: object) -> Network:
+    torch.manual_seed(3)
+    return models.build(name, n_users=U, n_movies=M, settings=settings(name, **changes))
+
+
+def examples(*, n: int = 600, seed: int = 0) -> train.Examples:
+    rng = np.random.default_rng(seed)
+    user, movie = rng.integers(0, U - 2, n), rng.integers(0, M - 2, n)
+    rating = np.where((user + movie) % 2 == 0, 4.5, 1.5).astype(np.float32)
+    return train.Examples(torch.from_numpy(user), torch.from_numpy(movie), torch.from_numpy(rating))
+
+
+def trained(name: str) -> Network:
+    found = network(name)
+    train.fit(found, examples(), config=Config(model=name, batch_size=64, epochs=3))
+    return found
+
+
+@pytest.fixture(params=models.names())
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_it_predicts_one_rating_a_pair_and_knows_unknown_ids(name: str) -> None:
+    found = trained(name)
+    users, movies = torch.tensor([0, UNKNOWN, 0, UNKNOWN]), torch.tensor([0, 0, UNKNOWN, UNKNOWN])
+    predicted = train.predict(found, users, movies)
+    assert predicted.shape == (4,)
+    assert torch.isfinite(predicted).all()
+
+
+def test_a_row_without_ratings_is_predicted_as_an_unknown_id(name: str) -> None:
+    found = trained(name)
+    never_rated = torch.tensor([U - 1]), torch.tensor([M - 1])
+    unknown = torch.tensor([UNKNOWN]), torch.tensor([UNKNOWN])
+    assert train.predict(found, *never_rated) == train.predict(found, *unknown)
+
+
+def test_its_scores_order_movies_as_its_predictions_do(name: str) -> None:
+    found = trained(name)
+    nothing_seen = Csr(np.zeros(U + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
+    lists = next(top_n(found.scores(), n=M, seen=nothing_seen))
+    for user in range(U):
+        movies = torch.from_numpy(lists.movie_idx[user].astype(np.int64))
+        with torch.no_grad():
+            predicted = found(torch.full((M,), user), movies).numpy()
+        assert (np.diff(predicted) <= 1e-5).all()
+
+
+@pytest.mark.parametrize("init", ["uniform", "normal", "kaiming"])
+def test_every_initialisation_starts_small_and_different_for_each_row(name: str, init: str) -> None:
+    found = network(name, init=init)
+    for table in found.modules():
+        if isinstance(table, torch.nn.Embedding):
+            assert table.weight.abs().max() < 10
+            assert table.weight.std() > 0
+
+
+def test_the_same_seed_gives_the_same_model(name: str) -> None:
+    first, second = trained(name).state_dict(), trained(name).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_it_is_read_back_as_it_was_saved(name: str, tmp_path: Path) -> None:
+    import polars as pl
+
+    found = trained(name)
+    users = pl.DataFrame({"user_id": np.arange(U), "n_ratings": np.ones(U, dtype=np.int64)})
+    movies = pl.DataFrame({"movie_id": np.arange(M), "n_ratings": np.ones(M, dtype=np.int64)})
+    saved.save_model(str(tmp_path), Model(found, Config(model=name), users, movies, epochs=3))
+    loaded = saved.load_model(str(tmp_path))
+    pairs = torch.arange(M), torch.arange(M)
+    assert torch.equal(train.predict(loaded.network, *pairs), train.predict(found, *pairs))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json", ".parquet"}
