@@ -28,13 +28,13 @@ from cfjobs.errors import InputError
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES = 16 << 30         # of one unpacked file; the largest GroupLens ratings file has under 1 GiB
-MAX_RATIO = 200              # unpacked to packed bytes; rating files have about 4, a zip bomb 1000 and more
-ROWS_A_PART = 5_000_000      # ratings in one Parquet file: some 50 MB
-_SMALL = 1 << 20             # below this many bytes the ratio says nothing
-_BLOCK = 1 << 20             # bytes copied at once
-_ENCRYPTED = 0x1             # bit of a zip member's flags
-_LATEST = 10**11             # seconds since 1970 beyond which a timestamp is no time of a rating
+MAX_BYTES = 16 << 30  # of one unpacked file; the largest GroupLens ratings file has under 1 GiB
+MAX_RATIO = 200  # unpacked to packed bytes; rating files have about 4, a zip bomb 1000 and more
+ROWS_A_PART = 5_000_000  # ratings in one Parquet file: some 50 MB
+_SMALL = 1 << 20  # below this many bytes the ratio says nothing
+_BLOCK = 1 << 20  # bytes copied at once
+_ENCRYPTED = 0x1  # bit of a zip member's flags
+_LATEST = 10**11  # seconds since 1970 beyond which a timestamp is no time of a rating
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,25 @@ _RATING_COLUMNS = ("user_id", "movie_id", "rating", "timestamp")
 _SPELLINGS = {"userid": "user_id", "movieid": "movie_id"}
 _TYPES = {"user_id": pl.Int64, "movie_id": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
 _ITEM_GENRES = (  # the flags of u.item from field 5 on, as its u.genre numbers them
-    "unknown", "Action", "Adventure", "Animation", "Children", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
-    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
 )
 _ITEM_FIELDS = 5 + len(_ITEM_GENRES)
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
@@ -121,16 +138,26 @@ def import_to(source: str, output: str) -> Imported:
     for folder in folders:
         if storage.is_s3(folder) or Path(folder).exists():
             if there := storage.list_files(folder):
-                raise InputError(f"{folder}: holds {len(there)} Parquet files already; give another output, or remove them first")
+                raise InputError(
+                    f"{folder}: holds {len(there)} Parquet files already; give another output, or remove them first"
+                )
     data = load(source)
     n_parts = range(-(-data.ratings.height // ROWS_A_PART))
-    files = [(storage.join(folders[0], f"part-{n:05d}.parquet"), data.ratings[n * ROWS_A_PART : (n + 1) * ROWS_A_PART]) for n in n_parts]
+    files = [
+        (
+            storage.join(folders[0], f"part-{n:05d}.parquet"),
+            data.ratings[n * ROWS_A_PART : (n + 1) * ROWS_A_PART],
+        )
+        for n in n_parts
+    ]
     if data.movies is not None:
         files.insert(0, (storage.join(folders[1], "movies.parquet"), data.movies))
     _write_all(files)
     return Imported(
-        ratings=folders[0], movies=folders[1] if data.movies is not None else None,
-        n_ratings=data.ratings.height, n_movies=0 if data.movies is None else data.movies.height,
+        ratings=folders[0],
+        movies=folders[1] if data.movies is not None else None,
+        n_ratings=data.ratings.height,
+        n_movies=0 if data.movies is None else data.movies.height,
         n_users=data.ratings["user_id"].n_unique(),
     )
 
@@ -174,19 +201,32 @@ def _in_folder(uri: str) -> _Found:
     names = [path.relative_to(uri).as_posix() for path in sorted(Path(uri).rglob("*")) if path.is_file()]
     layout, ratings, movies = _choose(names, uri)
     return _Found(
-        layout, Path(uri, ratings), f"{uri}/{ratings}", Path(uri, movies) if movies else None, f"{uri}/{movies}",
+        layout,
+        Path(uri, ratings),
+        f"{uri}/{ratings}",
+        Path(uri, movies) if movies else None,
+        f"{uri}/{movies}",
     )
 
 
 def _choose(names: Sequence[str], source: str) -> tuple[_Layout, str, str | None]:
     """The layout, the ratings file and the movies file beside it, of a source's file names."""
     visible = [name for name in names if not any(part[0] in "._" for part in PurePosixPath(name).parts)]
-    found = [(layout, name) for name in visible for layout in _LAYOUTS if PurePosixPath(name).name == layout.ratings]
+    found = [
+        (layout, name)
+        for name in visible
+        for layout in _LAYOUTS
+        if PurePosixPath(name).name == layout.ratings
+    ]
     if not found:
-        raise InputError(f"{source}: holds no ratings ({len(names)} files, none named {_EXPECTED}); give a GroupLens zip or folder")
+        raise InputError(
+            f"{source}: holds no ratings ({len(names)} files, none named {_EXPECTED}); give a GroupLens zip or folder"
+        )
     if len(found) > 1:
         named = ", ".join(name for _, name in found[:5])
-        raise InputError(f"{source}: holds several ratings files ({named}); give a zip or folder with one of them")
+        raise InputError(
+            f"{source}: holds several ratings files ({named}); give a zip or folder with one of them"
+        )
     layout, ratings = found[0]
     movies = (PurePosixPath(ratings).parent / layout.movies).as_posix()
     return layout, ratings, movies if movies in visible else None
@@ -206,7 +246,9 @@ def _zip(path: Path, uri: str) -> Iterator[zipfile.ZipFile]:
             raise
         raise InputError(f"{uri}: is not a zip or is damaged ({error}); download it again") from error
     except NotImplementedError as error:
-        raise InputError(f"{uri}: is packed in a way that cannot be read ({error}); unpack it and give the folder") from error
+        raise InputError(
+            f"{uri}: is packed in a way that cannot be read ({error}); unpack it and give the folder"
+        ) from error
 
 
 def _unpacked(archive: zipfile.ZipFile, uri: str, work: Path) -> _Found:
@@ -218,7 +260,11 @@ def _unpacked(archive: zipfile.ZipFile, uri: str, work: Path) -> _Found:
     for name, target in targets.items():
         _unpack(archive, members[name], target, uri)
     return _Found(
-        layout, targets[ratings], f"{uri} ({ratings})", targets[movies] if movies else None, f"{uri} ({movies})",
+        layout,
+        targets[ratings],
+        f"{uri} ({ratings})",
+        targets[movies] if movies else None,
+        f"{uri} ({movies})",
     )
 
 
@@ -226,7 +272,9 @@ def _check_safe(member: zipfile.ZipInfo, uri: str) -> None:
     name = member.filename
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if name.startswith(("/", "\\")) or ".." in parts or ":" in (parts or ("",))[0] or not parts:
-        raise InputError(f"{uri}: member {name!r} points outside of the archive; get the zip from its publisher")
+        raise InputError(
+            f"{uri}: member {name!r} points outside of the archive; get the zip from its publisher"
+        )
     if stat.S_ISLNK(member.external_attr >> 16):
         raise InputError(f"{uri}: member {name!r} is a symbolic link; get the zip from its publisher")
 
@@ -234,7 +282,9 @@ def _check_safe(member: zipfile.ZipInfo, uri: str) -> None:
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, uri: str) -> None:
     """Copy one member to a file of our own name, not believing the size that it declares."""
     if member.flag_bits & _ENCRYPTED:
-        raise InputError(f"{uri}: member {member.filename!r} is encrypted; unpack it with its password and give the folder")
+        raise InputError(
+            f"{uri}: member {member.filename!r} is encrypted; unpack it with its password and give the folder"
+        )
     limit = min(MAX_BYTES, max(_SMALL, MAX_RATIO * member.compress_size))
     if member.file_size > limit:
         raise _too_large(member, limit, uri)
@@ -266,11 +316,18 @@ def _read_ratings(found: _Found) -> pl.DataFrame:
     columns = _header(found) if found.layout.header else list(_RATING_COLUMNS)
     # Polars separates by one character: between the two of '::' it sees an empty field, which has to be empty.
     gaps = [f"gap_{n}" for n in range(1, len(columns))] if len(found.layout.separator) > 1 else []
-    names = [name for pair in zip(columns, [*gaps, ""], strict=True) for name in pair][:-1] if gaps else columns
+    names = (
+        [name for pair in zip(columns, [*gaps, ""], strict=True) for name in pair][:-1] if gaps else columns
+    )
     try:
         raw = pl.read_csv(
-            found.ratings, has_header=False, skip_lines=int(found.layout.header), separator=found.layout.separator[0], encoding="utf8-lossy",
-            quote_char='"' if found.layout.header else None, schema={name: _TYPES.get(name, pl.String) for name in names},
+            found.ratings,
+            has_header=False,
+            skip_lines=int(found.layout.header),
+            separator=found.layout.separator[0],
+            encoding="utf8-lossy",
+            quote_char='"' if found.layout.header else None,
+            schema={name: _TYPES.get(name, pl.String) for name in names},
             raise_if_empty=False,
         )
     except (pl.exceptions.PolarsError, OverflowError) as error:
@@ -278,13 +335,17 @@ def _read_ratings(found: _Found) -> pl.DataFrame:
     if not raw.height:
         raise InputError(f"{found.what}: holds no ratings; download it again")
     bad = pl.any_horizontal(
-        *(pl.col(name).is_null() for name in _RATING_COLUMNS), *(pl.col(name).is_not_null() for name in gaps),
-        ~pl.col("rating").is_finite(), pl.col("timestamp").abs() > _LATEST,
+        *(pl.col(name).is_null() for name in _RATING_COLUMNS),
+        *(pl.col(name).is_not_null() for name in gaps),
+        ~pl.col("rating").is_finite(),
+        pl.col("timestamp").abs() > _LATEST,
     )
     if raw.select(bad.any()).item():
         raise _bad_line(found, columns, reason="a field is missing or is not a number")
     return raw.select(
-        "user_id", "movie_id", pl.col("rating").cast(pl.Float32),
+        "user_id",
+        "movie_id",
+        pl.col("rating").cast(pl.Float32),
         (pl.col("timestamp") * 1_000_000).cast(pl.Datetime("us")).alias("timestamp"),
     )
 
@@ -312,15 +373,21 @@ def _bad_line(found: _Found, columns: Sequence[str], *, reason: str) -> InputErr
     for number, fields in _lines(found):
         problem = _problem(fields, columns)
         if problem:
-            return InputError(f"{found.what}: line {number} {problem}; mend the line or download the file again")
+            return InputError(
+                f"{found.what}: line {number} {problem}; mend the line or download the file again"
+            )
     return InputError(f"{found.what}: cannot be read ({reason}); download it again")
 
 
 def _lines(found: _Found) -> Iterator[tuple[int, list[str]]]:
     """Line number, from 1, and fields of each rating."""
-    with found.ratings.open(encoding="utf-8-sig" if found.layout.header else "latin-1", errors="replace", newline="") as file:
+    with found.ratings.open(
+        encoding="utf-8-sig" if found.layout.header else "latin-1", errors="replace", newline=""
+    ) as file:
         if not found.layout.header:
-            yield from ((n, line.rstrip("\r\n").split(found.layout.separator)) for n, line in enumerate(file, 1))
+            yield from (
+                (n, line.rstrip("\r\n").split(found.layout.separator)) for n, line in enumerate(file, 1)
+            )
             return
         reader = csv.reader(file)
         next(reader, None)
@@ -352,7 +419,9 @@ def _read_movies(found: _Found) -> pl.DataFrame:
     lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip("\r"))
     parse = _dat_movie if found.layout.separator == "::" else _item_movie
     rows = [parse(line.rstrip("\r"), f"{found.movies_what}: line {n}") for n, line in lines]
-    return pl.DataFrame(rows, schema={"movie_id": pl.Int64, "title": pl.String, "genres": pl.String}, orient="row")
+    return pl.DataFrame(
+        rows, schema={"movie_id": pl.Int64, "title": pl.String, "genres": pl.String}, orient="row"
+    )
 
 
 def _decoded(data: bytes) -> str:
@@ -370,10 +439,14 @@ def _movies_csv(text: str, what: str) -> pl.DataFrame:
     try:
         columns = _our_names(next(reader, []))
         if any(columns.count(name) != 1 for name in ("movie_id", "title")):
-            raise InputError(f"{what}: line 1 names the columns {', '.join(columns) or '(none)'}, expected movieId, title, genres; mend it")
+            raise InputError(
+                f"{what}: line 1 names the columns {', '.join(columns) or '(none)'}, expected movieId, title, genres; mend it"
+            )
         for fields in reader:
             if len(fields) != len(columns):
-                raise InputError(f"{what}: line {reader.line_num} has {len(fields)} fields, expected {len(columns)}; mend the line")
+                raise InputError(
+                    f"{what}: line {reader.line_num} has {len(fields)} fields, expected {len(columns)}; mend the line"
+                )
             rows.append(fields)
             ids.append(_movie_id(fields[columns.index("movie_id")], f"{what}: line {reader.line_num}"))
     except csv.Error as error:

@@ -238,7 +238,6 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
         if config.relevant_rating is not None
         else evaluate.relevant_from(prepared.y_range)
     )
-    sizes = {"relevant_rating": relevant, "n_users": prepared.n_users, "n_candidates": int(candidates.sum())}
 
     def measured(lists: Iterator[Lists]) -> dict[str, float]:
         return evaluate.list_metrics(
@@ -332,6 +331,7 @@ def score(
                     f"{n_done:,} of {shard.stop - shard.start:,} users, {rate:,.0f} a second",
                 )
     written = pa.concat_tables(chunks)
+    n_lists = len(written["user_id"].unique())
     path = publish.part_path(night.run_date, f"{night.run_id}-{shard.number:05d}")
     data = buffer.getvalue()
     storage.write_bytes(storage.join(night.output, tables.TOP_N.name, path), data)
@@ -339,7 +339,7 @@ def score(
     log.info(
         "shard %d: %d users, %d rows, %d bytes", shard.number, shard.stop - shard.start, part.rows, part.size
     )
-    return night.done(name, Scored(part=asdict(part), users=shard.stop - shard.start))
+    return night.done(name, Scored(part=asdict(part), lists=n_lists))
 
 
 def commit(
@@ -358,7 +358,7 @@ def commit(
     )
     parts = [Part(**record.part) for record in scored]
     counts = prepared.counts | {
-        "lists": sum(record.users for record in scored),
+        "lists": sum(record.lists for record in scored),
         "rows": sum(part.rows for part in parts),
     }
     versions = {

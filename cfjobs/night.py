@@ -93,7 +93,7 @@ class Scored(Record):
     """The part of `top_n` that a shard wrote."""
 
     part: dict[str, Any]
-    users: int
+    lists: int
 
 
 class Published(Record):

@@ -24,12 +24,24 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 GENRES: dict[str, tuple[float, tuple[float, ...]]] = {
-    "Action": (4, (2, 0, 0, 0)), "Adventure": (3, (2, 1, 0, 0)), "Animation": (2, (0, 2, 0, 1)),
-    "Children": (2, (0, 2, 0, 0)), "Comedy": (6, (0, 0, 0, 2)), "Crime": (3, (1, 0, 2, 0)),
-    "Documentary": (2, (-2, 0, 0, -1)), "Drama": (8, (-2, 0, 1, -1)), "Fantasy": (2, (1, 2, 0, 0)),
-    "Film-Noir": (1, (-1, -1, 2, 0)), "Horror": (3, (0, -1, 2, 1)), "Musical": (2, (-1, 1, 0, 2)),
-    "Mystery": (2, (0, 0, 2, 0)), "Romance": (4, (-2, 0, 0, 1)), "Sci-Fi": (3, (2, 0, 1, 0)),
-    "Thriller": (4, (1, -1, 2, 0)), "War": (1, (1, -1, 0, -2)), "Western": (1, (1, 0, 0, -2)),
+    "Action": (4, (2, 0, 0, 0)),
+    "Adventure": (3, (2, 1, 0, 0)),
+    "Animation": (2, (0, 2, 0, 1)),
+    "Children": (2, (0, 2, 0, 0)),
+    "Comedy": (6, (0, 0, 0, 2)),
+    "Crime": (3, (1, 0, 2, 0)),
+    "Documentary": (2, (-2, 0, 0, -1)),
+    "Drama": (8, (-2, 0, 1, -1)),
+    "Fantasy": (2, (1, 2, 0, 0)),
+    "Film-Noir": (1, (-1, -1, 2, 0)),
+    "Horror": (3, (0, -1, 2, 1)),
+    "Musical": (2, (-1, 1, 0, 2)),
+    "Mystery": (2, (0, 0, 2, 0)),
+    "Romance": (4, (-2, 0, 0, 1)),
+    "Sci-Fi": (3, (2, 0, 1, 0)),
+    "Thriller": (4, (1, -1, 2, 0)),
+    "War": (1, (1, -1, 0, -2)),
+    "Western": (1, (1, 0, 0, -2)),
 }
 """Genres: how common each is in relation to the others, and how much it has of what tastes differ about: spectacle,
 fairy tale, darkness, laughter. People who like one genre therefore tend to like its neighbours."""
@@ -44,20 +56,20 @@ CLOSED = int(datetime(2016, 1, 1, tzinfo=UTC).timestamp())
 YEAR = 365.25 * 86_400  # seconds
 
 _CHUNK_RATINGS = 1 << 20  # ratings made at once: bounds the memory
-_CHUNK_CELLS = 1 << 22    # user x movie cells scored at once for users who rate a large part of the catalogue
+_CHUNK_CELLS = 1 << 22  # user x movie cells scored at once for users who rate a large part of the catalogue
 _BLOCK = 1 << 16
-_DENSE_SHARE = 0.1        # from this share of the catalogue on, a user's picks are drawn from all movies at once
-_ROUNDS = 24              # of drawing again for duplicates, before a user is drawn from all movies at once
+_DENSE_SHARE = 0.1  # from this share of the catalogue on, a user's picks are drawn from all movies at once
+_ROUNDS = 24  # of drawing again for duplicates, before a user is drawn from all movies at once
 _MAX_GENRES = 3
 
 # How strong each part of the structure is; stars unless noted
 _MEAN = 3.2
 _USER_STD = 0.35
 _QUALITY_STD = 0.35
-_TASTE_STARS = 0.75   # per standard deviation of taste
+_TASTE_STARS = 0.75  # per standard deviation of taste
 _NOISE_STD = 0.50
-_TASTE_PICKS = 1.5    # how sharply taste decides what is picked: log-odds per standard deviation of taste
-_POWER = 0.9          # the movie of popularity rank r is picked in proportion to r ** -_POWER
+_TASTE_PICKS = 1.5  # how sharply taste decides what is picked: log-odds per standard deviation of taste
+_POWER = 0.9  # the movie of popularity rank r is picked in proportion to r ** -_POWER
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,9 @@ class Truth:
 
     def pick_probability(self, user_idx: Ints) -> Floats:
         """Probability [B, M] that each movie is what users [B] pick on their last day, had they rated none."""
-        return _pick_probability(_genre_odds(self.taste_UG[user_idx]), self.cumulative_GM, self.n_released[user_idx])
+        return _pick_probability(
+            _genre_odds(self.taste_UG[user_idx]), self.cumulative_GM, self.n_released[user_idx]
+        )
 
 
 @dataclass(frozen=True)
@@ -122,8 +136,12 @@ def generate(*, n_users: int, n_movies: int, n_ratings: int, seed: int) -> Gener
     users = _users(n_users, rng)
     activity = _activity(n_users, n_movies, n_ratings, rng)
     n_released = np.searchsorted(movies.released, users.left, side="right")
-    truth = Truth(users.bias, users.taste_UG, movies.quality, movies.traits_MG, movies.cumulative_GM, n_released)
-    chunks = [_ratings(first, stop, activity, users, movies, truth, rng) for first, stop in _user_chunks(activity)]
+    truth = Truth(
+        users.bias, users.taste_UG, movies.quality, movies.traits_MG, movies.cumulative_GM, n_released
+    )
+    chunks = [
+        _ratings(first, stop, activity, users, movies, truth, rng) for first, stop in _user_chunks(activity)
+    ]
     ratings = pl.concat(chunks, rechunk=True)
     return Generated(ratings, movies.frame, truth)
 
@@ -135,18 +153,29 @@ def checkerboard(*, n_users: int = 40, n_movies: int = 40) -> Sample:
     those with (u // 2 + m // 2) % 4 == 0, is not rated. The right list of a user is therefore the loved movies
     among these, in any order, before every other one.
     """
-    user, movie = (axis.ravel() for axis in np.meshgrid(np.arange(n_users), np.arange(n_movies), indexing="ij"))
+    user, movie = (
+        axis.ravel() for axis in np.meshgrid(np.arange(n_users), np.arange(n_movies), indexing="ij")
+    )
     rated = (user // 2 + movie // 2) % 4 != 0
     user, movie = user[rated], movie[rated]
-    ratings = pl.DataFrame({
-        "user_id": user, "movie_id": movie,
-        "rating": np.where(user % 2 == movie % 2, 5, 1).astype(np.float32),
-        "timestamp": _datetimes(OPENED + 60 * np.arange(user.size)),
-    })
-    titles = [f"The {'Even' if number % 2 == 0 else 'Odd'} Square {number} (1996)" for number in range(n_movies)]
-    movies = pl.DataFrame({
-        "movie_id": np.arange(n_movies), "title": titles, "genres": ["Comedy" if n % 2 == 0 else "Drama" for n in range(n_movies)],
-    })
+    ratings = pl.DataFrame(
+        {
+            "user_id": user,
+            "movie_id": movie,
+            "rating": np.where(user % 2 == movie % 2, 5, 1).astype(np.float32),
+            "timestamp": _datetimes(OPENED + 60 * np.arange(user.size)),
+        }
+    )
+    titles = [
+        f"The {'Even' if number % 2 == 0 else 'Odd'} Square {number} (1996)" for number in range(n_movies)
+    ]
+    movies = pl.DataFrame(
+        {
+            "movie_id": np.arange(n_movies),
+            "title": titles,
+            "genres": ["Comedy" if n % 2 == 0 else "Drama" for n in range(n_movies)],
+        }
+    )
     return Sample(ratings, movies)
 
 
@@ -162,7 +191,9 @@ def _check_sizes(n_users: int, n_movies: int, n_ratings: int, seed: int) -> None
             f"({n_users * n_movies:,} pairs, each rated once at most); lower n_ratings, or raise n_users or n_movies"
         )
     if n_ratings < n_users:
-        raise InputError(f"sample: {n_ratings:,} ratings for {n_users:,} users leave some without any; lower n_users or raise n_ratings")
+        raise InputError(
+            f"sample: {n_ratings:,} ratings for {n_users:,} users leave some without any; lower n_users or raise n_ratings"
+        )
 
 
 # Movies ---------------------------------------------------------------------------------------------
@@ -181,7 +212,9 @@ class _Movies:
 
 
 def _movies(n_movies: int, rng: np.random.Generator) -> _Movies:
-    released = np.sort(CLOSED - np.minimum(rng.exponential(25 * YEAR, n_movies), 95 * YEAR)).astype(np.int64) - 1
+    released = (
+        np.sort(CLOSED - np.minimum(rng.exponential(25 * YEAR, n_movies), 95 * YEAR)).astype(np.int64) - 1
+    )
     traits_MG = _traits(n_movies, rng)
     quality = rng.normal(0, _QUALITY_STD, n_movies).astype(np.float32)
     # A good movie tends to be seen by more people: the ranks are of quality mixed with luck.
@@ -190,11 +223,13 @@ def _movies(n_movies: int, rng: np.random.Generator) -> _Movies:
     popularity[order] = (np.arange(n_movies) + 3.0) ** -_POWER
     cumulative_GM = np.zeros((len(GENRES), n_movies + 1))
     np.cumsum(traits_MG.T * popularity, axis=1, out=cumulative_GM[:, 1:])
-    frame = pl.DataFrame({
-        "movie_id": np.cumsum(1 + rng.geometric(0.35, n_movies) // 3),
-        "title": _titles(_datetimes(released).dt.year().to_list(), rng),
-        "genres": _genre_names(traits_MG),
-    })
+    frame = pl.DataFrame(
+        {
+            "movie_id": np.cumsum(1 + rng.geometric(0.35, n_movies) // 3),
+            "title": _titles(_datetimes(released).dt.year().to_list(), rng),
+            "genres": _genre_names(traits_MG),
+        }
+    )
     return _Movies(frame, released, quality, traits_MG, cumulative_GM)
 
 
@@ -202,9 +237,13 @@ def _traits(n_movies: int, rng: np.random.Generator) -> Floats:
     """How much of each genre a movie has: one to three genres, the first the strongest; rows of length 1. [M, G]"""
     shares = np.log(_SHARE)
     ranked = np.argsort(-(shares + rng.gumbel(size=(n_movies, shares.size))), axis=1)[:, :_MAX_GENRES]
-    weight = np.array([1.0, 0.6, 0.4]) * (np.arange(_MAX_GENRES) < rng.choice([1, 2, 3], n_movies, p=[0.35, 0.4, 0.25])[:, None])
+    weight = np.array([1.0, 0.6, 0.4]) * (
+        np.arange(_MAX_GENRES) < rng.choice([1, 2, 3], n_movies, p=[0.35, 0.4, 0.25])[:, None]
+    )
     traits = np.zeros((n_movies, shares.size), dtype=np.float32)
-    np.put_along_axis(traits, ranked, (weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32), axis=1)
+    np.put_along_axis(
+        traits, ranked, (weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32), axis=1
+    )
     return traits
 
 
@@ -237,8 +276,10 @@ def _users(n_users: int, rng: np.random.Generator) -> _Users:
     joined = OPENED + rng.random(n_users) * (CLOSED - OPENED - 0.1 * YEAR)
     left = np.minimum(joined + rng.lognormal(-1, 1.5, n_users) * YEAR, CLOSED - 86_400)
     return _Users(
-        rng.normal(0, _USER_STD, n_users).astype(np.float32), rng.standard_normal((n_users, _FLAVOUR_GF.shape[1]), dtype=np.float32) @ _FLAVOUR_GF.T,
-        joined.astype(np.int64), left.astype(np.int64),
+        rng.normal(0, _USER_STD, n_users).astype(np.float32),
+        rng.standard_normal((n_users, _FLAVOUR_GF.shape[1]), dtype=np.float32) @ _FLAVOUR_GF.T,
+        joined.astype(np.int64),
+        left.astype(np.int64),
     )
 
 
@@ -311,33 +352,51 @@ class _Chunk:
 
 
 def _ratings(
-    first: int, stop: int, activity: Ints, users: _Users, movies: _Movies, truth: Truth, rng: np.random.Generator,
+    first: int,
+    stop: int,
+    activity: Ints,
+    users: _Users,
+    movies: _Movies,
+    truth: Truth,
+    rng: np.random.Generator,
 ) -> pl.DataFrame:
     """The ratings of users first..stop - 1, sorted by user and time."""
     chunk = _chunk(first, stop, activity, users, movies, rng)
     user, movie, session = _picks(chunk, movies, rng)
     seconds = chunk.session_start[session] + rng.integers(0, 5400, user.size)
     late = seconds < movies.released[movie]  # only for users who rate much of the catalogue
-    seconds[late] = movies.released[movie[late]] + rng.random(int(late.sum())) * (CLOSED - movies.released[movie[late]])
+    seconds[late] = movies.released[movie[late]] + rng.random(int(late.sum())) * (
+        CLOSED - movies.released[movie[late]]
+    )
     order = np.argsort((user << 32) + seconds, kind="stable")
     user, movie, seconds = user[order], movie[order], seconds[order]
     stars = truth.expected(user + first, movie) + rng.normal(0, _NOISE_STD, user.size)
-    return pl.DataFrame({
-        "user_id": user + first + 1,
-        "movie_id": movies.frame["movie_id"].to_numpy()[movie],
-        "rating": np.clip(np.round(2 * stars) / 2, 0.5, 5.0).astype(np.float32),
-        "timestamp": _datetimes(seconds),
-    })
+    return pl.DataFrame(
+        {
+            "user_id": user + first + 1,
+            "movie_id": movies.frame["movie_id"].to_numpy()[movie],
+            "rating": np.clip(np.round(2 * stars) / 2, 0.5, 5.0).astype(np.float32),
+            "timestamp": _datetimes(seconds),
+        }
+    )
 
 
-def _chunk(first: int, stop: int, activity: Ints, users: _Users, movies: _Movies, rng: np.random.Generator) -> _Chunk:
+def _chunk(
+    first: int, stop: int, activity: Ints, users: _Users, movies: _Movies, rng: np.random.Generator
+) -> _Chunk:
     count = activity[first:stop]
     n_sessions = 1 + rng.poisson(count / 40)
     owner = np.repeat(np.arange(first, stop), n_sessions)
-    start = (users.joined[owner] + rng.random(owner.size) * (users.left - users.joined)[owner]).astype(np.int64)
+    start = (users.joined[owner] + rng.random(owner.size) * (users.left - users.joined)[owner]).astype(
+        np.int64
+    )
     return _Chunk(
-        count, _genre_odds(users.taste_UG[first:stop]), np.cumsum(n_sessions) - n_sessions, n_sessions,
-        start, np.searchsorted(movies.released, start, side="right"),
+        count,
+        _genre_odds(users.taste_UG[first:stop]),
+        np.cumsum(n_sessions) - n_sessions,
+        n_sessions,
+        start,
+        np.searchsorted(movies.released, start, side="right"),
     )
 
 
@@ -377,7 +436,9 @@ def _drawn(user: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Generator)
     movie = np.empty(user.size, dtype=np.int64)
     for number, cumulative in enumerate(movies.cumulative_GM):
         place = np.flatnonzero(genre == number)
-        target = (1 - rng.random(place.size)) * cumulative[n_out[place]]  # above 0, so that a share of 0 is never hit
+        target = (1 - rng.random(place.size)) * cumulative[
+            n_out[place]
+        ]  # above 0, so that a share of 0 is never hit
         movie[place] = np.searchsorted(cumulative, target, side="left") - 1
     return _Picks(user, movie, session).where(movie >= 0)
 
@@ -403,7 +464,9 @@ def _dense_picks(users: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Gen
     """The picks of users [B] by Gumbel noise on the log-odds of every movie (Kool et al., 2019: the top n of these
     are n draws without replacement). A movie that is not out yet comes last."""
     stop = chunk.first_session[users] + chunk.n_sessions[users]
-    n_out = np.array([chunk.n_released[a:b].max() for a, b in zip(chunk.first_session[users], stop, strict=True)])
+    n_out = np.array(
+        [chunk.n_released[a:b].max() for a, b in zip(chunk.first_session[users], stop, strict=True)]
+    )
     odds_BM = _pick_probability(chunk.odds_BG[users], movies.cumulative_GM, n_out)
     score_BM = np.log(odds_BM + 1e-30) + rng.gumbel(size=odds_BM.shape)
     movie = [np.argsort(-score)[:count] for score, count in zip(score_BM, chunk.activity[users], strict=True)]
@@ -415,27 +478,155 @@ def _dense_picks(users: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Gen
 # Names ----------------------------------------------------------------------------------------------
 
 
-_FIRST = (
-    "Crimson Silent Midnight Electric Forgotten Velvet Broken Golden Paper Frozen Hollow Restless Borrowed Second "
-    "Invisible Burning Distant Reluctant Polite Suspicious Magnetic Unfinished Amber Wandering Clockwork Lonely Wicked "
-    "Sleepless Northern Salty Emerald Improbable Loud Tender Feral Last First Secret Plastic Cosmic Stolen Crooked Gentle "
-    "Rusty Sunday Winter Blue Haunted Lucky Nervous Grand Upside-Down Half-Baked Moonlit Overdue Ticklish Quantum Château "
-    "Déjà-Vu Señorita's Übermütige Éternal Façade"
-).split()
-_SECOND = (
-    "Harbour Walrus Accountant Orchard Lighthouse Detective Empire Waltz Submarine Librarian Thunder Garden Bicycle Horizon "
-    "Baker Parade Astronaut Kingdom Letter Cactus Railway Comet Umbrella Heist Violin Penguin Desert Promise Mirror Circus "
-    "Volcano Neighbour Satellite Typewriter Lagoon Wolf Duchess Marathon Pickle Clock Island Prophet Dentist Galaxy Tango "
-    "Telegram Avalanche Beekeeper Sonata Labyrinth Sandwich Outlaw Equation Carousel Goose Ambassador Shadow Café Niño "
-    "Fjörd Piñata Smörgåsbord Żubr Matryoshka"
-).split()
+_FIRST = [
+    "Crimson",
+    "Silent",
+    "Midnight",
+    "Electric",
+    "Forgotten",
+    "Velvet",
+    "Broken",
+    "Golden",
+    "Paper",
+    "Frozen",
+    "Hollow",
+    "Restless",
+    "Borrowed",
+    "Second",
+    "Invisible",
+    "Burning",
+    "Distant",
+    "Reluctant",
+    "Polite",
+    "Suspicious",
+    "Magnetic",
+    "Unfinished",
+    "Amber",
+    "Wandering",
+    "Clockwork",
+    "Lonely",
+    "Wicked",
+    "Sleepless",
+    "Northern",
+    "Salty",
+    "Emerald",
+    "Improbable",
+    "Loud",
+    "Tender",
+    "Feral",
+    "Last",
+    "First",
+    "Secret",
+    "Plastic",
+    "Cosmic",
+    "Stolen",
+    "Crooked",
+    "Gentle",
+    "Rusty",
+    "Sunday",
+    "Winter",
+    "Blue",
+    "Haunted",
+    "Lucky",
+    "Nervous",
+    "Grand",
+    "Upside-Down",
+    "Half-Baked",
+    "Moonlit",
+    "Overdue",
+    "Ticklish",
+    "Quantum",
+    "Château",
+    "Déjà-Vu",
+    "Señorita's",
+    "Übermütige",
+    "Éternal",
+    "Façade",
+]
+_SECOND = [
+    "Harbour",
+    "Walrus",
+    "Accountant",
+    "Orchard",
+    "Lighthouse",
+    "Detective",
+    "Empire",
+    "Waltz",
+    "Submarine",
+    "Librarian",
+    "Thunder",
+    "Garden",
+    "Bicycle",
+    "Horizon",
+    "Baker",
+    "Parade",
+    "Astronaut",
+    "Kingdom",
+    "Letter",
+    "Cactus",
+    "Railway",
+    "Comet",
+    "Umbrella",
+    "Heist",
+    "Violin",
+    "Penguin",
+    "Desert",
+    "Promise",
+    "Mirror",
+    "Circus",
+    "Volcano",
+    "Neighbour",
+    "Satellite",
+    "Typewriter",
+    "Lagoon",
+    "Wolf",
+    "Duchess",
+    "Marathon",
+    "Pickle",
+    "Clock",
+    "Island",
+    "Prophet",
+    "Dentist",
+    "Galaxy",
+    "Tango",
+    "Telegram",
+    "Avalanche",
+    "Beekeeper",
+    "Sonata",
+    "Labyrinth",
+    "Sandwich",
+    "Outlaw",
+    "Equation",
+    "Carousel",
+    "Goose",
+    "Ambassador",
+    "Shadow",
+    "Café",
+    "Niño",
+    "Fjörd",
+    "Piñata",
+    "Smörgåsbord",
+    "Żubr",
+    "Matryoshka",
+]
 _PLACES = (
-    "Lisbon Saturn Kraków Valparaíso Tucson Reykjavík Marseille Nowhere Osaka Timbuktu Brooklyn São Paulo Vienna Zanzibar "
-    "Yonkers Malmö Atlantis Dunedin Winnipeg Casablanca"
-).replace("São Paulo", "São_Paulo").split()
+    (
+        "Lisbon Saturn Kraków Valparaíso Tucson Reykjavík Marseille Nowhere Osaka Timbuktu Brooklyn São Paulo Vienna Zanzibar "
+        "Yonkers Malmö Atlantis Dunedin Winnipeg Casablanca"
+    )
+    .replace("São Paulo", "São_Paulo")
+    .split()
+)
 _NAMED = (  # what a page, a CSV file or a terminal may trip over, once each
-    "<b>Bold</b> & the Beautiful", "Good, the Bad and the Comma, The", 'My Name Is "Quote"', "千と一の夜", "Crème Brûlée, Mon Amour",
-    "It's a Wonderful <script>alert('Life')</script>", "Ночной поезд", "Naïve & Sentimental 🎬", "100% Cotton; DROP TABLE Movies",
+    "<b>Bold</b> & the Beautiful",
+    "Good, the Bad and the Comma, The",
+    'My Name Is "Quote"',
+    "千と一の夜",
+    "Crème Brûlée, Mon Amour",
+    "It's a Wonderful <script>alert('Life')</script>",
+    "Ночной поезд",
+    "Naïve & Sentimental 🎬",
+    "100% Cotton; DROP TABLE Movies",
 )
 
 
@@ -459,8 +650,14 @@ def _titles(years: list[int], rng: np.random.Generator) -> list[str]:
 
 def _name(pattern: int, first: str, second: str, other: str, place: str) -> str:
     return (
-        f"{first} {second}", f"{first} {second}, The", f"{second} of {place}, The", f"{first} {second} in {place}",
-        f"{second} and the {other}, The", f"{first}, {second} & {other}", f"{second}: {place} Calling", f"My {first} {second}",
+        f"{first} {second}",
+        f"{first} {second}, The",
+        f"{second} of {place}, The",
+        f"{first} {second} in {place}",
+        f"{second} and the {other}, The",
+        f"{first}, {second} & {other}",
+        f"{second}: {place} Calling",
+        f"My {first} {second}",
     )[pattern]
 
 

@@ -173,6 +173,10 @@ def delete_under(uri: str) -> None:
 
 def check_writable(uri: str) -> None:
     """Write and remove a small file under a URI, so that a wrong key fails now and not after the training."""
+    if is_s3(uri):
+        with explained(uri):  # some stores make a missing bucket on the first write: a typing error must not
+            bucket, key = _bucket_key(uri)
+            _client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
     folder = Path(uri)
     created = [] if is_s3(uri) else [path for path in (folder, *folder.parents) if not path.exists()]
     probe = join(uri, f"_probe-{uuid4().hex}")

@@ -145,7 +145,7 @@ def predict(network: Network, user_idx: Tensor, movie_idx: Tensor, *, batch_size
     network.eval()
     low, high = network.settings.y_range
     batches = zip(user_idx.split(batch_size), movie_idx.split(batch_size), strict=True)
-    parts = [network(users, movies).clamp(low, high) for users, movies in batches]
+    parts = [network(users, movies).clamp(low, high).float() for users, movies in batches]
     return torch.cat(parts) if parts else torch.empty(0, device=user_idx.device)
 
 

@@ -20,14 +20,17 @@ def storage_failed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
 
 
 def stage(
-    *, name: str, task_run_name: str | None = None, retries: int = 3
+    *, name: str, task_run_name: str | None = None, retries: int = 3, seconds: float = 5
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A task for a stage. Nothing is cached by Prefect: a stage leaves its own record and finds it again."""
+    """A task for a stage. Nothing is cached by Prefect: a stage leaves its own record and finds it again.
+
+    retries: at most this many, after `seconds`, twice that, and so on.
+    """
     wrap: Callable[[Callable[P, R]], Callable[P, R]] = task(
         name=name,
         task_run_name=task_run_name or name,
         retries=retries,
-        retry_delay_seconds=exponential_backoff(backoff_factor=5),
+        retry_delay_seconds=exponential_backoff(backoff_factor=seconds),
         retry_jitter_factor=0.5,
         retry_condition_fn=storage_failed,
         cache_policy=NO_CACHE,

@@ -79,7 +79,14 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     keys = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": uuid4().hex}
     log = folder / "log"
     others = {flag: free_port() for flag in ("master", "volume", "filer", "admin", "webdav")}
-    command = [weed, "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}"]
+    command = [
+        weed,
+        "mini",
+        f"-dir={folder / 'data'}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-s3.port={port}",
+    ]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     command += [f"-{flag}.port={number}" for flag, number in others.items()]
     (folder / "data").mkdir()
@@ -140,7 +147,7 @@ def ml_latest_small() -> Path:
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small generated data set: ratings.parquet, movies.parquet, and users.parquet with two users who rated nothing."""
     folder = tmp_path_factory.mktemp("data")
-    data = sample.generate(n_users=120, n_movies=300, n_ratings=6_000, seed=7)
+    data = sample.generate(n_users=120, n_movies=300, n_ratings=4_500, seed=7)
     data.ratings.write_parquet(folder / "ratings.parquet")
     data.movies.write_parquet(folder / "movies.parquet")
     known = data.ratings["user_id"].unique().sort()

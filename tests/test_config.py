@@ -25,7 +25,13 @@ def test_settings_go_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "night.toml"
     file.write_text('model = "net"\nepochs = 3\n')
     config = load_config(file, ["epochs=7", "y_range=[1, 5]", "schedule=cosine", "refit=false"])
-    assert (config.model, config.epochs, config.y_range, config.schedule, config.refit) == ("net", 7, (1, 5), "cosine", False)
+    assert (config.model, config.epochs, config.y_range, config.schedule, config.refit) == (
+        "net",
+        7,
+        (1, 5),
+        "cosine",
+        False,
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ def holdout_of(*triples: tuple[int, int, float]) -> Holdout:
 
 
 def metrics(lists: Lists, holdout: Holdout, *, n_candidates: int = 20) -> dict[str, float]:
-    return list_metrics([lists], holdout, relevant_rating=4, n_users=len(lists.movie_idx), n_candidates=n_candidates)
+    return list_metrics(
+        [lists], holdout, relevant_rating=4, n_users=len(lists.movie_idx), n_candidates=n_candidates
+    )
 
 
 def test_stars() -> None:
@@ -53,10 +55,25 @@ def test_users_without_a_liked_movie_are_left_out_of_the_mean() -> None:
 def test_metrics_do_not_depend_on_the_batches() -> None:
     rng = np.random.default_rng(0)
     rows = [rng.permutation(50)[:10].tolist() for _ in range(30)]
-    holdout = holdout_of(*[(u, int(m), float(r)) for u in range(30) for m, r in zip(rng.permutation(50)[:8], rng.integers(1, 6, 8), strict=True)])
+    holdout = holdout_of(
+        *[
+            (u, int(m), float(r))
+            for u in range(30)
+            for m, r in zip(rng.permutation(50)[:8], rng.integers(1, 6, 8), strict=True)
+        ]
+    )
     whole = metrics(lists_of(*rows), holdout, n_candidates=50)
-    split = [Lists(start, lists_of(*rows[start : start + 7]).movie_idx, np.zeros((len(rows[start : start + 7]), 10), np.float32)) for start in range(0, 30, 7)]
-    assert list_metrics(split, holdout, relevant_rating=4, n_users=30, n_candidates=50) == pytest.approx(whole)
+    split = [
+        Lists(
+            start,
+            lists_of(*rows[start : start + 7]).movie_idx,
+            np.zeros((len(rows[start : start + 7]), 10), np.float32),
+        )
+        for start in range(0, 30, 7)
+    ]
+    assert list_metrics(split, holdout, relevant_rating=4, n_users=30, n_candidates=50) == pytest.approx(
+        whole
+    )
 
 
 def test_four_of_five_stars_is_liked() -> None:

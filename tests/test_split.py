@@ -8,7 +8,9 @@ from cfjobs.split import random_holdout, temporal_holdout
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.floats(0.05, 0.95))
-def test_the_temporal_holdout_is_each_users_last_floor_of_the_share(counts: list[int], fraction: float) -> None:
+def test_the_temporal_holdout_is_each_users_last_floor_of_the_share(
+    counts: list[int], fraction: float
+) -> None:
     user_idx = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     held_out = temporal_holdout(user_idx, fraction=fraction)
     for user, count in enumerate(counts):

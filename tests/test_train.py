@@ -67,7 +67,13 @@ def test_a_refit_follows_the_same_schedule_and_stops_earlier() -> None:
     seen: list[float] = []
     train.fit(whole, checkerboard(), config=config, on_epoch=lambda e: seen.append(e.train_loss))
     again: list[float] = []
-    train.fit(network(config), checkerboard(), config=config, stop_after=4, on_epoch=lambda e: again.append(e.train_loss))
+    train.fit(
+        network(config),
+        checkerboard(),
+        config=config,
+        stop_after=4,
+        on_epoch=lambda e: again.append(e.train_loss),
+    )
     assert seen[:4] == again
 
 
@@ -86,7 +92,9 @@ def test_a_learned_padding_moves_and_stays_outside_the_range(model: str) -> None
 
 
 def test_a_loss_that_is_not_finite_names_the_knob() -> None:
-    config = Config(model="dot", optimizer="sgd", learning_rate=1000, schedule="constant", epochs=5, batch_size=64)
+    config = Config(
+        model="dot", optimizer="sgd", learning_rate=1000, schedule="constant", epochs=5, batch_size=64
+    )
     with pytest.raises(TrainingDiverged, match="lower learning_rate"):
         train.fit(network(config), checkerboard(), config=config)
 

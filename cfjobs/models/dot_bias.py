@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from cfjobs.models.network import DotScores, Network, RatingRange, Recipe, Settings, embedding, lookup
+from cfjobs.models.network import DotScores, Network, RatingRange, Recipe, Settings, embedding
 
 
 class EmbeddingDotBias(Network):
@@ -26,8 +26,8 @@ class EmbeddingDotBias(Network):
         self.range = RatingRange(settings.y_range, settings.y_padding)
 
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
-        dot_B = (lookup(self.user, user_idx) * lookup(self.movie, movie_idx)).sum(dim=1)
-        bias_B = (lookup(self.user_bias, user_idx) + lookup(self.movie_bias, movie_idx)).squeeze(1)
+        dot_B = (self.rows(self.user, user_idx) * self.rows(self.movie, movie_idx)).sum(dim=1)
+        bias_B = (self.rows(self.user_bias, user_idx) + self.rows(self.movie_bias, movie_idx)).squeeze(1)
         rating: Tensor = self.range(dot_B + bias_B)
         return rating
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from cfjobs.models.network import MlpScores, Network, RatingRange, Recipe, Settings, embedding, lookup
+from cfjobs.models.network import MlpScores, Network, RatingRange, Recipe, Settings, embedding, linear
 
 
 class EmbeddingNet(Network):
@@ -32,20 +32,26 @@ class EmbeddingNet(Network):
         self.range = RatingRange(settings.y_range, settings.y_padding)
 
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
-        x_BH = self.dropout_1(torch.cat([lookup(self.user, user_idx), lookup(self.movie, movie_idx)], dim=1))
-        for layer in self.layers[:-1]:
-            x_BH = self.dropout_2(torch.relu(layer(x_BH)))
-        rating: Tensor = self.range(self.layers[-1](x_BH).squeeze(1))
+        x_BH = self.dropout_1(
+            torch.cat([self.rows(self.user, user_idx), self.rows(self.movie, movie_idx)], dim=1)
+        )
+        *hidden, last = self._layers()
+        for layer in hidden:
+            x_BH = self.dropout_2(torch.relu(linear(layer, x_BH)))
+        rating: Tensor = self.range(linear(last, x_BH).squeeze(1))
         return rating
 
     def scores(self) -> MlpScores:
-        first, *rest = (layer for layer in self.layers if isinstance(layer, nn.Linear))
+        first, *rest = self._layers()
         of_user, of_movie = first.weight.detach().split(self.settings.n_factors, dim=1)
         return MlpScores(
             user=self.user.weight[:-1].detach() @ of_user.T + first.bias.detach(),
             movie=self.movie.weight[:-1].detach() @ of_movie.T,
             layers=tuple((layer.weight.detach(), layer.bias.detach()) for layer in rest),
         )
+
+    def _layers(self) -> list[nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
 
 NETWORK = EmbeddingNet

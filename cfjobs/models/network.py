@@ -38,8 +38,8 @@ class Recipe:
     l2: float
     epochs: int
     batch_size: int
-    hidden: tuple[int, ...] = ()
-    dropout: tuple[float, float] = (0.0, 0.0)
+    hidden: tuple[int, ...] = (100,)
+    dropout: tuple[float, float] = (0.3, 0.5)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,15 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def scores(self) -> DotScores | MlpScores:
         """How all pairs are scored: increases with the predicted rating, for each user."""
+
+    def rows(self, table: nn.Embedding, idx: Tensor) -> Tensor:
+        """Rows [B, width] of an embedding; UNKNOWN takes the last row.
+
+        After training they are float64: sums then round alike whatever the batch, its tail or the device, so a
+        published prediction depends on nothing but its pair.
+        """
+        found = lookup(table, idx)
+        return found if self.training else found.double()
 
     @torch.no_grad()
     def fill_unknown(self, trained_users: Tensor, trained_movies: Tensor) -> None:
@@ -145,6 +154,11 @@ def embedding(
     else:
         nn.init.kaiming_normal_(table.weight)
     return table
+
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The layer in the precision of its input."""
+    return functional.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
 
 
 def lookup(table: nn.Embedding, idx: Tensor) -> Tensor:

@@ -1,0 +1,173 @@
+"""The flows under a real Prefect server and real workers: what runs, what an operator sees, what is retried."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import ArtifactFilter, LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from cfjobs.errors import InputError, StorageFault
+from flows import stages
+from tests.conftest import ENVIRONMENT, ROOT, end
+
+POOL = "cfjobs"
+
+
+@pytest.fixture(scope="module")
+def environment(
+    prefect_server: str, tmp_path_factory: pytest.TempPathFactory, data_set: Path
+) -> dict[str, str]:
+    """The environment of everything that talks to the server, workers included."""
+    folder = tmp_path_factory.mktemp("deployed")
+    return {
+        **os.environ,
+        **ENVIRONMENT,
+        "PREFECT_API_URL": prefect_server,
+        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "CFJOBS_RATINGS": str(data_set),
+        "CFJOBS_OUTPUT": str(folder / "output"),
+    }
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """Everything of deploy/prefect.yaml deployed, with a worker on each queue."""
+
+    def prefect(*arguments: str) -> None:
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    prefect("work-pool", "create", POOL, "--type", "process")
+    prefect("deploy", "--all", "--prefect-file", "deploy/prefect.yaml")
+    folder = tmp_path_factory.mktemp("workers")
+    workers = []
+    for queue in ("default", "gpu"):
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--work-queue", queue]
+        with (folder / queue).open("wb") as log:
+            workers.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log))
+    try:
+        yield environment
+    finally:
+        for worker in workers:
+            end(worker)
+
+
+@contextmanager
+def client_of(environment: dict[str, str]) -> Iterator[SyncPrefectClient]:
+    with (
+        temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}),
+        get_client(sync_client=True) as client,
+    ):
+        yield client
+
+
+def run_deployment(client: SyncPrefectClient, name: str, parameters: dict[str, Any]) -> FlowRun:
+    """Start a deployment and wait until its run is over."""
+    deployment = client.read_deployment_by_name(name)
+    run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+    until = time.monotonic() + 150
+    while time.monotonic() < until:
+        run = client.read_flow_run(run.id)
+        if run.state is not None and run.state.is_final():
+            return run
+        time.sleep(0.5)
+    pytest.fail(f"{name} is still {run.state} after 150 s")
+
+
+def log_of(client: SyncPrefectClient, run: FlowRun, *, until: str) -> str:
+    """The log of a run, which arrives some seconds late: waits for these words, not for long."""
+    for _ in range(20):
+        lines = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
+        text = "\n".join(line.message for line in lines)
+        if until in text:
+            break
+        time.sleep(0.5)
+    return text
+
+
+def test_the_deployed_night_runs_on_two_workers_and_shows_what_it_does(deployed: dict[str, str]) -> None:
+    config = {"epochs": 2, "top_n": 20, "n_factors": 8}
+    with client_of(deployed) as client:
+        run = run_deployment(client, "nightly/nightly", {"run_date": "2026-03-01", "config": config})
+        assert run.state is not None
+        log = log_of(client, run, until="published run")
+        assert run.state.is_completed(), log
+        assert run.name == "night of 2026-03-01"
+        trainings = [r for r in client.read_flow_runs() if r.name.startswith("train ")]
+        artifacts = client.read_artifacts(artifact_filter=ArtifactFilter())
+    assert {r.work_queue_name for r in trainings} == {"gpu"}
+    assert sorted(r.name for r in trainings) == [
+        "train 2026-03-01 on all ratings",
+        "train 2026-03-01 on train ratings",
+    ]
+    assert "published run" in log, "the log of cfjobs is in the run's log"
+    by_key = {artifact.key: artifact for artifact in artifacts}
+    assert {"night", "scoring-0", "training-train", "training-all"} <= by_key.keys()
+    assert "ndcg_at_10" in str(by_key["night"].data)
+    assert by_key["scoring-0"].data == 100.0
+    lists = pl.read_delta(f"{deployed['CFJOBS_OUTPUT']}/top_n")
+    assert lists["run_date"].unique().to_list() == [date(2026, 3, 1)]
+
+
+def test_a_night_that_cannot_be_fails_with_the_reason_in_its_state(deployed: dict[str, str]) -> None:
+    with client_of(deployed) as client:
+        run = run_deployment(client, "nightly/nightly", {"ratings": "/absent", "run_date": "2026-03-02"})
+    assert run.state is not None
+    assert run.state.is_failed()
+    assert "holds no .parquet file" in str(run.state.message)
+
+
+def test_a_wrong_configuration_is_refused_before_the_run(deployed: dict[str, str]) -> None:
+    with client_of(deployed) as client:
+        deployment = client.read_deployment_by_name("nightly/nightly")
+        with pytest.raises(Exception, match="epochs|validat|Unprocessable|409|422"):
+            client.create_flow_run_from_deployment(deployment.id, parameters={"config": {"epochs": -1}})
+
+
+def test_the_schedule_and_the_limit_are_deployed(deployed: dict[str, str]) -> None:
+    wanted = yaml.safe_load((ROOT / "deploy" / "prefect.yaml").read_text())["deployments"][0]["schedules"][0]
+    with client_of(deployed) as client:
+        nightly = client.read_deployment_by_name("nightly/nightly")
+    schedule = nightly.schedules[0].schedule
+    assert (schedule.cron, schedule.timezone) == (wanted["cron"], wanted["timezone"])  # type: ignore[union-attr]  # a cron schedule
+    assert nightly.concurrency_options is not None
+    assert nightly.concurrency_options.collision_strategy == "CANCEL_NEW"
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"), [(StorageFault("no answer"), 3), (InputError("wrong"), 1), (ValueError("bug"), 1)]
+)
+def test_only_storage_faults_are_retried(environment: dict[str, str], error: Exception, calls: int) -> None:
+    from prefect import flow
+
+    seen: list[int] = []
+
+    def fails() -> None:
+        seen.append(1)
+        raise error
+
+    task: Callable[[], None] = stages.stage(name="fails", retries=2, seconds=0.01)(fails)
+
+    @flow
+    def night() -> None:
+        task()
+
+    with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}), pytest.raises(type(error)):
+        night()
+    assert len(seen) == calls
