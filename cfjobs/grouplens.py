@@ -10,6 +10,7 @@ A zip is taken for hostile: nothing is extracted under a name of its own, sizes 
 import csv
 import io
 import logging
+import lzma
 import re
 import stat
 import tempfile
@@ -39,9 +40,11 @@ _LATEST = 10**11             # seconds since 1970 beyond which a timestamp is no
 
 @dataclass(frozen=True)
 class GroupLens:
-    """ratings: user_id int64, movie_id int64, rating float32, timestamp datetime[us] (UTC), in the order of the file.
+    """Ratings and movies of a GroupLens release, in the form of the input tables.
 
-    movies, None where the source has none: movie_id int64, title, genres ("Comedy|Drama"), then any further columns.
+    ratings: user_id int64, movie_id int64, rating float32, timestamp datetime[us] (UTC), in the order of the
+    file. movies: movie_id int64, title, genres ("Comedy|Drama"), any further columns as strings; None where
+    the source has none.
     """
 
     ratings: pl.DataFrame
@@ -60,7 +63,7 @@ class Imported(TypedDict):
 
 @dataclass(frozen=True)
 class _Layout:
-    """A form in which GroupLens published its files. separator: of a line's fields; header: the first line has names."""
+    """A form in which GroupLens published its files: their names, what separates fields, whether line 1 has names."""
 
     ratings: str
     movies: str
@@ -78,8 +81,8 @@ _RATING_COLUMNS = ("user_id", "movie_id", "rating", "timestamp")
 _SPELLINGS = {"userid": "user_id", "movieid": "movie_id"}
 _TYPES = {"user_id": pl.Int64, "movie_id": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
 _ITEM_GENRES = (  # the flags of u.item from field 5 on, as its u.genre numbers them
-    "unknown", "Action", "Adventure", "Animation", "Children", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
-    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+    "unknown", "Action", "Adventure", "Animation", "Children", "Comedy", "Crime", "Documentary", "Drama",
+    "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
 )
 _ITEM_FIELDS = 5 + len(_ITEM_GENRES)
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
@@ -103,7 +106,7 @@ def load(source: str) -> GroupLens:
     Raises InputError for a source without ratings or with several, a zip that is damaged, encrypted or unsafe,
     and a line that is not what its layout says (named by its number). No line is dropped.
     """
-    with _opened(source) as found:
+    with storage.explained(source), _opened(source) as found:
         ratings = _read_ratings(found)
         movies = _read_movies(found) if found.movies else None
     log.info("%s: %d ratings, %s movies", source, ratings.height, "no" if movies is None else movies.height)
@@ -117,22 +120,27 @@ def import_to(source: str, output: str) -> Imported:
     written. Raises InputError as `load` does, and for an output that holds such files already.
     """
     output = storage.normal(output)
-    folders = [storage.join(output, name) for name in ("ratings", "movies")]
-    for folder in folders:
-        if storage.is_s3(folder) or Path(folder).exists():
-            if there := storage.list_files(folder):
-                raise InputError(f"{folder}: holds {len(there)} Parquet files already; give another output, or remove them first")
+    ratings_uri, movies_uri = storage.join(output, "ratings"), storage.join(output, "movies")
+    for folder in (ratings_uri, movies_uri):
+        _check_empty(folder)
+    storage.check_writable(output)
     data = load(source)
-    n_parts = range(-(-data.ratings.height // ROWS_A_PART))
-    files = [(storage.join(folders[0], f"part-{n:05d}.parquet"), data.ratings[n * ROWS_A_PART : (n + 1) * ROWS_A_PART]) for n in n_parts]
-    if data.movies is not None:
-        files.insert(0, (storage.join(folders[1], "movies.parquet"), data.movies))
+    files = [] if data.movies is None else [(storage.join(movies_uri, "movies.parquet"), data.movies)]
+    parts = data.ratings.iter_slices(ROWS_A_PART)
+    files += [(storage.join(ratings_uri, f"part-{number:05d}.parquet"), part) for number, part in enumerate(parts)]
     _write_all(files)
     return Imported(
-        ratings=folders[0], movies=folders[1] if data.movies is not None else None,
+        ratings=ratings_uri, movies=None if data.movies is None else movies_uri,
         n_ratings=data.ratings.height, n_movies=0 if data.movies is None else data.movies.height,
         n_users=data.ratings["user_id"].n_unique(),
     )
+
+
+def _check_empty(folder: str) -> None:
+    """Parts of an earlier import would be read together with the new ones."""
+    there = storage.list_files(folder)
+    if there:
+        raise InputError(f"{folder}: holds {len(there)} Parquet files already; give another output or remove them")
 
 
 def _write_all(files: Sequence[tuple[str, pl.DataFrame]]) -> None:
@@ -156,6 +164,8 @@ def _write_all(files: Sequence[tuple[str, pl.DataFrame]]) -> None:
 def _opened(source: str) -> Iterator[_Found]:
     """The files of a source, unpacked for as long as the context lasts."""
     uri = storage.normal(source)
+    if storage.is_s3(uri) and not uri.lower().endswith(".zip"):
+        raise InputError(f"{uri}: is not a .zip; give the URI of a zip, or a local folder")
     if not storage.is_s3(uri) and Path(uri).is_dir():
         yield _in_folder(uri)
         return
@@ -173,9 +183,8 @@ def _opened(source: str) -> Iterator[_Found]:
 def _in_folder(uri: str) -> _Found:
     names = [path.relative_to(uri).as_posix() for path in sorted(Path(uri).rglob("*")) if path.is_file()]
     layout, ratings, movies = _choose(names, uri)
-    return _Found(
-        layout, Path(uri, ratings), f"{uri}/{ratings}", Path(uri, movies) if movies else None, f"{uri}/{movies}",
-    )
+    movies_path = Path(uri, movies) if movies else None
+    return _Found(layout, Path(uri, ratings), f"{uri}/{ratings}", movies_path, f"{uri}/{movies}")
 
 
 def _choose(names: Sequence[str], source: str) -> tuple[_Layout, str, str | None]:
@@ -183,10 +192,12 @@ def _choose(names: Sequence[str], source: str) -> tuple[_Layout, str, str | None
     visible = [name for name in names if not any(part[0] in "._" for part in PurePosixPath(name).parts)]
     found = [(layout, name) for name in visible for layout in _LAYOUTS if PurePosixPath(name).name == layout.ratings]
     if not found:
-        raise InputError(f"{source}: holds no ratings ({len(names)} files, none named {_EXPECTED}); give a GroupLens zip or folder")
+        raise InputError(
+            f"{source}: holds no ratings (of {len(names)} files none is {_EXPECTED}); give a GroupLens zip or folder"
+        )
     if len(found) > 1:
         named = ", ".join(name for _, name in found[:5])
-        raise InputError(f"{source}: holds several ratings files ({named}); give a zip or folder with one of them")
+        raise InputError(f"{source}: holds several ratings files ({named}); give a zip or folder with only one")
     layout, ratings = found[0]
     movies = (PurePosixPath(ratings).parent / layout.movies).as_posix()
     return layout, ratings, movies if movies in visible else None
@@ -201,12 +212,12 @@ def _zip(path: Path, uri: str) -> Iterator[zipfile.ZipFile]:
     try:
         with storage.explained(uri), path.open("rb") as file, zipfile.ZipFile(file) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{uri}: is not a zip or is damaged ({error}); download it again") from error
     except NotImplementedError as error:
-        raise InputError(f"{uri}: is packed in a way that cannot be read ({error}); unpack it and give the folder") from error
+        raise InputError(f"{uri}: is packed as nothing we know ({error}); unpack it and give the folder") from error
 
 
 def _unpacked(archive: zipfile.ZipFile, uri: str, work: Path) -> _Found:
@@ -214,12 +225,11 @@ def _unpacked(archive: zipfile.ZipFile, uri: str, work: Path) -> _Found:
     for member in archive.infolist():
         _check_safe(member, uri)
     layout, ratings, movies = _choose(list(members), uri)
-    targets = {name: work / target for name, target in ((ratings, "ratings"), (movies, "movies")) if name}
-    for name, target in targets.items():
-        _unpack(archive, members[name], target, uri)
-    return _Found(
-        layout, targets[ratings], f"{uri} ({ratings})", targets[movies] if movies else None, f"{uri} ({movies})",
-    )
+    _unpack(archive, members[ratings], work / "ratings", uri)
+    if movies:
+        _unpack(archive, members[movies], work / "movies", uri)
+    movies_path = work / "movies" if movies else None
+    return _Found(layout, work / "ratings", f"{uri} ({ratings})", movies_path, f"{uri} ({movies})")
 
 
 def _check_safe(member: zipfile.ZipInfo, uri: str) -> None:
@@ -234,7 +244,7 @@ def _check_safe(member: zipfile.ZipInfo, uri: str) -> None:
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, uri: str) -> None:
     """Copy one member to a file of our own name, not believing the size that it declares."""
     if member.flag_bits & _ENCRYPTED:
-        raise InputError(f"{uri}: member {member.filename!r} is encrypted; unpack it with its password and give the folder")
+        raise InputError(f"{uri}: member {member.filename!r} is encrypted; unpack it and give the folder")
     limit = min(MAX_BYTES, max(_SMALL, MAX_RATIO * member.compress_size))
     if member.file_size > limit:
         raise _too_large(member, limit, uri)
@@ -253,8 +263,8 @@ def _copy(packed: IO[bytes], file: IO[bytes], *, member: zipfile.ZipInfo, limit:
 
 def _too_large(member: zipfile.ZipInfo, limit: int, uri: str) -> InputError:
     return InputError(
-        f"{uri}: member {member.filename!r} unpacks {member.compress_size:,} bytes to more than {limit:,}, like a zip bomb; "
-        "get the zip from its publisher, or unpack it and give the folder"
+        f"{uri}: member {member.filename!r} unpacks {member.compress_size:,} bytes to more than {limit:,}, "
+        "like a zip bomb; get the zip from its publisher, or unpack it and give the folder"
     )
 
 
@@ -264,14 +274,14 @@ def _too_large(member: zipfile.ZipInfo, limit: int, uri: str) -> InputError:
 def _read_ratings(found: _Found) -> pl.DataFrame:
     """Ratings [R] as in GroupLens, parsed by Polars; the line is looked for only when one is bad."""
     columns = _header(found) if found.layout.header else list(_RATING_COLUMNS)
-    # Polars separates by one character: between the two of '::' it sees an empty field, which has to be empty.
+    # Polars separates by one character: between the two of '::' it sees a field, which has to be empty.
     gaps = [f"gap_{n}" for n in range(1, len(columns))] if len(found.layout.separator) > 1 else []
-    names = [name for pair in zip(columns, [*gaps, ""], strict=True) for name in pair][:-1] if gaps else columns
+    names = columns if not gaps else [name for pair in zip(columns, [*gaps, ""], strict=True) for name in pair][:-1]
     try:
         raw = pl.read_csv(
-            found.ratings, has_header=False, skip_lines=int(found.layout.header), separator=found.layout.separator[0], encoding="utf8-lossy",
-            quote_char='"' if found.layout.header else None, schema={name: _TYPES.get(name, pl.String) for name in names},
-            raise_if_empty=False,
+            found.ratings, has_header=False, skip_lines=int(found.layout.header), separator=found.layout.separator[0],
+            quote_char='"' if found.layout.header else None, encoding="utf8-lossy", raise_if_empty=False,
+            schema={name: _TYPES.get(name, pl.String) for name in names},
         )
     except (pl.exceptions.PolarsError, OverflowError) as error:
         raise _bad_line(found, columns, reason=str(error).splitlines()[0]) from error
@@ -297,8 +307,8 @@ def _header(found: _Found) -> list[str]:
     missing = [name for name in _RATING_COLUMNS if name not in columns]
     if missing or len(set(columns)) < len(columns):
         raise InputError(
-            f"{found.what}: line 1 names the columns {', '.join(names) or '(none)'}, expected userId, movieId, rating, timestamp, "
-            "each once; mend the first line"
+            f"{found.what}: line 1 names the columns {', '.join(names) or '(none)'}, "
+            "expected userId, movieId, rating, timestamp, each once; mend the line"
         )
     return columns
 
@@ -318,7 +328,7 @@ def _bad_line(found: _Found, columns: Sequence[str], *, reason: str) -> InputErr
 
 def _lines(found: _Found) -> Iterator[tuple[int, list[str]]]:
     """Line number, from 1, and fields of each rating."""
-    with found.ratings.open(encoding="utf-8-sig" if found.layout.header else "latin-1", errors="replace", newline="") as file:
+    with found.ratings.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         if not found.layout.header:
             yield from ((n, line.rstrip("\r\n").split(found.layout.separator)) for n, line in enumerate(file, 1))
             return
@@ -370,12 +380,14 @@ def _movies_csv(text: str, what: str) -> pl.DataFrame:
     try:
         columns = _our_names(next(reader, []))
         if any(columns.count(name) != 1 for name in ("movie_id", "title")):
-            raise InputError(f"{what}: line 1 names the columns {', '.join(columns) or '(none)'}, expected movieId, title, genres; mend it")
+            named = ", ".join(columns) or "(none)"
+            raise InputError(f"{what}: line 1 names the columns {named}, expected movieId, title, genres; mend the line")
         for fields in reader:
+            line = f"{what}: line {reader.line_num}"
             if len(fields) != len(columns):
-                raise InputError(f"{what}: line {reader.line_num} has {len(fields)} fields, expected {len(columns)}; mend the line")
+                raise InputError(f"{line} has {len(fields)} fields, expected {len(columns)}; mend the line")
             rows.append(fields)
-            ids.append(_movie_id(fields[columns.index("movie_id")], f"{what}: line {reader.line_num}"))
+            ids.append(_movie_id(fields[columns.index("movie_id")], line))
     except csv.Error as error:
         raise InputError(f"{what}: line {reader.line_num} is not CSV ({error}); mend the line") from error
     frame = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
