@@ -4,7 +4,7 @@
                   -> the three layouts that GroupLens has published, each with its columns and encoding
                   -> ratings and movies in the form of the input tables
 
-A zip is taken for hostile: nothing is extracted under a name of its own, sizes are capped while they are read.
+A zip is taken for hostile: nothing is extracted under a name of its own, sizes are capped while being read.
 """
 
 import csv
@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import IO, TypedDict
 
@@ -63,7 +64,7 @@ class Imported(TypedDict):
 
 @dataclass(frozen=True)
 class _Layout:
-    """A form in which GroupLens published its files: their names, what separates fields, whether line 1 has names."""
+    """A form in which GroupLens published its files. header: whether line 1 names the columns."""
 
     ratings: str
     movies: str
@@ -76,7 +77,6 @@ _LAYOUTS = (
     _Layout("ratings.dat", "movies.dat", "::", False),
     _Layout("u.data", "u.item", "\t", False),
 )
-_EXPECTED = "ratings.csv, ratings.dat or u.data"
 _RATING_COLUMNS = ("user_id", "movie_id", "rating", "timestamp")
 _SPELLINGS = {"userid": "user_id", "movieid": "movie_id"}
 _TYPES = {"user_id": pl.Int64, "movie_id": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
@@ -103,8 +103,8 @@ class _Found:
 def load(source: str) -> GroupLens:
     """Ratings and movies of a GroupLens zip (local or s3://) or local folder.
 
-    Raises InputError for a source without ratings or with several, a zip that is damaged, encrypted or unsafe,
-    and a line that is not what its layout says (named by its number). No line is dropped.
+    Raises InputError for a source without ratings or with several, a zip that is damaged, encrypted or
+    unsafe, and a line that is not what its layout says (named by its number). No line is dropped.
     """
     with storage.explained(source), _opened(source) as found:
         ratings = _read_ratings(found)
@@ -126,8 +126,8 @@ def import_to(source: str, output: str) -> Imported:
     storage.check_writable(output)
     data = load(source)
     files = [] if data.movies is None else [(storage.join(movies_uri, "movies.parquet"), data.movies)]
-    parts = data.ratings.iter_slices(ROWS_A_PART)
-    files += [(storage.join(ratings_uri, f"part-{number:05d}.parquet"), part) for number, part in enumerate(parts)]
+    for number, part in enumerate(data.ratings.iter_slices(ROWS_A_PART)):
+        files.append((storage.join(ratings_uri, f"part-{number:05d}.parquet"), part))
     _write_all(files)
     return Imported(
         ratings=ratings_uri, movies=None if data.movies is None else movies_uri,
@@ -140,7 +140,7 @@ def _check_empty(folder: str) -> None:
     """Parts of an earlier import would be read together with the new ones."""
     there = storage.list_files(folder)
     if there:
-        raise InputError(f"{folder}: holds {len(there)} Parquet files already; give another output or remove them")
+        raise InputError(f"{folder}: holds {len(there)} Parquet files; give another output or remove them")
 
 
 def _write_all(files: Sequence[tuple[str, pl.DataFrame]]) -> None:
@@ -190,15 +190,18 @@ def _in_folder(uri: str) -> _Found:
 def _choose(names: Sequence[str], source: str) -> tuple[_Layout, str, str | None]:
     """The layout, the ratings file and the movies file beside it, of a source's file names."""
     visible = [name for name in names if not any(part[0] in "._" for part in PurePosixPath(name).parts)]
-    found = [(layout, name) for name in visible for layout in _LAYOUTS if PurePosixPath(name).name == layout.ratings]
+    by_name = {layout.ratings: layout for layout in _LAYOUTS}
+    found = [name for name in visible if PurePosixPath(name).name in by_name]
     if not found:
         raise InputError(
-            f"{source}: holds no ratings (of {len(names)} files none is {_EXPECTED}); give a GroupLens zip or folder"
+            f"{source}: holds no ratings (of {len(names)} files none is {', '.join(by_name)}); "
+            "give a GroupLens zip or folder"
         )
     if len(found) > 1:
-        named = ", ".join(name for _, name in found[:5])
-        raise InputError(f"{source}: holds several ratings files ({named}); give a zip or folder with only one")
-    layout, ratings = found[0]
+        named = ", ".join(found[:5])
+        raise InputError(f"{source}: holds several ratings files ({named}); give a zip or folder with one")
+    ratings = found[0]
+    layout = by_name[PurePosixPath(ratings).name]
     movies = (PurePosixPath(ratings).parent / layout.movies).as_posix()
     return layout, ratings, movies if movies in visible else None
 
@@ -212,12 +215,12 @@ def _zip(path: Path, uri: str) -> Iterator[zipfile.ZipFile]:
     try:
         with storage.explained(uri), path.open("rb") as file, zipfile.ZipFile(file) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
         raise InputError(f"{uri}: is not a zip or is damaged ({error}); download it again") from error
     except NotImplementedError as error:
-        raise InputError(f"{uri}: is packed as nothing we know ({error}); unpack it and give the folder") from error
+        raise InputError(f"{uri}: is packed in an unknown way ({error}); unpack it first") from error
 
 
 def _unpacked(archive: zipfile.ZipFile, uri: str, work: Path) -> _Found:
@@ -236,7 +239,7 @@ def _check_safe(member: zipfile.ZipInfo, uri: str) -> None:
     name = member.filename
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if name.startswith(("/", "\\")) or ".." in parts or ":" in (parts or ("",))[0] or not parts:
-        raise InputError(f"{uri}: member {name!r} points outside of the archive; get the zip from its publisher")
+        raise InputError(f"{uri}: member {name!r} leads out of the archive; get the zip from its publisher")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise InputError(f"{uri}: member {name!r} is a symbolic link; get the zip from its publisher")
 
@@ -276,11 +279,12 @@ def _read_ratings(found: _Found) -> pl.DataFrame:
     columns = _header(found) if found.layout.header else list(_RATING_COLUMNS)
     # Polars separates by one character: between the two of '::' it sees a field, which has to be empty.
     gaps = [f"gap_{n}" for n in range(1, len(columns))] if len(found.layout.separator) > 1 else []
-    names = columns if not gaps else [name for pair in zip(columns, [*gaps, ""], strict=True) for name in pair][:-1]
+    names = [name for pair in zip_longest(columns, gaps) for name in pair if name]
     try:
         raw = pl.read_csv(
-            found.ratings, has_header=False, skip_lines=int(found.layout.header), separator=found.layout.separator[0],
-            quote_char='"' if found.layout.header else None, encoding="utf8-lossy", raise_if_empty=False,
+            found.ratings, has_header=False, skip_lines=int(found.layout.header),
+            separator=found.layout.separator[0], quote_char='"' if found.layout.header else None,
+            encoding="utf8-lossy", raise_if_empty=False,
             schema={name: _TYPES.get(name, pl.String) for name in names},
         )
     except (pl.exceptions.PolarsError, OverflowError) as error:
@@ -322,7 +326,7 @@ def _bad_line(found: _Found, columns: Sequence[str], *, reason: str) -> InputErr
     for number, fields in _lines(found):
         problem = _problem(fields, columns)
         if problem:
-            return InputError(f"{found.what}: line {number} {problem}; mend the line or download the file again")
+            return InputError(f"{found.what}: line {number} {problem}; mend the line, or download it again")
     return InputError(f"{found.what}: cannot be read ({reason}); download it again")
 
 
@@ -330,7 +334,8 @@ def _lines(found: _Found) -> Iterator[tuple[int, list[str]]]:
     """Line number, from 1, and fields of each rating."""
     with found.ratings.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         if not found.layout.header:
-            yield from ((n, line.rstrip("\r\n").split(found.layout.separator)) for n, line in enumerate(file, 1))
+            for number, line in enumerate(file, 1):
+                yield number, line.rstrip("\r\n").split(found.layout.separator)
             return
         reader = csv.reader(file)
         next(reader, None)
@@ -362,7 +367,8 @@ def _read_movies(found: _Found) -> pl.DataFrame:
     lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip("\r"))
     parse = _dat_movie if found.layout.separator == "::" else _item_movie
     rows = [parse(line.rstrip("\r"), f"{found.movies_what}: line {n}") for n, line in lines]
-    return pl.DataFrame(rows, schema={"movie_id": pl.Int64, "title": pl.String, "genres": pl.String}, orient="row")
+    schema = {"movie_id": pl.Int64, "title": pl.String, "genres": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _decoded(data: bytes) -> str:
@@ -381,7 +387,7 @@ def _movies_csv(text: str, what: str) -> pl.DataFrame:
         columns = _our_names(next(reader, []))
         if any(columns.count(name) != 1 for name in ("movie_id", "title")):
             named = ", ".join(columns) or "(none)"
-            raise InputError(f"{what}: line 1 names the columns {named}, expected movieId, title, genres; mend the line")
+            raise InputError(f"{what}: line 1 names the columns {named}, expected movieId, title; mend it")
         for fields in reader:
             line = f"{what}: line {reader.line_num}"
             if len(fields) != len(columns):

@@ -45,7 +45,7 @@ CLOSED = int(datetime(2016, 1, 1, tzinfo=UTC).timestamp())
 YEAR = 365.25 * 86_400  # seconds
 
 _CHUNK_RATINGS = 1 << 20  # ratings made at once: bounds the memory
-_CHUNK_CELLS = 1 << 22    # user x movie cells scored at once, for users who rate a large part of the catalogue
+_CHUNK_CELLS = 1 << 22    # user x movie cells scored at once, for users who rate much of the catalogue
 _SESSION_SECONDS = 5400
 _BLOCK = 1 << 16          # ratings whose expected stars are computed at once: stays in the cache
 _DENSE_SHARE = 0.1        # users who rate this share of what is out get their picks from all its odds
@@ -99,8 +99,9 @@ class Truth:
         return stars
 
     def pick_probability(self, user_idx: Ints) -> Floats:
-        """Probability [B, M] that each movie is what users [B] pick on their last day, had they rated none."""
-        return _pick_probability(_genre_odds(self.taste_UG[user_idx]), self.cumulative_GM, self.n_released[user_idx])
+        """Probability [B, M] that users [B] pick each movie on their last day, had they rated none."""
+        odds_BG = _genre_odds(self.taste_UG[user_idx])
+        return _pick_probability(odds_BG, self.cumulative_GM, self.n_released[user_idx])
 
 
 @dataclass(frozen=True)
@@ -124,18 +125,24 @@ def generate(*, n_users: int, n_movies: int, n_ratings: int, seed: int) -> Gener
     users = _users(n_users, rng)
     activity = _activity(n_users, n_movies, n_ratings, rng)
     n_released = np.searchsorted(movies.released, users.left, side="right")
-    truth = Truth(users.bias, users.taste_UG, movies.quality, movies.traits_MG, movies.cumulative_GM, n_released)
-    chunks = (_chunk(chosen, activity[chosen], users, movies=movies, rng=rng) for chosen in _user_chunks(activity))
-    ratings = pl.concat([_ratings(chunk, movies, truth, rng) for chunk in chunks], rechunk=True)
+    truth = Truth(
+        user_bias=users.bias, taste_UG=users.taste_UG, quality=movies.quality, traits_MG=movies.traits_MG,
+        cumulative_GM=movies.cumulative_GM, n_released=n_released,
+    )
+    parts = []
+    for chosen in _user_chunks(activity):
+        chunk = _chunk(chosen, activity[chosen], users, movies=movies, rng=rng)
+        parts.append(_ratings(chunk, movies, truth, rng))
+    ratings = pl.concat(parts, rechunk=True)
     return Generated(ratings, movies.frame, truth)
 
 
 def checkerboard(*, n_users: int = 40, n_movies: int = 40) -> Sample:
     """A data set whose right answer is known: even users love even movies, odd users odd ones.
 
-    User u and movie m, from 0, are rated 5 when u and m are both even or both odd, else 1; a quarter of the
-    pairs, those with (u // 2 + m // 2) % 4 == 0, is not rated. The right list of a user is therefore the loved
-    movies among these, in any order, before every other one. Ids are 0..n_users - 1 and 0..n_movies - 1.
+    User u and movie m, from 0, are rated 5 when u and m are both even or both odd, else 1; a quarter of
+    the pairs, those with (u // 2 + m // 2) % 4 == 0, is not rated. The right list of a user is therefore
+    the loved movies among these, in any order, before all others. Ids are 0..n_users - 1, 0..n_movies - 1.
     Raises InputError below 8 users or movies, where a movie may remain unrated.
     """
     if n_users < 8 or n_movies < 8:
@@ -164,12 +171,13 @@ def _check_sizes(n_users: int, n_movies: int, n_ratings: int, seed: int) -> None
         raise InputError(f"sample: seed is {seed}, expected 0 or more; give another")
     if n_ratings > n_users * n_movies:
         raise InputError(
-            f"sample: {n_ratings:,} ratings do not fit {n_users:,} users x {n_movies:,} movies, where each of the "
-            f"{n_users * n_movies:,} pairs is rated once at most; lower n_ratings, or raise n_users or n_movies"
+            f"sample: {n_ratings:,} ratings do not fit {n_users:,} users x {n_movies:,} movies, "
+            f"{n_users * n_movies:,} pairs that are rated once at most; lower n_ratings, or raise the others"
         )
     if n_ratings < n_users:
         raise InputError(
-            f"sample: {n_ratings:,} ratings leave some of {n_users:,} users without any; lower n_users or raise n_ratings"
+            f"sample: {n_ratings:,} ratings leave some of {n_users:,} users without any; "
+            "lower n_users or raise n_ratings"
         )
 
 
@@ -178,8 +186,7 @@ def _check_sizes(n_users: int, n_movies: int, n_ratings: int, seed: int) -> None
 
 @dataclass(frozen=True)
 class _Movies:
-    """Movies by release, which is also by id. frame: as in Sample; released [M]: seconds since 1970; the others as
-    in Truth."""
+    """Movies by release and id. frame: as in Sample; released [M]: seconds since 1970; more as in Truth."""
 
     frame: pl.DataFrame
     released: Ints
@@ -208,7 +215,7 @@ def _movies(n_movies: int, rng: np.random.Generator) -> _Movies:
 
 
 def _traits(n_movies: int, rng: np.random.Generator) -> Floats:
-    """How much of each genre a movie has: one to three genres, the first the strongest; rows of length 1. [M, G]"""
+    """How much of each genre a movie has [M, G]: one to three genres, the first the strongest; length 1."""
     ranked = np.argsort(-(np.log(_SHARE) + rng.gumbel(size=(n_movies, _SHARE.size))), axis=1)[:, :3]
     n_genres = rng.choice([1, 2, 3], n_movies, p=[0.35, 0.4, 0.25])
     weight = np.array([1.0, 0.6, 0.4]) * (np.arange(3) < n_genres[:, None])
@@ -223,7 +230,7 @@ def _genre_names(traits_MG: Floats) -> list[str]:
 
 
 def _pick_probability(odds_BG: Floats, cumulative_GM: NDArray[np.float64], n_released: Ints) -> Floats:
-    """Probability [B, M] of each movie to be picked by users [B] with these odds of genres, when so many are out."""
+    """Probability [B, M] that users [B] with these odds of genres pick each movie, when so many are out."""
     out_BG = np.maximum(cumulative_GM[:, n_released].T, 1e-30)
     picked_BM = (odds_BG / out_BG).astype(np.float32) @ np.diff(cumulative_GM, axis=1).astype(np.float32)
     return np.where(np.arange(picked_BM.shape[1]) < n_released[:, None], picked_BM, np.float32(0))
@@ -266,7 +273,7 @@ def _activity(n_users: int, n_movies: int, n_ratings: int, rng: np.random.Genera
 
 
 def _genre_odds(taste_BG: Floats) -> Floats:
-    """Probability [B, G] of each genre to be picked, for tastes [B, G]: softmax of how common and how liked it is."""
+    """Probability [B, G] that tastes [B, G] pick each genre: softmax of how common and how liked it is."""
     logit = np.log(_SHARE) + _TASTE_PICKS * taste_BG
     odds = np.exp(logit - logit.max(axis=1, keepdims=True))
     share: Floats = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -308,8 +315,8 @@ _NO_PICKS = _Picks(*(np.empty(0, dtype=np.int64) for _ in range(3)))
 class _Chunk:
     """Users first .. first + B - 1: how many ratings each [B], odds of their genres, and their sessions [S].
 
-    The sessions of user b are first_session[b] .. first_session[b] + n_sessions[b] - 1; session_start: seconds
-    since 1970; n_released: movies that are out by then.
+    User b has n_sessions[b] of them, from first_session[b] on. session_start: seconds since 1970; n_released:
+    movies that are out by then.
     """
 
     first: int
@@ -321,10 +328,13 @@ class _Chunk:
     n_released: Ints
 
 
-def _chunk(chosen: slice, activity: Ints, users: _Users, *, movies: _Movies, rng: np.random.Generator) -> _Chunk:
+def _chunk(
+    chosen: slice, activity: Ints, users: _Users, *, movies: _Movies, rng: np.random.Generator,
+) -> _Chunk:
     n_sessions = 1 + rng.poisson(activity / 40)
     owner = np.repeat(np.arange(chosen.start, chosen.stop), n_sessions)
-    start = (users.joined[owner] + rng.random(owner.size) * (users.left - users.joined)[owner]).astype(np.int64)
+    stay = rng.random(owner.size) * (users.left - users.joined)[owner]
+    start = users.joined[owner] + stay.astype(np.int64)
     n_released = np.searchsorted(movies.released, start, side="right")
     first_session = np.cumsum(n_sessions) - n_sessions
     odds_BG = _genre_odds(users.taste_UG[chosen])
@@ -336,7 +346,7 @@ def _ratings(chunk: _Chunk, movies: _Movies, truth: Truth, rng: np.random.Genera
     user, movie, session = _picks(chunk, movies, rng)
     seconds = chunk.session_start[session] + rng.integers(0, _SESSION_SECONDS, user.size)
     released = movies.released[movie]
-    # Who rates much of the catalogue rates a movie of after the session too: then at any time from its release on.
+    # Who rates much of the catalogue rates movies of after the session too: at any time from the release on.
     later = released + (rng.random(user.size) * (CLOSED - released)).astype(np.int64)
     seconds = np.where(seconds < released, later, seconds)
     order = np.argsort((user << 32) + seconds, kind="stable")
@@ -354,8 +364,8 @@ def _ratings(chunk: _Chunk, movies: _Movies, truth: Truth, rng: np.random.Genera
 def _picks(chunk: _Chunk, movies: _Movies, rng: np.random.Generator) -> _Picks:
     """Distinct (user, movie) pairs, activity[b] of user b.
 
-    Drawing again when a pair comes twice is drawing without replacement. Where that would take long, for users
-    who rate much of what is out, the odds of every movie are computed instead.
+    Drawing again when a pair comes twice is drawing without replacement. Where that would take long, for
+    users who rate much of what is out, the odds of every movie are computed instead.
     """
     n_out = np.minimum.reduceat(chunk.n_released, chunk.first_session)
     dense = chunk.activity > _DENSE_SHARE * n_out
@@ -378,7 +388,7 @@ def _picks(chunk: _Chunk, movies: _Movies, rng: np.random.Generator) -> _Picks:
 
 
 def _drawn(user: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Generator) -> _Picks:
-    """A pick for each entry of user [R]: a session, a genre, a movie of it that is out; none where none is."""
+    """A pick for each entry of user [R]: a session, a genre, a movie of it that is out, if any."""
     session = chunk.first_session[user] + (rng.random(user.size) * chunk.n_sessions[user]).astype(np.int64)
     n_out = chunk.n_released[session]
     ticket = rng.random(user.size, dtype=np.float32)
@@ -394,7 +404,7 @@ def _drawn(user: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Generator)
 
 
 def _without_repeats(picks: _Picks, activity: Ints, *, n_movies: int) -> _Picks:
-    """Each pair's first pick, and of these the first activity[b] of user b, by user, in the order of the picks."""
+    """Each pair's first pick, and of these the first activity[b] of user b; by user, in their order."""
     _, first = np.unique(picks.user * n_movies + picks.movie, return_index=True)
     first.sort()
     first = first[np.argsort(picks.user[first], kind="stable")]
@@ -414,7 +424,8 @@ def _dense_picks(users: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Gen
     """The picks of users [B] by Gumbel noise on the log-odds of every movie: the top n of these are n draws
     without replacement (Kool et al., 2019). A movie that is not out yet comes last."""
     stop = chunk.first_session[users] + chunk.n_sessions[users]
-    n_out = np.array([chunk.n_released[a:b].max() for a, b in zip(chunk.first_session[users], stop, strict=True)])
+    sessions = zip(chunk.first_session[users], stop, strict=True)
+    n_out = np.array([chunk.n_released[first:last].max() for first, last in sessions])
     odds_BM = _pick_probability(chunk.odds_BG[users], movies.cumulative_GM, n_out)
     score_BM = np.log(odds_BM + 1e-30) + rng.gumbel(size=odds_BM.shape)
     movie = [np.argsort(-score)[:count] for score, count in zip(score_BM, chunk.activity[users], strict=True)]
@@ -473,9 +484,9 @@ def _titles(years: list[int], rng: np.random.Generator) -> list[str]:
 def _name(pattern: int, first: str, second: str, other: str, place: str) -> str:
     place = place.replace("_", " ")
     return (
-        f"{first} {second}", f"{first} {second}, The", f"{second} of {place}, The", f"{first} {second} in {place}",
-        f"{second} and the {other}, The", f"{first}, {second} & {other}", f"{second}: {place} Calling",
-        f"My {first} {second}",
+        f"{first} {second}", f"{first} {second}, The", f"{second} of {place}, The",
+        f"{first} {second} in {place}", f"{second} and the {other}, The", f"{first}, {second} & {other}",
+        f"{second}: {place} Calling", f"My {first} {second}",
     )[pattern]
 
 

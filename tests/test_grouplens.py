@@ -15,7 +15,8 @@ from cfjobs.errors import InputError, StorageFault
 
 RATINGS = [(1, 31, 2.5, 1260759144), (1, 2000, 4.0, 1260759205), (7, 31, 5.0, 978300760), (3, 9, 0.5, 0)]
 MOVIES = [
-    (9, "Amélie, or the Comma (2001)", "Comedy|Romance"), (31, 'The "Quoted" (1995)', "Drama"), (2000, "Heat: Again (1995)", "unknown"),
+    (9, "Amélie, or the Comma (2001)", "Comedy|Romance"), (31, 'The "Quoted" (1995)', "Drama"),
+    (2000, "Heat: Again (1995)", "unknown"),
 ]
 _SEPARATOR = {"csv": ",", "dat": "::", "data": "\t"}
 LAYOUTS = list(_SEPARATOR)
@@ -23,30 +24,34 @@ LAYOUTS = list(_SEPARATOR)
 
 def ratings_text(layout: str, rows: list[tuple[int, int, float, int]] = RATINGS, *, end: str = "\n") -> bytes:
     head = ["userId,movieId,rating,timestamp"] if layout == "csv" else []
-    lines = head + [_SEPARATOR[layout].join(f"{value:g}" if isinstance(value, float) else str(value) for value in row) for row in rows]
+    join = _SEPARATOR[layout].join
+    lines = [*head, *(join((str(u), str(m), f"{stars:g}", str(seconds))) for u, m, stars, seconds in rows)]
     return "".join(line + end for line in lines).encode()
 
 
 def movies_text(layout: str) -> bytes:
     if layout == "csv":
         quoted = [(n, '"' + title.replace('"', '""') + '"', genres) for n, title, genres in MOVIES]
-        return "".join(f"{n},{title},{genres}\r\n" for n, title, genres in [("movieId", "title", "genres"), *quoted]).encode()
+        lines = ["movieId,title,genres", *(f"{n},{title},{genres}" for n, title, genres in quoted)]
+        return "".join(line + "\r\n" for line in lines).encode()
     if layout == "dat":
         return "".join(f"{n}::{title}::{genres}\n" for n, title, genres in MOVIES).encode("latin-1")
     flags = {"Comedy|Romance": {5, 14}, "Drama": {8}, "unknown": {0}}
-    lines = (
-        f"{n}|{title}|01-Jan-1995||http://us.imdb.com/|" + "|".join(str(int(k in flags[genres])) for k in range(19)) for n, title, genres in MOVIES
-    )
+    lines = []
+    for n, title, genres in MOVIES:
+        bits = ("01"[number in flags[genres]] for number in range(19))
+        lines.append("|".join([str(n), title, "01-Jan-1995", "", "http://us.imdb.com/", *bits]))
     return "".join(line + "\n" for line in lines).encode("latin-1")
 
 
 def names(layout: str) -> tuple[str, str]:
-    return {"csv": ("ratings.csv", "movies.csv"), "dat": ("ratings.dat", "movies.dat"), "data": ("u.data", "u.item")}[layout]
+    return ("u.data", "u.item") if layout == "data" else (f"ratings.{layout}", f"movies.{layout}")
 
 
 def files(layout: str, under: str = "") -> dict[str, bytes]:
     ratings, movies = names(layout)
-    return {under + ratings: ratings_text(layout), under + movies: movies_text(layout), under + "README.txt": b"read me"}
+    content = {ratings: ratings_text(layout), movies: movies_text(layout), "README.txt": b"read me"}
+    return {under + name: data for name, data in content.items()}
 
 
 def zipped(path: Path, members: dict[str, bytes]) -> str:
@@ -64,14 +69,21 @@ def folder(path: Path, members: dict[str, bytes]) -> str:
 
 
 def expected_ratings() -> pl.DataFrame:
-    times = [datetime(2009, 12, 14, 2, 52, 24), datetime(2009, 12, 14, 2, 53, 25), datetime(2000, 12, 31, 22, 12, 40), datetime(1970, 1, 1)]
-    columns = [[row[place] for row in RATINGS] for place in range(3)]
-    schema = {"user_id": pl.Int64, "movie_id": pl.Int64, "rating": pl.Float32, "timestamp": pl.Datetime("us")}
-    return pl.DataFrame(dict(zip(schema, [*columns, times], strict=True)), schema=schema)
+    times = [
+        datetime(2009, 12, 14, 2, 52, 24), datetime(2009, 12, 14, 2, 53, 25),
+        datetime(2000, 12, 31, 22, 12, 40), datetime(1970, 1, 1),
+    ]
+    return pl.DataFrame([
+        pl.Series("user_id", [row[0] for row in RATINGS], pl.Int64),
+        pl.Series("movie_id", [row[1] for row in RATINGS], pl.Int64),
+        pl.Series("rating", [row[2] for row in RATINGS], pl.Float32),
+        pl.Series("timestamp", times, pl.Datetime("us")),
+    ])
 
 
 def expected_movies() -> pl.DataFrame:
-    return pl.DataFrame(MOVIES, schema={"movie_id": pl.Int64, "title": pl.String, "genres": pl.String}, orient="row")
+    schema = {"movie_id": pl.Int64, "title": pl.String, "genres": pl.String}
+    return pl.DataFrame(MOVIES, schema=schema, orient="row")
 
 
 # Layouts --------------------------------------------------------------------------------------------
@@ -81,7 +93,8 @@ def expected_movies() -> pl.DataFrame:
 @pytest.mark.parametrize("under", ["", "ml-tiny/", "a/b/c d/"])
 @pytest.mark.parametrize("packed", [True, False])
 def test_every_layout_gives_the_same_tables(tmp_path: Path, layout: str, under: str, packed: bool) -> None:
-    source = zipped(tmp_path / "ml.zip", files(layout, under)) if packed else folder(tmp_path / "ml", files(layout, under))
+    put = zipped if packed else folder
+    source = put(tmp_path / "ml", files(layout, under))
     data = grouplens.load(source)
     assert data.ratings.equals(expected_ratings())
     assert data.ratings.schema == expected_ratings().schema
@@ -106,8 +119,8 @@ def test_movies_keep_further_columns_and_utf8(tmp_path: Path) -> None:
     data = grouplens.load(folder(tmp_path, files("csv") | {"movies.csv": text.encode()}))
     assert data.movies is not None
     assert data.movies.rows() == [(9, "千と千尋 (2001)", "Animation", "日本")]
-    utf8 = "9::千と千尋 (2001)::Animation\n".encode()
-    data = grouplens.load(folder(tmp_path / "ten", files("dat", "ml-10M/") | {"ml-10M/movies.dat": utf8}) + "/ml-10M")
+    members = files("dat") | {"movies.dat": "9::千と千尋 (2001)::Animation\n".encode()}
+    data = grouplens.load(folder(tmp_path / "ten", members))
     assert data.movies is not None
     assert data.movies["title"].to_list() == ["千と千尋 (2001)"]
 
@@ -135,9 +148,10 @@ def test_order_of_many_rows_is_kept(tmp_path: Path) -> None:
 def test_published_zip_equals_its_parquet() -> None:
     place = os.environ.get("CFJOBS_ML_LATEST_SMALL")
     if not place:
-        pytest.skip("CFJOBS_ML_LATEST_SMALL does not name the folder with ml-latest-small.zip and ml-latest-small/*.parquet")
+        pytest.skip("CFJOBS_ML_LATEST_SMALL names no folder with ml-latest-small.zip and ml-latest-small/")
     data = grouplens.load(f"{place}/ml-latest-small.zip")
-    ratings, movies = (pl.read_parquet(f"{place}/ml-latest-small/{name}.parquet") for name in ("ratings", "movies"))
+    ratings = pl.read_parquet(f"{place}/ml-latest-small/ratings.parquet")
+    movies = pl.read_parquet(f"{place}/ml-latest-small/movies.parquet")
     key = ["user_id", "movie_id"]
     assert data.ratings.height == 100_004
     assert data.ratings.sort(key).equals(ratings.sort(key))
@@ -166,7 +180,8 @@ def test_published_zip_equals_its_parquet() -> None:
 @pytest.mark.parametrize("before", [0, 5000])
 def test_a_bad_line_is_named(tmp_path: Path, layout: str, fields: list[str], words: str, before: int) -> None:
     good = ratings_text(layout, [RATINGS[0]] * before)
-    text = good + _SEPARATOR[layout].join(fields).encode() + b"\n" + ratings_text(layout, RATINGS).splitlines(keepends=True)[-1]
+    after = ratings_text(layout).splitlines(keepends=True)[-1]
+    text = good + _SEPARATOR[layout].join(fields).encode() + b"\n" + after
     source = folder(tmp_path, {names(layout)[0]: text})
     number = good.count(b"\n") + 1
     with pytest.raises(InputError, match=rf"{names(layout)[0]}: line {number} .*{words}.*; mend the line"):
@@ -217,10 +232,13 @@ def test_sources_without_or_with_several_ratings_are_refused(tmp_path: Path) -> 
         grouplens.load("s3://bucket/folder")
 
 
-@pytest.mark.parametrize("name", ["../ratings.csv", "a/../../ratings.csv", "/etc/ratings.csv", "..\\ratings.csv", "C:/ratings.csv"])
+@pytest.mark.parametrize("name", [
+    "../ratings.csv", "a/../../ratings.csv", "/etc/ratings.csv", "..\\ratings.csv", "C:/ratings.csv",
+])
 def test_members_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
-    source = zipped(tmp_path / "in" / "ml.zip" if (tmp_path / "in").mkdir() is None else tmp_path, files("csv") | {name: b"x"})
-    with pytest.raises(InputError, match="points outside of the archive"):
+    (tmp_path / "in").mkdir()
+    source = zipped(tmp_path / "in" / "ml.zip", files("csv") | {name: b"x"})
+    with pytest.raises(InputError, match="leads out of the archive"):
         grouplens.load(source)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["in", "ml.zip"]
 
@@ -295,9 +313,8 @@ def test_import_writes_parts_that_add_up_in_order(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(grouplens, "ROWS_A_PART", 3)
     output = str(tmp_path / "out")
     done = grouplens.import_to(zipped(tmp_path / "ml.zip", files("dat", "ml-1m/")), output)
-    assert done == {
-        "ratings": f"{output}/ratings", "movies": f"{output}/movies", "n_ratings": 4, "n_movies": 3, "n_users": 3,
-    }
+    uris = {"ratings": f"{output}/ratings", "movies": f"{output}/movies"}
+    assert done == {**uris, "n_ratings": 4, "n_movies": 3, "n_users": 3}
     parts = storage.list_files(done["ratings"])
     assert [Path(part.uri).name for part in parts] == ["part-00000.parquet", "part-00001.parquet"]
     assert pl.concat([pl.read_parquet(part.uri) for part in parts]).equals(expected_ratings())
@@ -305,7 +322,8 @@ def test_import_writes_parts_that_add_up_in_order(tmp_path: Path, monkeypatch: p
 
 
 def test_import_without_movies(tmp_path: Path) -> None:
-    done = grouplens.import_to(folder(tmp_path / "in", {"u.data": ratings_text("data")}), str(tmp_path / "out"))
+    source = folder(tmp_path / "in", {"u.data": ratings_text("data")})
+    done = grouplens.import_to(source, str(tmp_path / "out"))
     assert done["movies"] is None
     assert done["n_movies"] == 0
     assert not (tmp_path / "out" / "movies").exists()
@@ -315,7 +333,7 @@ def test_import_does_not_mix_with_an_earlier_one(tmp_path: Path) -> None:
     source, output = folder(tmp_path / "in", files("csv")), str(tmp_path / "out")
     grouplens.import_to(source, output)
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.parquet")}
-    with pytest.raises(InputError, match="holds 1 Parquet files already; give another output"):
+    with pytest.raises(InputError, match="holds 1 Parquet files; give another output"):
         grouplens.import_to(source, output)
     assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.parquet")}
 
