@@ -8,6 +8,7 @@ A zip is taken for hostile: nothing is extracted under a name of its own, sizes 
 """
 
 import csv
+import errno
 import io
 import logging
 import lzma
@@ -16,10 +17,10 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path, PurePosixPath
 from typing import IO, TypedDict
 
@@ -213,11 +214,14 @@ def _choose(names: Sequence[str], source: str) -> tuple[_Layout, str, str | None
 def _zip(path: Path, uri: str) -> Iterator[zipfile.ZipFile]:
     """A zip opened; whatever is wrong with it as an archive raises InputError."""
     try:
-        with storage.explained(uri), path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             yield archive
     except InputError:
         raise
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, OSError) as error:
+        # A wrong offset is an invalid seek; bz2 raises a bare OSError. Any other is not the zip's fault.
+        if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
+            raise
         raise InputError(f"{uri}: is not a zip or is damaged ({error}); download it again") from error
     except NotImplementedError as error:
         raise InputError(f"{uri}: is packed in an unknown way ({error}); unpack it first") from error
@@ -279,7 +283,7 @@ def _read_ratings(found: _Found) -> pl.DataFrame:
     columns = _header(found) if found.layout.header else list(_RATING_COLUMNS)
     # Polars separates by one character: between the two of '::' it sees a field, which has to be empty.
     gaps = [f"gap_{n}" for n in range(1, len(columns))] if len(found.layout.separator) > 1 else []
-    names = [name for pair in zip_longest(columns, gaps) for name in pair if name]
+    names = [name for pair in zip_longest(columns, gaps) for name in pair if name is not None]
     try:
         raw = pl.read_csv(
             found.ratings, has_header=False, skip_lines=int(found.layout.header),
@@ -288,12 +292,12 @@ def _read_ratings(found: _Found) -> pl.DataFrame:
             schema={name: _TYPES.get(name, pl.String) for name in names},
         )
     except (pl.exceptions.PolarsError, OverflowError) as error:
-        raise _bad_line(found, columns, reason=str(error).splitlines()[0]) from error
+        raise _bad_line(found, columns, reason=str(error).partition("\n")[0]) from error
     if not raw.height:
         raise InputError(f"{found.what}: holds no ratings; download it again")
     bad = pl.any_horizontal(
         *(pl.col(name).is_null() for name in _RATING_COLUMNS), *(pl.col(name).is_not_null() for name in gaps),
-        ~pl.col("rating").is_finite(), pl.col("timestamp").abs() > _LATEST,
+        ~pl.col("rating").cast(pl.Float32).is_finite(), pl.col("timestamp").abs() > _LATEST,
     )
     if raw.select(bad.any()).item():
         raise _bad_line(found, columns, reason="a field is missing or is not a number")
@@ -306,7 +310,7 @@ def _read_ratings(found: _Found) -> pl.DataFrame:
 def _header(found: _Found) -> list[str]:
     """Column names of a CSV file, in our spelling (userId is user_id)."""
     with found.ratings.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        names = next(csv.reader(file), [])
+        _, names = next(_csv_rows(file, found.what), (1, []))
     columns = _our_names(names)
     missing = [name for name in _RATING_COLUMNS if name not in columns]
     if missing or len(set(columns)) < len(columns):
@@ -332,14 +336,23 @@ def _bad_line(found: _Found, columns: Sequence[str], *, reason: str) -> InputErr
 
 def _lines(found: _Found) -> Iterator[tuple[int, list[str]]]:
     """Line number, from 1, and fields of each rating."""
-    with found.ratings.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        if not found.layout.header:
-            for number, line in enumerate(file, 1):
-                yield number, line.rstrip("\r\n").split(found.layout.separator)
+    newline = "" if found.layout.header else "\n"
+    with found.ratings.open(encoding="utf-8-sig", errors="replace", newline=newline) as file:
+        if found.layout.header:
+            yield from islice(_csv_rows(file, found.what), 1, None)
             return
-        reader = csv.reader(file)
-        next(reader, None)
-        yield from ((reader.line_num, fields) for fields in reader)
+        for number, line in enumerate(file, 1):
+            yield number, line.rstrip("\r\n").split(found.layout.separator)
+
+
+def _csv_rows(lines: Iterable[str], what: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number, from 1, and fields of each row, the header included."""
+    reader = csv.reader(lines, strict=True)
+    try:
+        for fields in reader:
+            yield reader.line_num, fields
+    except csv.Error as error:
+        raise InputError(f"{what}: line {reader.line_num} is not CSV ({error}); mend the line") from error
 
 
 def _problem(fields: Sequence[str], columns: Sequence[str]) -> str | None:
@@ -380,22 +393,18 @@ def _decoded(data: bytes) -> str:
 
 
 def _movies_csv(text: str, what: str) -> pl.DataFrame:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = _csv_rows(io.StringIO(text, newline=""), what)
+    columns = _our_names(next(lines, (1, []))[1])
+    if any(columns.count(name) != 1 for name in ("movie_id", "title")) or len(set(columns)) < len(columns):
+        named = ", ".join(columns) or "(none)"
+        raise InputError(f"{what}: line 1 names the columns {named}, expected movieId and title; mend it")
     rows: list[list[str]] = []
     ids: list[int] = []
-    try:
-        columns = _our_names(next(reader, []))
-        if any(columns.count(name) != 1 for name in ("movie_id", "title")):
-            named = ", ".join(columns) or "(none)"
-            raise InputError(f"{what}: line 1 names the columns {named}, expected movieId, title; mend it")
-        for fields in reader:
-            line = f"{what}: line {reader.line_num}"
-            if len(fields) != len(columns):
-                raise InputError(f"{line} has {len(fields)} fields, expected {len(columns)}; mend the line")
-            rows.append(fields)
-            ids.append(_movie_id(fields[columns.index("movie_id")], line))
-    except csv.Error as error:
-        raise InputError(f"{what}: line {reader.line_num} is not CSV ({error}); mend the line") from error
+    for number, fields in lines:
+        if len(fields) != len(columns):
+            raise InputError(f"{what}: line {number} has {len(fields)} fields, not {len(columns)}; mend the line")
+        rows.append(fields)
+        ids.append(_movie_id(fields[columns.index("movie_id")], f"{what}: line {number}"))
     frame = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
     return frame.with_columns(pl.Series("movie_id", ids, dtype=pl.Int64))
 

@@ -128,6 +128,8 @@ def test_movies_keep_further_columns_and_utf8(tmp_path: Path) -> None:
 def test_columns_of_a_csv_come_in_any_order_and_number(tmp_path: Path) -> None:
     text = b'timestamp,note,movieId,rating,userId\n1260759144,"hey, you",31,"2.5",1\n'
     assert grouplens.load(folder(tmp_path, {"ratings.csv": text})).ratings.equals(expected_ratings()[:1])
+    text = b",userId,movieId,rating,timestamp\n0,1,31,2.5,1260759144\n"
+    assert grouplens.load(folder(tmp_path, {"ratings.csv": text})).ratings.equals(expected_ratings()[:1])
 
 
 def test_hidden_copies_of_a_mac_are_no_ratings(tmp_path: Path) -> None:
@@ -188,6 +190,12 @@ def test_a_bad_line_is_named(tmp_path: Path, layout: str, fields: list[str], wor
         grouplens.load(source)
 
 
+def test_an_open_quote_is_named_though_it_swallows_the_rest(tmp_path: Path) -> None:
+    text = ratings_text("csv") + b'"1,2,3,4\n' + b"1,2,3,4\n" * 50_000
+    with pytest.raises(InputError, match=r"ratings.csv: line \d+ (is not CSV|has)"):
+        grouplens.load(folder(tmp_path, {"ratings.csv": text}))
+
+
 def test_a_single_colon_is_not_a_double_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"line 2 has 3 fields"):
         grouplens.load(folder(tmp_path, {"ratings.dat": b"1::2::3::4\n1:9:2::3::4\n"}))
@@ -197,6 +205,7 @@ def test_a_single_colon_is_not_a_double_one(tmp_path: Path) -> None:
     ("ratings.csv", b"", r"line 1 names the columns \(none\), expected userId"),
     ("ratings.csv", b"user,item\n1,2\n", "line 1 names the columns user, item, expected userId"),
     ("ratings.csv", b"userId,movieId,rating,timestamp\n", "holds no ratings"),
+    ("u.data", b"1\t2\t1e39\t4\n", "cannot be read"),
     ("ratings.dat", b"", "holds no ratings"),
     ("u.data", b"", "holds no ratings"),
 ])
@@ -206,7 +215,7 @@ def test_files_without_ratings_are_refused(tmp_path: Path, name: str, text: byte
 
 
 @pytest.mark.parametrize(("layout", "text", "words"), [
-    ("csv", b"movieId,title,genres\n1,a\n", "movies.csv: line 2 has 2 fields, expected 3"),
+    ("csv", b"movieId,title,genres\n1,a\n", "movies.csv: line 2 has 2 fields, not 3"),
     ("csv", b"movieId,title,genres\nx,a,b\n", "movies.csv: line 2 has the movie 'x'"),
     ("csv", b"id,name\n1,a\n", "line 1 names the columns id, name"),
     ("csv", b'movieId,title,genres\n1,"a"b,c\n', "line 2 is not CSV"),
@@ -294,6 +303,15 @@ def test_damaged_zips_are_refused(tmp_path: Path, damage: str) -> None:
         "text": b"<html>404 not found</html>", "empty": b"",
     }[damage])
     with pytest.raises(InputError, match=r"ml\.zip: is not a zip or is damaged .*; download it again"):
+        grouplens.load(str(path))
+
+
+def test_a_wrong_offset_is_damage(tmp_path: Path) -> None:
+    path = Path(zipped(tmp_path / "ml.zip", {"ratings.csv": ratings_text("csv")}))
+    data = bytearray(path.read_bytes())
+    data[-6:-2] = b"\xff\xff\xff\x7f"  # where the directory starts
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="is damaged"):
         grouplens.load(str(path))
 
 
