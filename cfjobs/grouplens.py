@@ -402,7 +402,7 @@ def _movies_csv(text: str, what: str) -> pl.DataFrame:
     ids: list[int] = []
     for number, fields in lines:
         if len(fields) != len(columns):
-            raise InputError(f"{what}: line {number} has {len(fields)} fields, not {len(columns)}; mend the line")
+            raise InputError(f"{what}: line {number} has {len(fields)} fields, not {len(columns)}; mend it")
         rows.append(fields)
         ids.append(_movie_id(fields[columns.index("movie_id")], f"{what}: line {number}"))
     frame = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")

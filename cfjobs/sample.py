@@ -46,7 +46,8 @@ YEAR = 365.25 * 86_400  # seconds
 
 _CHUNK_RATINGS = 1 << 20  # ratings made at once: bounds the memory
 _CHUNK_CELLS = 1 << 22    # user x movie cells scored at once, for users who rate much of the catalogue
-_SESSION_SECONDS = 5400
+_SESSION_RATINGS = 40     # ratings in one session of a user, on average
+_SESSION_SECONDS = 5400   # length of a session
 _BLOCK = 1 << 16          # ratings whose expected stars are computed at once: stays in the cache
 _DENSE_SHARE = 0.1        # users who rate this share of what is out get their picks from all its odds
 _ROUNDS = 24              # of drawing again for repeats, before a user is taken for one of these
@@ -331,7 +332,7 @@ class _Chunk:
 def _chunk(
     chosen: slice, activity: Ints, users: _Users, *, movies: _Movies, rng: np.random.Generator,
 ) -> _Chunk:
-    n_sessions = 1 + rng.poisson(activity / 40)
+    n_sessions = 1 + rng.poisson(activity / _SESSION_RATINGS)
     owner = np.repeat(np.arange(chosen.start, chosen.stop), n_sessions)
     stay = rng.random(owner.size) * (users.left - users.joined)[owner]
     start = users.joined[owner] + stay.astype(np.int64)
