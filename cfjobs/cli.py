@@ -274,9 +274,9 @@ def recs(
 @app.command()
 def sample(
     output: OutputUri,
-    users: Annotated[int, typer.Option("--users", min=1, help="Users.")] = 600,
+    users: Annotated[int, typer.Option("--users", min=1, help="Users.")] = 1_000,
     movies: Annotated[int, typer.Option("--movies", min=1, help="Movies.")] = 2_000,
-    ratings: Annotated[int, typer.Option("--ratings", min=1, help="Ratings.")] = 60_000,
+    ratings: Annotated[int, typer.Option("--ratings", min=1, help="Ratings.")] = 100_000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same data.")] = 42,
     as_json: AsJson = False,
 ) -> None:
@@ -311,7 +311,7 @@ def import_(
     """Turn a GroupLens download (ratings.csv, ratings.dat or u.data) into the input tables."""
     from cfjobs import grouplens
 
-    _show(grouplens.import_to(source, output), as_json=as_json)
+    _show(dict(grouplens.import_to(source, output)), as_json=as_json)
 
 
 @app.command(name="config")

@@ -4,20 +4,23 @@
                   -> the three layouts that GroupLens has published, each with its columns and encoding
                   -> ratings and movies in the form of the input tables
 
-A zip is taken for hostile: nothing is extracted under a name of its own, sizes are capped while they are read.
+A zip is taken for hostile: nothing is extracted under a name of its own, sizes are capped while being read.
 """
 
 import csv
+import errno
 import io
 import logging
+import lzma
 import re
 import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path, PurePosixPath
 from typing import IO, TypedDict
 
@@ -39,9 +42,11 @@ _LATEST = 10**11  # seconds since 1970 beyond which a timestamp is no time of a 
 
 @dataclass(frozen=True)
 class GroupLens:
-    """ratings: user_id int64, movie_id int64, rating float32, timestamp datetime[us] (UTC), in the order of the file.
+    """Ratings and movies of a GroupLens release, in the form of the input tables.
 
-    movies, None where the source has none: movie_id int64, title, genres ("Comedy|Drama"), then any further columns.
+    ratings: user_id int64, movie_id int64, rating float32, timestamp datetime[us] (UTC), in the order of the
+    file. movies: movie_id int64, title, genres ("Comedy|Drama"), any further columns as strings; None where
+    the source has none.
     """
 
     ratings: pl.DataFrame
@@ -60,7 +65,7 @@ class Imported(TypedDict):
 
 @dataclass(frozen=True)
 class _Layout:
-    """A form in which GroupLens published its files. separator: of a line's fields; header: the first line has names."""
+    """A form in which GroupLens published its files. header: whether line 1 names the columns."""
 
     ratings: str
     movies: str
@@ -73,7 +78,6 @@ _LAYOUTS = (
     _Layout("ratings.dat", "movies.dat", "::", False),
     _Layout("u.data", "u.item", "\t", False),
 )
-_EXPECTED = "ratings.csv, ratings.dat or u.data"
 _RATING_COLUMNS = ("user_id", "movie_id", "rating", "timestamp")
 _SPELLINGS = {"userid": "user_id", "movieid": "movie_id"}
 _TYPES = {"user_id": pl.Int64, "movie_id": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
@@ -117,10 +121,10 @@ class _Found:
 def load(source: str) -> GroupLens:
     """Ratings and movies of a GroupLens zip (local or s3://) or local folder.
 
-    Raises InputError for a source without ratings or with several, a zip that is damaged, encrypted or unsafe,
-    and a line that is not what its layout says (named by its number). No line is dropped.
+    Raises InputError for a source without ratings or with several, a zip that is damaged, encrypted or
+    unsafe, and a line that is not what its layout says (named by its number). No line is dropped.
     """
-    with _opened(source) as found:
+    with storage.explained(source), _opened(source) as found:
         ratings = _read_ratings(found)
         movies = _read_movies(found) if found.movies else None
     log.info("%s: %d ratings, %s movies", source, ratings.height, "no" if movies is None else movies.height)
@@ -134,32 +138,29 @@ def import_to(source: str, output: str) -> Imported:
     written. Raises InputError as `load` does, and for an output that holds such files already.
     """
     output = storage.normal(output)
-    folders = [storage.join(output, name) for name in ("ratings", "movies")]
-    for folder in folders:
-        if storage.is_s3(folder) or Path(folder).exists():
-            if there := storage.list_files(folder):
-                raise InputError(
-                    f"{folder}: holds {len(there)} Parquet files already; give another output, or remove them first"
-                )
+    ratings_uri, movies_uri = storage.join(output, "ratings"), storage.join(output, "movies")
+    for folder in (ratings_uri, movies_uri):
+        _check_empty(folder)
+    storage.check_writable(output)
     data = load(source)
-    n_parts = range(-(-data.ratings.height // ROWS_A_PART))
-    files = [
-        (
-            storage.join(folders[0], f"part-{n:05d}.parquet"),
-            data.ratings[n * ROWS_A_PART : (n + 1) * ROWS_A_PART],
-        )
-        for n in n_parts
-    ]
-    if data.movies is not None:
-        files.insert(0, (storage.join(folders[1], "movies.parquet"), data.movies))
+    files = [] if data.movies is None else [(storage.join(movies_uri, "movies.parquet"), data.movies)]
+    for number, part in enumerate(data.ratings.iter_slices(ROWS_A_PART)):
+        files.append((storage.join(ratings_uri, f"part-{number:05d}.parquet"), part))
     _write_all(files)
     return Imported(
-        ratings=folders[0],
-        movies=folders[1] if data.movies is not None else None,
+        ratings=ratings_uri,
+        movies=None if data.movies is None else movies_uri,
         n_ratings=data.ratings.height,
         n_movies=0 if data.movies is None else data.movies.height,
         n_users=data.ratings["user_id"].n_unique(),
     )
+
+
+def _check_empty(folder: str) -> None:
+    """Parts of an earlier import would be read together with the new ones."""
+    there = storage.list_files(folder)
+    if there:
+        raise InputError(f"{folder}: holds {len(there)} Parquet files; give another output or remove them")
 
 
 def _write_all(files: Sequence[tuple[str, pl.DataFrame]]) -> None:
@@ -183,6 +184,8 @@ def _write_all(files: Sequence[tuple[str, pl.DataFrame]]) -> None:
 def _opened(source: str) -> Iterator[_Found]:
     """The files of a source, unpacked for as long as the context lasts."""
     uri = storage.normal(source)
+    if storage.is_s3(uri) and not uri.lower().endswith(".zip"):
+        raise InputError(f"{uri}: is not a .zip; give the URI of a zip, or a local folder")
     if not storage.is_s3(uri) and Path(uri).is_dir():
         yield _in_folder(uri)
         return
@@ -200,34 +203,25 @@ def _opened(source: str) -> Iterator[_Found]:
 def _in_folder(uri: str) -> _Found:
     names = [path.relative_to(uri).as_posix() for path in sorted(Path(uri).rglob("*")) if path.is_file()]
     layout, ratings, movies = _choose(names, uri)
-    return _Found(
-        layout,
-        Path(uri, ratings),
-        f"{uri}/{ratings}",
-        Path(uri, movies) if movies else None,
-        f"{uri}/{movies}",
-    )
+    movies_path = Path(uri, movies) if movies else None
+    return _Found(layout, Path(uri, ratings), f"{uri}/{ratings}", movies_path, f"{uri}/{movies}")
 
 
 def _choose(names: Sequence[str], source: str) -> tuple[_Layout, str, str | None]:
     """The layout, the ratings file and the movies file beside it, of a source's file names."""
     visible = [name for name in names if not any(part[0] in "._" for part in PurePosixPath(name).parts)]
-    found = [
-        (layout, name)
-        for name in visible
-        for layout in _LAYOUTS
-        if PurePosixPath(name).name == layout.ratings
-    ]
+    by_name = {layout.ratings: layout for layout in _LAYOUTS}
+    found = [name for name in visible if PurePosixPath(name).name in by_name]
     if not found:
         raise InputError(
-            f"{source}: holds no ratings ({len(names)} files, none named {_EXPECTED}); give a GroupLens zip or folder"
+            f"{source}: holds no ratings (of {len(names)} files none is {', '.join(by_name)}); "
+            "give a GroupLens zip or folder"
         )
     if len(found) > 1:
-        named = ", ".join(name for _, name in found[:5])
-        raise InputError(
-            f"{source}: holds several ratings files ({named}); give a zip or folder with one of them"
-        )
-    layout, ratings = found[0]
+        named = ", ".join(found[:5])
+        raise InputError(f"{source}: holds several ratings files ({named}); give a zip or folder with one")
+    ratings = found[0]
+    layout = by_name[PurePosixPath(ratings).name]
     movies = (PurePosixPath(ratings).parent / layout.movies).as_posix()
     return layout, ratings, movies if movies in visible else None
 
@@ -239,16 +233,17 @@ def _choose(names: Sequence[str], source: str) -> tuple[_Layout, str, str | None
 def _zip(path: Path, uri: str) -> Iterator[zipfile.ZipFile]:
     """A zip opened; whatever is wrong with it as an archive raises InputError."""
     try:
-        with storage.explained(uri), path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, InputError):
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, OSError) as error:
+        # A wrong offset is an invalid seek; bz2 raises a bare OSError. Any other is not the zip's fault.
+        if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
             raise
         raise InputError(f"{uri}: is not a zip or is damaged ({error}); download it again") from error
     except NotImplementedError as error:
-        raise InputError(
-            f"{uri}: is packed in a way that cannot be read ({error}); unpack it and give the folder"
-        ) from error
+        raise InputError(f"{uri}: is packed in an unknown way ({error}); unpack it first") from error
 
 
 def _unpacked(archive: zipfile.ZipFile, uri: str, work: Path) -> _Found:
@@ -256,25 +251,18 @@ def _unpacked(archive: zipfile.ZipFile, uri: str, work: Path) -> _Found:
     for member in archive.infolist():
         _check_safe(member, uri)
     layout, ratings, movies = _choose(list(members), uri)
-    targets = {name: work / target for name, target in ((ratings, "ratings"), (movies, "movies")) if name}
-    for name, target in targets.items():
-        _unpack(archive, members[name], target, uri)
-    return _Found(
-        layout,
-        targets[ratings],
-        f"{uri} ({ratings})",
-        targets[movies] if movies else None,
-        f"{uri} ({movies})",
-    )
+    _unpack(archive, members[ratings], work / "ratings", uri)
+    if movies:
+        _unpack(archive, members[movies], work / "movies", uri)
+    movies_path = work / "movies" if movies else None
+    return _Found(layout, work / "ratings", f"{uri} ({ratings})", movies_path, f"{uri} ({movies})")
 
 
 def _check_safe(member: zipfile.ZipInfo, uri: str) -> None:
     name = member.filename
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if name.startswith(("/", "\\")) or ".." in parts or ":" in (parts or ("",))[0] or not parts:
-        raise InputError(
-            f"{uri}: member {name!r} points outside of the archive; get the zip from its publisher"
-        )
+        raise InputError(f"{uri}: member {name!r} leads out of the archive; get the zip from its publisher")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise InputError(f"{uri}: member {name!r} is a symbolic link; get the zip from its publisher")
 
@@ -282,9 +270,7 @@ def _check_safe(member: zipfile.ZipInfo, uri: str) -> None:
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, uri: str) -> None:
     """Copy one member to a file of our own name, not believing the size that it declares."""
     if member.flag_bits & _ENCRYPTED:
-        raise InputError(
-            f"{uri}: member {member.filename!r} is encrypted; unpack it with its password and give the folder"
-        )
+        raise InputError(f"{uri}: member {member.filename!r} is encrypted; unpack it and give the folder")
     limit = min(MAX_BYTES, max(_SMALL, MAX_RATIO * member.compress_size))
     if member.file_size > limit:
         raise _too_large(member, limit, uri)
@@ -303,8 +289,8 @@ def _copy(packed: IO[bytes], file: IO[bytes], *, member: zipfile.ZipInfo, limit:
 
 def _too_large(member: zipfile.ZipInfo, limit: int, uri: str) -> InputError:
     return InputError(
-        f"{uri}: member {member.filename!r} unpacks {member.compress_size:,} bytes to more than {limit:,}, like a zip bomb; "
-        "get the zip from its publisher, or unpack it and give the folder"
+        f"{uri}: member {member.filename!r} unpacks {member.compress_size:,} bytes to more than {limit:,}, "
+        "like a zip bomb; get the zip from its publisher, or unpack it and give the folder"
     )
 
 
@@ -314,30 +300,28 @@ def _too_large(member: zipfile.ZipInfo, limit: int, uri: str) -> InputError:
 def _read_ratings(found: _Found) -> pl.DataFrame:
     """Ratings [R] as in GroupLens, parsed by Polars; the line is looked for only when one is bad."""
     columns = _header(found) if found.layout.header else list(_RATING_COLUMNS)
-    # Polars separates by one character: between the two of '::' it sees an empty field, which has to be empty.
+    # Polars separates by one character: between the two of '::' it sees a field, which has to be empty.
     gaps = [f"gap_{n}" for n in range(1, len(columns))] if len(found.layout.separator) > 1 else []
-    names = (
-        [name for pair in zip(columns, [*gaps, ""], strict=True) for name in pair][:-1] if gaps else columns
-    )
+    names = [name for pair in zip_longest(columns, gaps) for name in pair if name is not None]
     try:
         raw = pl.read_csv(
             found.ratings,
             has_header=False,
             skip_lines=int(found.layout.header),
             separator=found.layout.separator[0],
-            encoding="utf8-lossy",
             quote_char='"' if found.layout.header else None,
-            schema={name: _TYPES.get(name, pl.String) for name in names},
+            encoding="utf8-lossy",
             raise_if_empty=False,
+            schema={name: _TYPES.get(name, pl.String) for name in names},
         )
     except (pl.exceptions.PolarsError, OverflowError) as error:
-        raise _bad_line(found, columns, reason=str(error).splitlines()[0]) from error
+        raise _bad_line(found, columns, reason=str(error).partition("\n")[0]) from error
     if not raw.height:
         raise InputError(f"{found.what}: holds no ratings; download it again")
     bad = pl.any_horizontal(
         *(pl.col(name).is_null() for name in _RATING_COLUMNS),
         *(pl.col(name).is_not_null() for name in gaps),
-        ~pl.col("rating").is_finite(),
+        ~pl.col("rating").cast(pl.Float32).is_finite(),
         pl.col("timestamp").abs() > _LATEST,
     )
     if raw.select(bad.any()).item():
@@ -353,13 +337,13 @@ def _read_ratings(found: _Found) -> pl.DataFrame:
 def _header(found: _Found) -> list[str]:
     """Column names of a CSV file, in our spelling (userId is user_id)."""
     with found.ratings.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        names = next(csv.reader(file), [])
+        _, names = next(_csv_rows(file, found.what), (1, []))
     columns = _our_names(names)
     missing = [name for name in _RATING_COLUMNS if name not in columns]
     if missing or len(set(columns)) < len(columns):
         raise InputError(
-            f"{found.what}: line 1 names the columns {', '.join(names) or '(none)'}, expected userId, movieId, rating, timestamp, "
-            "each once; mend the first line"
+            f"{found.what}: line 1 names the columns {', '.join(names) or '(none)'}, "
+            "expected userId, movieId, rating, timestamp, each once; mend the line"
         )
     return columns
 
@@ -373,25 +357,29 @@ def _bad_line(found: _Found, columns: Sequence[str], *, reason: str) -> InputErr
     for number, fields in _lines(found):
         problem = _problem(fields, columns)
         if problem:
-            return InputError(
-                f"{found.what}: line {number} {problem}; mend the line or download the file again"
-            )
+            return InputError(f"{found.what}: line {number} {problem}; mend the line, or download it again")
     return InputError(f"{found.what}: cannot be read ({reason}); download it again")
 
 
 def _lines(found: _Found) -> Iterator[tuple[int, list[str]]]:
     """Line number, from 1, and fields of each rating."""
-    with found.ratings.open(
-        encoding="utf-8-sig" if found.layout.header else "latin-1", errors="replace", newline=""
-    ) as file:
-        if not found.layout.header:
-            yield from (
-                (n, line.rstrip("\r\n").split(found.layout.separator)) for n, line in enumerate(file, 1)
-            )
+    newline = "" if found.layout.header else "\n"
+    with found.ratings.open(encoding="utf-8-sig", errors="replace", newline=newline) as file:
+        if found.layout.header:
+            yield from islice(_csv_rows(file, found.what), 1, None)
             return
-        reader = csv.reader(file)
-        next(reader, None)
-        yield from ((reader.line_num, fields) for fields in reader)
+        for number, line in enumerate(file, 1):
+            yield number, line.rstrip("\r\n").split(found.layout.separator)
+
+
+def _csv_rows(lines: Iterable[str], what: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number, from 1, and fields of each row, the header included."""
+    reader = csv.reader(lines, strict=True)
+    try:
+        for fields in reader:
+            yield reader.line_num, fields
+    except csv.Error as error:
+        raise InputError(f"{what}: line {reader.line_num} is not CSV ({error}); mend the line") from error
 
 
 def _problem(fields: Sequence[str], columns: Sequence[str]) -> str | None:
@@ -419,9 +407,8 @@ def _read_movies(found: _Found) -> pl.DataFrame:
     lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip("\r"))
     parse = _dat_movie if found.layout.separator == "::" else _item_movie
     rows = [parse(line.rstrip("\r"), f"{found.movies_what}: line {n}") for n, line in lines]
-    return pl.DataFrame(
-        rows, schema={"movie_id": pl.Int64, "title": pl.String, "genres": pl.String}, orient="row"
-    )
+    schema = {"movie_id": pl.Int64, "title": pl.String, "genres": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _decoded(data: bytes) -> str:
@@ -433,24 +420,18 @@ def _decoded(data: bytes) -> str:
 
 
 def _movies_csv(text: str, what: str) -> pl.DataFrame:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = _csv_rows(io.StringIO(text, newline=""), what)
+    columns = _our_names(next(lines, (1, []))[1])
+    if any(columns.count(name) != 1 for name in ("movie_id", "title")) or len(set(columns)) < len(columns):
+        named = ", ".join(columns) or "(none)"
+        raise InputError(f"{what}: line 1 names the columns {named}, expected movieId and title; mend it")
     rows: list[list[str]] = []
     ids: list[int] = []
-    try:
-        columns = _our_names(next(reader, []))
-        if any(columns.count(name) != 1 for name in ("movie_id", "title")):
-            raise InputError(
-                f"{what}: line 1 names the columns {', '.join(columns) or '(none)'}, expected movieId, title, genres; mend it"
-            )
-        for fields in reader:
-            if len(fields) != len(columns):
-                raise InputError(
-                    f"{what}: line {reader.line_num} has {len(fields)} fields, expected {len(columns)}; mend the line"
-                )
-            rows.append(fields)
-            ids.append(_movie_id(fields[columns.index("movie_id")], f"{what}: line {reader.line_num}"))
-    except csv.Error as error:
-        raise InputError(f"{what}: line {reader.line_num} is not CSV ({error}); mend the line") from error
+    for number, fields in lines:
+        if len(fields) != len(columns):
+            raise InputError(f"{what}: line {number} has {len(fields)} fields, not {len(columns)}; mend it")
+        rows.append(fields)
+        ids.append(_movie_id(fields[columns.index("movie_id")], f"{what}: line {number}"))
     frame = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
     return frame.with_columns(pl.Series("movie_id", ids, dtype=pl.Int64))
 

@@ -5,10 +5,11 @@
     picks   a user picks a genre by taste, then one of its released movies by popularity, never one twice
     stars   mean + user bias + movie quality + taste for the movie's genres + noise, in half stars
 
-Taste drives both what is picked and how it is liked, so both lists and stars can be learned. No users x movies
-matrix is ever made: 25 million ratings take seconds, not a cluster.
+Taste drives both what is picked and how it is liked, so both lists and stars can be learned. No matrix of
+all users x all movies is ever made, so that 25 million ratings fit a small machine.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,8 +44,8 @@ GENRES: dict[str, tuple[float, tuple[float, ...]]] = {
     "War": (1, (1, -1, 0, -2)),
     "Western": (1, (1, 0, 0, -2)),
 }
-"""Genres: how common each is in relation to the others, and how much it has of what tastes differ about: spectacle,
-fairy tale, darkness, laughter. People who like one genre therefore tend to like its neighbours."""
+"""Genres: how common each is in relation to the others, and how much it has of what tastes differ about:
+spectacle, fairy tale, darkness, laughter. Who likes one genre therefore tends to like its neighbours."""
 
 _SHARE = np.array([share for share, _ in GENRES.values()])
 _FLAVOUR_GF = np.array([flavour for _, flavour in GENRES.values()], dtype=np.float32)
@@ -56,11 +57,12 @@ CLOSED = int(datetime(2016, 1, 1, tzinfo=UTC).timestamp())
 YEAR = 365.25 * 86_400  # seconds
 
 _CHUNK_RATINGS = 1 << 20  # ratings made at once: bounds the memory
-_CHUNK_CELLS = 1 << 22  # user x movie cells scored at once for users who rate a large part of the catalogue
-_BLOCK = 1 << 16
-_DENSE_SHARE = 0.1  # from this share of the catalogue on, a user's picks are drawn from all movies at once
-_ROUNDS = 24  # of drawing again for duplicates, before a user is drawn from all movies at once
-_MAX_GENRES = 3
+_CHUNK_CELLS = 1 << 22  # user x movie cells scored at once, for users who rate much of the catalogue
+_SESSION_RATINGS = 40  # ratings in one session of a user, on average
+_SESSION_SECONDS = 5400  # length of a session
+_BLOCK = 1 << 16  # ratings whose expected stars are computed at once: stays in the cache
+_DENSE_SHARE = 0.1  # users who rate this share of what is out get their picks from all its odds
+_ROUNDS = 24  # of drawing again for repeats, before a user is taken for one of these
 
 # How strong each part of the structure is; stars unless noted
 _MEAN = 3.2
@@ -76,8 +78,8 @@ _POWER = 0.9  # the movie of popularity rank r is picked in proportion to r ** -
 class Sample:
     """A data set in the form of the input tables.
 
-    ratings: user_id int64, movie_id int64, rating float32 in half stars, timestamp datetime[us], sorted by user
-    and time. movies: movie_id int64, title string, genres string, sorted by id.
+    ratings: user_id int64, movie_id int64, rating float32 in half stars, timestamp datetime[us], sorted by
+    user and time. movies: movie_id int64, title string, genres string, sorted by id.
     """
 
     ratings: pl.DataFrame
@@ -110,10 +112,9 @@ class Truth:
         return stars
 
     def pick_probability(self, user_idx: Ints) -> Floats:
-        """Probability [B, M] that each movie is what users [B] pick on their last day, had they rated none."""
-        return _pick_probability(
-            _genre_odds(self.taste_UG[user_idx]), self.cumulative_GM, self.n_released[user_idx]
-        )
+        """Probability [B, M] that users [B] pick each movie on their last day, had they rated none."""
+        odds_BG = _genre_odds(self.taste_UG[user_idx])
+        return _pick_probability(odds_BG, self.cumulative_GM, self.n_released[user_idx])
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,9 @@ class Generated(Sample):
 def generate(*, n_users: int, n_movies: int, n_ratings: int, seed: int) -> Generated:
     """A data set of exactly n_ratings ratings, the same for the same arguments.
 
-    Every user rates at least min(20, n_ratings // n_users) movies; no pair is rated twice; nobody rates a movie
-    before its year. A movie may remain without a rating. User ids are 1..n_users, movie ids have gaps.
+    Every user rates at least min(20, n_ratings // n_users, n_movies) movies; no pair is rated twice; nobody
+    rates a movie before its year. A movie may remain without a rating. User ids are 1..n_users, movie ids
+    have gaps.
     Raises InputError for sizes that cannot be.
     """
     _check_sizes(n_users, n_movies, n_ratings, seed)
@@ -137,25 +139,32 @@ def generate(*, n_users: int, n_movies: int, n_ratings: int, seed: int) -> Gener
     activity = _activity(n_users, n_movies, n_ratings, rng)
     n_released = np.searchsorted(movies.released, users.left, side="right")
     truth = Truth(
-        users.bias, users.taste_UG, movies.quality, movies.traits_MG, movies.cumulative_GM, n_released
+        user_bias=users.bias,
+        taste_UG=users.taste_UG,
+        quality=movies.quality,
+        traits_MG=movies.traits_MG,
+        cumulative_GM=movies.cumulative_GM,
+        n_released=n_released,
     )
-    chunks = [
-        _ratings(first, stop, activity, users, movies, truth, rng) for first, stop in _user_chunks(activity)
-    ]
-    ratings = pl.concat(chunks, rechunk=True)
+    parts = []
+    for chosen in _user_chunks(activity):
+        chunk = _chunk(chosen, activity[chosen], users, movies=movies, rng=rng)
+        parts.append(_ratings(chunk, movies, truth, rng))
+    ratings = pl.concat(parts, rechunk=True)
     return Generated(ratings, movies.frame, truth)
 
 
 def checkerboard(*, n_users: int = 40, n_movies: int = 40) -> Sample:
     """A data set whose right answer is known: even users love even movies, odd users odd ones.
 
-    User u and movie m, from 0, are rated 5 when u and m are both even or both odd, else 1; a quarter of the pairs,
-    those with (u // 2 + m // 2) % 4 == 0, is not rated. The right list of a user is therefore the loved movies
-    among these, in any order, before every other one.
+    User u and movie m, from 0, are rated 5 when u and m are both even or both odd, else 1; a quarter of
+    the pairs, those with (u // 2 + m // 2) % 4 == 0, is not rated. The right list of a user is therefore
+    the loved movies among these, in any order, before all others. Ids are 0..n_users - 1, 0..n_movies - 1.
+    Raises InputError below 8 users or movies, where a movie may remain unrated.
     """
-    user, movie = (
-        axis.ravel() for axis in np.meshgrid(np.arange(n_users), np.arange(n_movies), indexing="ij")
-    )
+    if n_users < 8 or n_movies < 8:
+        raise InputError(f"checkerboard: got {n_users} users and {n_movies} movies; give 8 or more of each")
+    user, movie = np.divmod(np.arange(n_users * n_movies), n_movies)
     rated = (user // 2 + movie // 2) % 4 != 0
     user, movie = user[rated], movie[rated]
     ratings = pl.DataFrame(
@@ -166,14 +175,13 @@ def checkerboard(*, n_users: int = 40, n_movies: int = 40) -> Sample:
             "timestamp": _datetimes(OPENED + 60 * np.arange(user.size)),
         }
     )
-    titles = [
-        f"The {'Even' if number % 2 == 0 else 'Odd'} Square {number} (1996)" for number in range(n_movies)
-    ]
     movies = pl.DataFrame(
         {
             "movie_id": np.arange(n_movies),
-            "title": titles,
-            "genres": ["Comedy" if n % 2 == 0 else "Drama" for n in range(n_movies)],
+            "title": [
+                f"The {('Even', 'Odd')[number % 2]} Square {number} (1996)" for number in range(n_movies)
+            ],
+            "genres": [("Comedy", "Drama")[number % 2] for number in range(n_movies)],
         }
     )
     return Sample(ratings, movies)
@@ -187,12 +195,13 @@ def _check_sizes(n_users: int, n_movies: int, n_ratings: int, seed: int) -> None
         raise InputError(f"sample: seed is {seed}, expected 0 or more; give another")
     if n_ratings > n_users * n_movies:
         raise InputError(
-            f"sample: {n_ratings:,} ratings do not fit {n_users:,} users x {n_movies:,} movies "
-            f"({n_users * n_movies:,} pairs, each rated once at most); lower n_ratings, or raise n_users or n_movies"
+            f"sample: {n_ratings:,} ratings do not fit {n_users:,} users x {n_movies:,} movies, "
+            f"{n_users * n_movies:,} pairs that are rated once at most; lower n_ratings, or raise the others"
         )
     if n_ratings < n_users:
         raise InputError(
-            f"sample: {n_ratings:,} ratings for {n_users:,} users leave some without any; lower n_users or raise n_ratings"
+            f"sample: {n_ratings:,} ratings leave some of {n_users:,} users without any; "
+            "lower n_users or raise n_ratings"
         )
 
 
@@ -201,20 +210,18 @@ def _check_sizes(n_users: int, n_movies: int, n_ratings: int, seed: int) -> None
 
 @dataclass(frozen=True)
 class _Movies:
-    """Movies by release. frame: as in Sample; released [M] seconds since 1970; quality [M]; traits_MG, weight_GM."""
+    """Movies by release and id. frame: as in Sample; released [M]: seconds since 1970; more as in Truth."""
 
     frame: pl.DataFrame
     released: Ints
     quality: Floats
     traits_MG: Floats
     cumulative_GM: NDArray[np.float64]
-    """Running sum, over movies by release, of how often a genre's picks go to them; one more column, 0, first."""
 
 
 def _movies(n_movies: int, rng: np.random.Generator) -> _Movies:
-    released = (
-        np.sort(CLOSED - np.minimum(rng.exponential(25 * YEAR, n_movies), 95 * YEAR)).astype(np.int64) - 1
-    )
+    age = np.minimum(rng.exponential(25 * YEAR, n_movies), 95 * YEAR)
+    released = np.sort(CLOSED - 1 - age.astype(np.int64))
     traits_MG = _traits(n_movies, rng)
     quality = rng.normal(0, _QUALITY_STD, n_movies).astype(np.float32)
     # A good movie tends to be seen by more people: the ranks are of quality mixed with luck.
@@ -234,26 +241,22 @@ def _movies(n_movies: int, rng: np.random.Generator) -> _Movies:
 
 
 def _traits(n_movies: int, rng: np.random.Generator) -> Floats:
-    """How much of each genre a movie has: one to three genres, the first the strongest; rows of length 1. [M, G]"""
-    shares = np.log(_SHARE)
-    ranked = np.argsort(-(shares + rng.gumbel(size=(n_movies, shares.size))), axis=1)[:, :_MAX_GENRES]
-    weight = np.array([1.0, 0.6, 0.4]) * (
-        np.arange(_MAX_GENRES) < rng.choice([1, 2, 3], n_movies, p=[0.35, 0.4, 0.25])[:, None]
-    )
-    traits = np.zeros((n_movies, shares.size), dtype=np.float32)
-    np.put_along_axis(
-        traits, ranked, (weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32), axis=1
-    )
+    """How much of each genre a movie has [M, G]: one to three genres, the first the strongest; length 1."""
+    ranked = np.argsort(-(np.log(_SHARE) + rng.gumbel(size=(n_movies, _SHARE.size))), axis=1)[:, :3]
+    n_genres = rng.choice([1, 2, 3], n_movies, p=[0.35, 0.4, 0.25])
+    weight = np.array([1.0, 0.6, 0.4]) * (np.arange(3) < n_genres[:, None])
+    traits = np.zeros((n_movies, _SHARE.size), dtype=np.float32)
+    np.put_along_axis(traits, ranked, weight, axis=1)
+    traits /= np.linalg.norm(traits, axis=1, keepdims=True)
     return traits
 
 
 def _genre_names(traits_MG: Floats) -> list[str]:
-    names = np.array(list(GENRES))
-    return ["|".join(names[row]) for row in traits_MG > 0]
+    return ["|".join(itertools.compress(GENRES, row)) for row in (traits_MG > 0).tolist()]
 
 
 def _pick_probability(odds_BG: Floats, cumulative_GM: NDArray[np.float64], n_released: Ints) -> Floats:
-    """Probability of each movie to be picked by users [B] with these odds for the genres, when so many are out. [B, M]"""
+    """Probability [B, M] that users [B] with these odds of genres pick each movie, when so many are out."""
     out_BG = np.maximum(cumulative_GM[:, n_released].T, 1e-30)
     picked_BM = (odds_BG / out_BG).astype(np.float32) @ np.diff(cumulative_GM, axis=1).astype(np.float32)
     return np.where(np.arange(picked_BM.shape[1]) < n_released[:, None], picked_BM, np.float32(0))
@@ -275,12 +278,9 @@ class _Users:
 def _users(n_users: int, rng: np.random.Generator) -> _Users:
     joined = OPENED + rng.random(n_users) * (CLOSED - OPENED - 0.1 * YEAR)
     left = np.minimum(joined + rng.lognormal(-1, 1.5, n_users) * YEAR, CLOSED - 86_400)
-    return _Users(
-        rng.normal(0, _USER_STD, n_users).astype(np.float32),
-        rng.standard_normal((n_users, _FLAVOUR_GF.shape[1]), dtype=np.float32) @ _FLAVOUR_GF.T,
-        joined.astype(np.int64),
-        left.astype(np.int64),
-    )
+    bias = rng.normal(0, _USER_STD, n_users).astype(np.float32)
+    liking_UF = rng.standard_normal((n_users, _FLAVOUR_GF.shape[1]), dtype=np.float32)
+    return _Users(bias, liking_UF @ _FLAVOUR_GF.T, joined.astype(np.int64), left.astype(np.int64))
 
 
 def _activity(n_users: int, n_movies: int, n_ratings: int, rng: np.random.Generator) -> Ints:
@@ -299,20 +299,21 @@ def _activity(n_users: int, n_movies: int, n_ratings: int, rng: np.random.Genera
 
 
 def _genre_odds(taste_BG: Floats) -> Floats:
-    """Probability of each genre to be picked, for tastes [B, G]: softmax of how common it is and how liked. [B, G]"""
+    """Probability [B, G] that tastes [B, G] pick each genre: softmax of how common and how liked it is."""
     logit = np.log(_SHARE) + _TASTE_PICKS * taste_BG
     odds = np.exp(logit - logit.max(axis=1, keepdims=True))
-    return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    share: Floats = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    return share
 
 
-def _user_chunks(activity: Ints) -> Iterator[tuple[int, int]]:
+def _user_chunks(activity: Ints) -> Iterator[slice]:
     """Ranges of users with about _CHUNK_RATINGS ratings each."""
     total = np.cumsum(activity)
     first = 0
     while first < activity.size:
         before = total[first] - activity[first]
         stop = max(first + 1, int(np.searchsorted(total, before + _CHUNK_RATINGS, side="right")))
-        yield first, stop
+        yield slice(first, stop)
         first = stop
 
 
@@ -338,11 +339,13 @@ _NO_PICKS = _Picks(*(np.empty(0, dtype=np.int64) for _ in range(3)))
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Users of a chunk: how many ratings each, odds of their genres, and their sessions.
+    """Users first .. first + B - 1: how many ratings each [B], odds of their genres, and their sessions [S].
 
-    session_start [S] seconds, those of user b at first_session[b] .. + n_sessions[b]; n_released [S]: movies out by then.
+    User b has n_sessions[b] of them, from first_session[b] on. session_start: seconds since 1970; n_released:
+    movies that are out by then.
     """
 
+    first: int
     activity: Ints
     odds_BG: Floats
     first_session: Ints
@@ -351,60 +354,51 @@ class _Chunk:
     n_released: Ints
 
 
-def _ratings(
-    first: int,
-    stop: int,
+def _chunk(
+    chosen: slice,
     activity: Ints,
     users: _Users,
+    *,
     movies: _Movies,
-    truth: Truth,
     rng: np.random.Generator,
-) -> pl.DataFrame:
-    """The ratings of users first..stop - 1, sorted by user and time."""
-    chunk = _chunk(first, stop, activity, users, movies, rng)
+) -> _Chunk:
+    n_sessions = 1 + rng.poisson(activity / _SESSION_RATINGS)
+    owner = np.repeat(np.arange(chosen.start, chosen.stop), n_sessions)
+    stay = rng.random(owner.size) * (users.left - users.joined)[owner]
+    start = users.joined[owner] + stay.astype(np.int64)
+    n_released = np.searchsorted(movies.released, start, side="right")
+    first_session = np.cumsum(n_sessions) - n_sessions
+    odds_BG = _genre_odds(users.taste_UG[chosen])
+    return _Chunk(chosen.start, activity, odds_BG, first_session, n_sessions, start, n_released)
+
+
+def _ratings(chunk: _Chunk, movies: _Movies, truth: Truth, rng: np.random.Generator) -> pl.DataFrame:
+    """The ratings of a chunk, sorted by user and time."""
     user, movie, session = _picks(chunk, movies, rng)
-    seconds = chunk.session_start[session] + rng.integers(0, 5400, user.size)
-    late = seconds < movies.released[movie]  # only for users who rate much of the catalogue
-    seconds[late] = movies.released[movie[late]] + rng.random(int(late.sum())) * (
-        CLOSED - movies.released[movie[late]]
-    )
+    seconds = chunk.session_start[session] + rng.integers(0, _SESSION_SECONDS, user.size)
+    released = movies.released[movie]
+    # Who rates much of the catalogue rates movies of after the session too: at any time from the release on.
+    later = released + (rng.random(user.size) * (CLOSED - released)).astype(np.int64)
+    seconds = np.where(seconds < released, later, seconds)
     order = np.argsort((user << 32) + seconds, kind="stable")
     user, movie, seconds = user[order], movie[order], seconds[order]
-    stars = truth.expected(user + first, movie) + rng.normal(0, _NOISE_STD, user.size)
+    stars = truth.expected(user + chunk.first, movie)
+    stars += rng.standard_normal(user.size, dtype=np.float32) * np.float32(_NOISE_STD)
     return pl.DataFrame(
         {
-            "user_id": user + first + 1,
+            "user_id": user + chunk.first + 1,
             "movie_id": movies.frame["movie_id"].to_numpy()[movie],
-            "rating": np.clip(np.round(2 * stars) / 2, 0.5, 5.0).astype(np.float32),
+            "rating": np.clip(np.round(2 * stars) / 2, 0.5, 5.0),
             "timestamp": _datetimes(seconds),
         }
-    )
-
-
-def _chunk(
-    first: int, stop: int, activity: Ints, users: _Users, movies: _Movies, rng: np.random.Generator
-) -> _Chunk:
-    count = activity[first:stop]
-    n_sessions = 1 + rng.poisson(count / 40)
-    owner = np.repeat(np.arange(first, stop), n_sessions)
-    start = (users.joined[owner] + rng.random(owner.size) * (users.left - users.joined)[owner]).astype(
-        np.int64
-    )
-    return _Chunk(
-        count,
-        _genre_odds(users.taste_UG[first:stop]),
-        np.cumsum(n_sessions) - n_sessions,
-        n_sessions,
-        start,
-        np.searchsorted(movies.released, start, side="right"),
     )
 
 
 def _picks(chunk: _Chunk, movies: _Movies, rng: np.random.Generator) -> _Picks:
     """Distinct (user, movie) pairs, activity[b] of user b.
 
-    Drawing again when a pair comes twice is drawing without replacement. Where that would take long, for users
-    who rate much of what is out, the odds of every movie are computed instead.
+    Drawing again when a pair comes twice is drawing without replacement. Where that would take long, for
+    users who rate much of what is out, the odds of every movie are computed instead.
     """
     n_out = np.minimum.reduceat(chunk.n_released, chunk.first_session)
     dense = chunk.activity > _DENSE_SHARE * n_out
@@ -413,7 +407,8 @@ def _picks(chunk: _Chunk, movies: _Movies, rng: np.random.Generator) -> _Picks:
     for _ in range(_ROUNDS):
         if not missing.any():
             break
-        drawn = _drawn(np.repeat(np.arange(missing.size), missing + (missing + 3) // 4), chunk, movies, rng)
+        spare = (missing + 3) // 4  # for repeats
+        drawn = _drawn(np.repeat(np.arange(missing.size), missing + spare), chunk, movies, rng)
         picked = _without_repeats(unfinished.and_(drawn), chunk.activity, n_movies=movies.released.size)
         count = np.bincount(picked.user, minlength=missing.size)
         missing = np.where(missing > 0, chunk.activity - count, 0)
@@ -426,7 +421,7 @@ def _picks(chunk: _Chunk, movies: _Movies, rng: np.random.Generator) -> _Picks:
 
 
 def _drawn(user: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Generator) -> _Picks:
-    """A pick for each entry of user [R]: a session, a genre, then a movie of it that is out; none where none is."""
+    """A pick for each entry of user [R]: a session, a genre, a movie of it that is out, if any."""
     session = chunk.first_session[user] + (rng.random(user.size) * chunk.n_sessions[user]).astype(np.int64)
     n_out = chunk.n_released[session]
     ticket = rng.random(user.size, dtype=np.float32)
@@ -436,15 +431,13 @@ def _drawn(user: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Generator)
     movie = np.empty(user.size, dtype=np.int64)
     for number, cumulative in enumerate(movies.cumulative_GM):
         place = np.flatnonzero(genre == number)
-        target = (1 - rng.random(place.size)) * cumulative[
-            n_out[place]
-        ]  # above 0, so that a share of 0 is never hit
+        target = (1 - rng.random(place.size)) * cumulative[n_out[place]]  # above 0: a share of 0 is not hit
         movie[place] = np.searchsorted(cumulative, target, side="left") - 1
     return _Picks(user, movie, session).where(movie >= 0)
 
 
 def _without_repeats(picks: _Picks, activity: Ints, *, n_movies: int) -> _Picks:
-    """Each pair's first pick, and of these the first activity[b] of user b; grouped by user, in the order of the picks."""
+    """Each pair's first pick, and of these the first activity[b] of user b; by user, in their order."""
     _, first = np.unique(picks.user * n_movies + picks.movie, return_index=True)
     first.sort()
     first = first[np.argsort(picks.user[first], kind="stable")]
@@ -461,12 +454,11 @@ def _dense_blocks(users: Ints, n_movies: int) -> list[Ints]:
 
 
 def _dense_picks(users: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Generator) -> _Picks:
-    """The picks of users [B] by Gumbel noise on the log-odds of every movie (Kool et al., 2019: the top n of these
-    are n draws without replacement). A movie that is not out yet comes last."""
+    """The picks of users [B] by Gumbel noise on the log-odds of every movie: the top n of these are n draws
+    without replacement (Kool et al., 2019). A movie that is not out yet comes last."""
     stop = chunk.first_session[users] + chunk.n_sessions[users]
-    n_out = np.array(
-        [chunk.n_released[a:b].max() for a, b in zip(chunk.first_session[users], stop, strict=True)]
-    )
+    sessions = zip(chunk.first_session[users], stop, strict=True)
+    n_out = np.array([chunk.n_released[first:last].max() for first, last in sessions])
     odds_BM = _pick_probability(chunk.odds_BG[users], movies.cumulative_GM, n_out)
     score_BM = np.log(odds_BM + 1e-30) + rng.gumbel(size=odds_BM.shape)
     movie = [np.argsort(-score)[:count] for score, count in zip(score_BM, chunk.activity[users], strict=True)]
@@ -478,144 +470,25 @@ def _dense_picks(users: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Gen
 # Names ----------------------------------------------------------------------------------------------
 
 
-_FIRST = [
-    "Crimson",
-    "Silent",
-    "Midnight",
-    "Electric",
-    "Forgotten",
-    "Velvet",
-    "Broken",
-    "Golden",
-    "Paper",
-    "Frozen",
-    "Hollow",
-    "Restless",
-    "Borrowed",
-    "Second",
-    "Invisible",
-    "Burning",
-    "Distant",
-    "Reluctant",
-    "Polite",
-    "Suspicious",
-    "Magnetic",
-    "Unfinished",
-    "Amber",
-    "Wandering",
-    "Clockwork",
-    "Lonely",
-    "Wicked",
-    "Sleepless",
-    "Northern",
-    "Salty",
-    "Emerald",
-    "Improbable",
-    "Loud",
-    "Tender",
-    "Feral",
-    "Last",
-    "First",
-    "Secret",
-    "Plastic",
-    "Cosmic",
-    "Stolen",
-    "Crooked",
-    "Gentle",
-    "Rusty",
-    "Sunday",
-    "Winter",
-    "Blue",
-    "Haunted",
-    "Lucky",
-    "Nervous",
-    "Grand",
-    "Upside-Down",
-    "Half-Baked",
-    "Moonlit",
-    "Overdue",
-    "Ticklish",
-    "Quantum",
-    "Château",
-    "Déjà-Vu",
-    "Señorita's",
-    "Übermütige",
-    "Éternal",
-    "Façade",
-]
-_SECOND = [
-    "Harbour",
-    "Walrus",
-    "Accountant",
-    "Orchard",
-    "Lighthouse",
-    "Detective",
-    "Empire",
-    "Waltz",
-    "Submarine",
-    "Librarian",
-    "Thunder",
-    "Garden",
-    "Bicycle",
-    "Horizon",
-    "Baker",
-    "Parade",
-    "Astronaut",
-    "Kingdom",
-    "Letter",
-    "Cactus",
-    "Railway",
-    "Comet",
-    "Umbrella",
-    "Heist",
-    "Violin",
-    "Penguin",
-    "Desert",
-    "Promise",
-    "Mirror",
-    "Circus",
-    "Volcano",
-    "Neighbour",
-    "Satellite",
-    "Typewriter",
-    "Lagoon",
-    "Wolf",
-    "Duchess",
-    "Marathon",
-    "Pickle",
-    "Clock",
-    "Island",
-    "Prophet",
-    "Dentist",
-    "Galaxy",
-    "Tango",
-    "Telegram",
-    "Avalanche",
-    "Beekeeper",
-    "Sonata",
-    "Labyrinth",
-    "Sandwich",
-    "Outlaw",
-    "Equation",
-    "Carousel",
-    "Goose",
-    "Ambassador",
-    "Shadow",
-    "Café",
-    "Niño",
-    "Fjörd",
-    "Piñata",
-    "Smörgåsbord",
-    "Żubr",
-    "Matryoshka",
-]
+_FIRST = (
+    "Crimson Silent Midnight Electric Forgotten Velvet Broken Golden Paper Frozen Hollow Restless "
+    "Borrowed Second Invisible Burning Distant Reluctant Polite Suspicious Magnetic Unfinished Amber "
+    "Wandering Clockwork Lonely Wicked Sleepless Northern Salty Emerald Improbable Loud Tender Feral Last "
+    "First Secret Plastic Cosmic Stolen Crooked Gentle Rusty Sunday Winter Blue Haunted Lucky Nervous "
+    "Grand Upside-Down Half-Baked Moonlit Overdue Ticklish Quantum Château Déjà-Vu Señorita's Übermütige "
+    "Éternal Façade"
+)
+_SECOND = (
+    "Harbour Walrus Accountant Orchard Lighthouse Detective Empire Waltz Submarine Librarian Thunder "
+    "Garden Bicycle Horizon Baker Parade Astronaut Kingdom Letter Cactus Railway Comet Umbrella Heist "
+    "Violin Penguin Desert Promise Mirror Circus Volcano Neighbour Satellite Typewriter Lagoon Wolf "
+    "Duchess Marathon Pickle Clock Island Prophet Dentist Galaxy Tango Telegram Avalanche Beekeeper "
+    "Sonata Labyrinth Sandwich Outlaw Equation Carousel Goose Ambassador Shadow Café Niño Fjörd Piñata "
+    "Smörgåsbord Żubr Matryoshka"
+)
 _PLACES = (
-    (
-        "Lisbon Saturn Kraków Valparaíso Tucson Reykjavík Marseille Nowhere Osaka Timbuktu Brooklyn São Paulo Vienna Zanzibar "
-        "Yonkers Malmö Atlantis Dunedin Winnipeg Casablanca"
-    )
-    .replace("São Paulo", "São_Paulo")
-    .split()
+    "Lisbon Saturn Kraków Valparaíso Tucson Reykjavík Marseille Nowhere Osaka Timbuktu Brooklyn São_Paulo "
+    "Vienna Zanzibar Yonkers Malmö Atlantis Dunedin Winnipeg Casablanca"
 )
 _NAMED = (  # what a page, a CSV file or a terminal may trip over, once each
     "<b>Bold</b> & the Beautiful",
@@ -633,11 +506,10 @@ _NAMED = (  # what a page, a CSV file or a terminal may trip over, once each
 def _titles(years: list[int], rng: np.random.Generator) -> list[str]:
     """An invented title with its year for each movie, by release; a name that comes again is a sequel."""
     n_movies = len(years)
-    first, second, other = (np.array(_FIRST), np.array(_SECOND), np.array(_SECOND))
-    a, b, c = (words[rng.integers(0, words.size, n_movies)] for words in (first, second, other))
-    place = [name.replace("_", " ") for name in np.array(_PLACES)[rng.integers(0, len(_PLACES), n_movies)]]
-    pattern = rng.integers(0, 8, n_movies)
-    names = [_name(*parts) for parts in zip(pattern.tolist(), a, b, c, place, strict=True)]
+    words = [np.array(text.split()) for text in (_FIRST, _SECOND, _SECOND, _PLACES)]
+    chosen = [column[rng.integers(0, column.size, n_movies)].tolist() for column in words]
+    patterns = rng.integers(0, 8, n_movies).tolist()
+    names = [_name(pattern, *parts) for pattern, *parts in zip(patterns, *chosen, strict=True)]
     for row, name in zip(rng.permutation(n_movies).tolist(), _NAMED, strict=False):
         names[row] = name
     seen: dict[str, int] = {}
@@ -649,6 +521,7 @@ def _titles(years: list[int], rng: np.random.Generator) -> list[str]:
 
 
 def _name(pattern: int, first: str, second: str, other: str, place: str) -> str:
+    place = place.replace("_", " ")
     return (
         f"{first} {second}",
         f"{first} {second}, The",

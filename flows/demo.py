@@ -75,16 +75,22 @@ def data_set(source: str, folder: Path) -> str:
     from cfjobs.saved import parquet_bytes
 
     if not source:
-        data = sample.generate(n_users=600, n_movies=2_000, n_ratings=60_000, seed=42)
+        data = sample.generate(n_users=1_000, n_movies=2_000, n_ratings=100_000, seed=42)
         for name, frame in (("ratings", data.ratings), ("movies", data.movies)):
             storage.write_bytes(str(folder / "sample" / f"{name}.parquet"), parquet_bytes(frame))
         return str(folder / "sample")
-    if grouplens.is_grouplens(source):
+    if is_grouplens(source):
         target = str(folder / "imported")
         storage.delete_under(target)
         grouplens.import_to(source, target)
         return target
     return source
+
+
+def is_grouplens(source: str) -> bool:
+    """Whether this is a GroupLens download: a zip, or a folder with its ratings file."""
+    names = ("ratings.csv", "ratings.dat", "u.data")
+    return source.endswith(".zip") or any(next(Path(source).rglob(name), None) for name in names)
 
 
 if __name__ == "__main__":
