@@ -117,3 +117,42 @@ PUBLISHED: tuple[Table, ...] = (TOP_N, METRICS, REJECTED, RUNS)
 
 SOURCE_MODEL = "model"
 SOURCE_POPULAR = "popular"
+
+
+def document() -> str:
+    """The data dictionary of the published tables, as Markdown; `docs/tables.md` is this text."""
+    return "\n".join([_INTRODUCTION, *(_section(table) for table in PUBLISHED)])
+
+
+_INTRODUCTION = """# The published tables
+
+Delta tables under the output URI, partitioned by `run_date`. A date is published in one atomic commit a table:
+a reader sees the night before or this one, never a part. Running a date again replaces that date and nothing else.
+`runs` is committed last and names the version of every other table: take the versions from there to read several
+tables of one night. Ids keep the type they have in the ratings, int64 or string.
+
+This page is printed by `python -m cfjobs.tables`.
+"""
+
+
+def _section(table: Table) -> str:
+    rows = [f"| `{c.name}` | {_kind(c)} | {c.meaning} |" for c in table.columns]
+    return "\n".join(
+        [
+            f"## {table.name}\n",
+            f"{table.meaning}\n",
+            "| column | type | meaning |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _kind(column: Column) -> str:
+    name = f"{column.kind} id" if isinstance(column.kind, str) else str(column.kind)
+    return f"{name}, may be null" if column.nullable else name
+
+
+if __name__ == "__main__":
+    print(document(), end="")
