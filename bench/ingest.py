@@ -1,11 +1,12 @@
-"""Ingest beside pandas: read, clean, keep the latest of duplicates, index, split by time. Speed and peak memory.
+"""Ingest beside pandas: read, clean, keep the latest of duplicates, index, split by time.
 
     python bench/ingest.py                          25 and 100 million generated ratings
     python bench/ingest.py --rows 1000000 --json    another size, as JSON
 
 Each system runs in a process of its own on the same Parquet files. Memory is the high-water mark of the
-process less what it had after its imports. cfjobs runs once before on a few rows, in another process, so that its
-compiled kernels are in Numba's cache, where they are on every night but the first; the cost of that is printed.
+process less what it had after its imports. cfjobs runs once before on a few rows, in another process, so
+that its compiled kernels are in Numba's cache, where they are on every night but an installation's first;
+what that costs is printed.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-BARS = {"times as fast as pandas": 5.0, "of pandas's memory, at most": 1 / 3, "bytes a rating at 100 million, at most": 24.0}
+FASTER, LEANER, BYTES = 5, 1 / 3, 24
+"""The bars: times as fast as pandas, share of its memory, peak bytes a rating from 100 million on."""
 FILE_ROWS = 1_000_000
 PANDAS_BYTES = 180
 """What pandas takes for a rating at its peak: where that does not fit the memory, it is left out."""
@@ -47,7 +49,7 @@ def main() -> None:
 
 
 def generate(folder: Path, n_rows: int) -> Path:
-    """Ratings in the order of time, in files of a million: few users and movies have most of them, 1 of 1,000 is NaN."""
+    """Ratings in the order of time, a million a file; few users and movies have most, 1 of 1,000 is NaN."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -92,8 +94,8 @@ def pandas(folder: str) -> dict[str, Any]:
         frame = pd.read_parquet(folder, columns=["user_id", "movie_id", "rating", "timestamp"])
         frame = frame[frame["rating"].between(*Y_RANGE) & frame["timestamp"].notna()]
         frame = frame.sort_values("timestamp").drop_duplicates(["user_id", "movie_id"], keep="last")
-        users, frame["user_idx"] = np.unique(frame["user_id"], return_inverse=True)
-        movies, frame["movie_idx"] = np.unique(frame["movie_id"], return_inverse=True)
+        _, frame["user_idx"] = np.unique(frame["user_id"], return_inverse=True)
+        _, frame["movie_idx"] = np.unique(frame["movie_id"], return_inverse=True)
         frame = frame[["user_idx", "movie_idx", "rating", "timestamp"]].astype(
             {"user_idx": "int32", "movie_idx": "int32", "rating": "float32"},
         )
@@ -122,8 +124,12 @@ class _measured:
 
 
 def _status(name: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
+    return _kilobytes("/proc/self/status", name) * 1024
+
+
+def _kilobytes(file: str, name: str) -> int:
+    line = next(line for line in Path(file).read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1])
 
 
 # Report ---------------------------------------------------------------------------------------------
@@ -143,26 +149,33 @@ def _against_pandas(by: dict[tuple[int, str], dict[str, Any]]) -> Iterator[dict[
         if (ours["kept"], ours["held_out"]) != (theirs["kept"], theirs["held_out"]):
             raise SystemExit(f"the systems disagree: {ours} {theirs}")
         speed, memory = theirs["seconds"] / ours["seconds"], ours["peak_bytes"] / theirs["peak_bytes"]
-        yield {"rows": n_rows, "bar": "times as fast as pandas, at least 5", "got": speed, "holds": speed >= 5}
-        yield {"rows": n_rows, "bar": "of pandas's memory, at most 0.33", "got": memory, "holds": memory <= 1 / 3}
+        yield _line(n_rows, f"times as fast as pandas, at least {FASTER}", got=speed, holds=speed >= FASTER)
+        yield _line(n_rows, f"of pandas's memory, at most {LEANER:.2f}", got=memory, holds=memory <= LEANER)
 
 
 def _against_memory(by: dict[tuple[int, str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for (n_rows, system), result in by.items():
         if system == "cfjobs" and n_rows >= 100_000_000:
             got = result["peak_bytes"] / n_rows
-            yield {"rows": n_rows, "bar": "bytes of peak memory a rating, at most 24", "got": got, "holds": got <= 24}
+            yield _line(n_rows, f"peak bytes a rating, at most {BYTES}", got=got, holds=got <= BYTES)
+
+
+def _line(n_rows: int, bar: str, *, got: float, holds: bool) -> dict[str, Any]:
+    return {"rows": n_rows, "bar": bar, "got": got, "holds": holds}
 
 
 def _as_text(report: dict[str, Any]) -> str:
-    lines = [f"{'rows':>13} {'system':8} {'seconds':>8} {'rows/s':>12} {'peak MB':>9} {'bytes/row':>10} {'kept':>12}"]
+    heads = ("seconds", "rows/s", "peak MB", "bytes/row", "kept")
+    lines = [f"{'rows':>13} {'system':8} " + " ".join(f"{head:>12}" for head in heads)]
     for r in report["results"]:
         lines.append(
-            f"{r['rows']:13,} {r['system']:8} {r['seconds']:8.2f} {r['rows'] / r['seconds']:12,.0f} "
-            f"{r['peak_bytes'] / 1e6:9,.0f} {r['peak_bytes'] / r['rows']:10.1f} {r['kept']:12,}"
+            f"{r['rows']:13,} {r['system']:8} {r['seconds']:12.2f} {r['rows'] / r['seconds']:12,.0f} "
+            f"{r['peak_bytes'] / 1e6:12,.0f} {r['peak_bytes'] / r['rows']:12.1f} {r['kept']:12,}"
         )
-    lines += [f"{v['rows']:13,} {'holds' if v['holds'] else 'MISSED'}: {v['got']:.2f} {v['bar']}" for v in report["verdict"]]
-    lines.append(f"first run in a new installation, with the compilation of the kernels: {report['first_seconds']:.1f} s")
+    for line in report["verdict"]:
+        word = "holds" if line["holds"] else "MISSED"
+        lines.append(f"{line['rows']:13,} {word}: {line['got']:.2f} {line['bar']}")
+    lines.append(f"first run, 1,000 rows, with compilation where it is due: {report['first_seconds']:.1f} s")
     return "\n".join(lines)
 
 
@@ -175,8 +188,7 @@ def _run(system: str, folder: Path) -> dict[str, Any]:
 def _fits(system: str, n_rows: int) -> bool:
     if system != "pandas":
         return True
-    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-    available = int(line.split()[1]) * 1024
+    available = _kilobytes("/proc/meminfo", "MemAvailable") * 1024
     if n_rows * PANDAS_BYTES > available:
         print(
             f"pandas is left out at {n_rows:,} rows: it takes some {n_rows * PANDAS_BYTES / 1e9:.0f} GB, "
@@ -187,8 +199,10 @@ def _fits(system: str, n_rows: int) -> bool:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[25_000_000, 100_000_000], help="sizes to measure")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    sizes = [25_000_000, 100_000_000]
+    parser.add_argument("--rows", type=int, nargs="+", default=sizes, help="sizes to measure")
     parser.add_argument("--folder", help="where the files are generated (default: the temporary folder)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--child", choices=list(SYSTEMS), help=argparse.SUPPRESS)

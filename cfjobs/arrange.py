@@ -64,7 +64,8 @@ class IntegerIds:
         self._by_number = np.empty(self._by_number.size * 2, dtype=np.int64)
         self._slots = np.zeros((self._by_number.size * 2, 2), dtype=np.int64)
         self._small[:] = 0
-        _number(known, np.empty(known.size, dtype=np.int32), 0, (self._small, self._slots, self._by_number), 0)
+        tables = (self._small, self._slots, self._by_number)
+        _number(known, np.empty(known.size, dtype=np.int32), 0, tables, 0)
 
 
 class TextIds:
@@ -85,7 +86,7 @@ class TextIds:
 
 @dataclass(frozen=True)
 class Columns:
-    """Ratings by column, R rows. user, movie [R] int32; rating [R] float32; timestamp [R] int64, microseconds."""
+    """Ratings by column. user, movie [R] int32; rating [R] float32; timestamp [R] int64, microseconds."""
 
     user: NDArray[np.int32]
     movie: NDArray[np.int32]
@@ -96,7 +97,8 @@ class Columns:
     def empty(cls, n_rows: int) -> "Columns":
         """Room for R rows, which takes memory only where rows are written."""
         return cls(
-            np.empty(n_rows, np.int32), np.empty(n_rows, np.int32), np.empty(n_rows, np.float32), np.empty(n_rows, np.int64),
+            np.empty(n_rows, np.int32), np.empty(n_rows, np.int32),
+            np.empty(n_rows, np.float32), np.empty(n_rows, np.int64),
         )
 
     def head(self, n_rows: int) -> "Columns":
@@ -104,7 +106,7 @@ class Columns:
 
 
 def relabel(numbers: NDArray[np.int32], ids: pl.Series) -> pl.Series:
-    """Replace, in place, each number of an id by its row in the ascending order of the ids; returns the ids so."""
+    """Replace, in place, each number of an id by the id's row in ascending order; returns the ids in it."""
     order = ids.arg_sort()
     row = np.empty(ids.len(), dtype=np.int32)
     row[order.to_numpy()] = np.arange(ids.len(), dtype=np.int32)
@@ -116,8 +118,8 @@ def arrange(columns: Columns, *, n_users: int, n_movies: int) -> Columns:
     """Sort by user, timestamp, movie and keep one row of each (user, movie) pair, in place.
 
     The row with the latest timestamp stays; of several at the same time the highest rating, so that neither
-    the order of the files nor that of their rows matters. user: values 0..n_users - 1, movie: 0..n_movies - 1.
-    Returns the rows kept, on the same memory.
+    the order of the files nor that of their rows matters. Returns the rows kept, on the same memory.
+    user: values 0..n_users - 1, movie: 0..n_movies - 1.
     """
     rows = (columns.user, columns.movie, columns.rating.view(np.uint32), columns.timestamp)
     user_start = _starts(columns.user, n_users)
@@ -155,7 +157,7 @@ def _kernel(**options: Any) -> Any:
 
 @_kernel()
 def _number(ids, out, done, tables, n):  # type: ignore[no-untyped-def]
-    """Numbers of ids[done:] into out. Returns how many are done, and ids known: fewer when there is no room."""
+    """Numbers of ids[done:] into out. Returns how many ids are done, fewer when room ends, and known."""
     small, slots, by_number = tables
     mask = np.uint64(slots.shape[0] - 1)
     for i in range(done, ids.size):
@@ -202,7 +204,7 @@ def _starts(user, n_users):  # type: ignore[no-untyped-def]
 
 @_kernel()
 def _partition(rows, range_of, start):  # type: ignore[no-untyped-def]
-    """Move each row into its range of users by cycles of swaps (American flag sort: McIlroy and others, 1993)."""
+    """Move each row into its range of users by swaps (American flag sort: McIlroy and others, 1993)."""
     user, movie, rating, timestamp = rows
     head = start[:-1].copy()
     for here in range(head.size):
@@ -227,7 +229,7 @@ def _partition(rows, range_of, start):  # type: ignore[no-untyped-def]
 
 @_kernel()
 def _order_ranges(rows, user_start, cuts, ranges, rated_by):  # type: ignore[no-untyped-def]
-    """Sort and thin ranges of users; the rows kept stay at the beginning of each. Returns how many, by range."""
+    """Sort and thin ranges of users; the rows kept move to the beginning of each. Returns how many."""
     user, movie, rating, timestamp = rows
     size = 0
     for k in ranges:
@@ -259,7 +261,7 @@ def _order_ranges(rows, user_start, cuts, ranges, rated_by):  # type: ignore[no-
 
 @_kernel()
 def _order_user(rows, keys, to, rated_by, u):  # type: ignore[no-untyped-def]
-    """One user's rows by time, movie, rating to the first places of `to`, the last of each movie; how many."""
+    """One user's rows by time, movie, rating to the first places of `to`, the last of a movie; how many."""
     movies, ratings, times = rows
     to_movies, to_ratings, to_times = to
     n = movies.size
@@ -274,16 +276,18 @@ def _order_user(rows, keys, to, rated_by, u):  # type: ignore[no-untyped-def]
     n_kept = 0
     for i in range(n):
         if keys[i]:
-            to_movies[n_kept], to_ratings[n_kept], to_times[n_kept] = to_movies[i], to_ratings[i], to_times[i]
+            to_movies[n_kept] = to_movies[i]
+            to_ratings[n_kept] = to_ratings[i]
+            to_times[n_kept] = to_times[i]
             n_kept += 1
     return n_kept
 
 
 @_kernel()
 def _order_by_time(times, places):  # type: ignore[no-untyped-def]
-    """Places in the order of time; ties in any order. Time and place in one number sort fastest, where they fit.
+    """Places in the order of time, ties in any order.
 
-    20 years of microseconds leave room for 8,192 ratings, of seconds for 8 billion.
+    Time and place in one number sort fastest, where they fit: with 20 years, 4,096 ratings of a user do.
     """
     n = times.size
     if n == 0:
@@ -305,7 +309,7 @@ def _order_by_time(times, places):  # type: ignore[no-untyped-def]
 
 @_kernel()
 def _order_ties(movies, ratings, times, keys):  # type: ignore[no-untyped-def]
-    """Sort each run of equal times by movie, then rating: one number holds both, and is the whole row then."""
+    """Sort each run of equal times by movie, then rating: one number holds all such rows differ in."""
     n = movies.size
     first = 0
     while first < n:
@@ -342,5 +346,6 @@ def _close_gaps(rows, start, n_kept):  # type: ignore[no-untyped-def]
             write += n_kept[k]
             continue
         for i in range(start[k], start[k] + n_kept[k]):
-            user[write], movie[write], rating[write], timestamp[write] = user[i], movie[i], rating[i], timestamp[i]
+            user[write], movie[write] = user[i], movie[i]
+            rating[write], timestamp[write] = rating[i], timestamp[i]
             write += 1

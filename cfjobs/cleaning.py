@@ -49,13 +49,15 @@ def columns_of(config: Config) -> tuple[str, ...]:
     return tuple(getattr(config, knob) for knob in _ROLES)
 
 
-def check_columns(schema: Mapping[str, pl.DataType], *, file: str, config: Config) -> tuple[pl.DataType, ...]:
-    """Types of the user, movie, rating and timestamp columns; InputError for one that is absent or cannot be used."""
+def check_columns(
+    schema: Mapping[str, pl.DataType], *, file: str, config: Config,
+) -> tuple[pl.DataType, ...]:
+    """Types of the user, movie, rating and timestamp column; InputError for one absent or of a wrong type."""
     return tuple(_checked(schema, knob, file=file, config=config) for knob in _ROLES)
 
 
 def id_types(types: Iterable[tuple[pl.DataType, ...]]) -> IdTypes:
-    """The common type of the ids: so that an id is the same in every file, 7 and "7" are one id where types mix.
+    """The common type of the ids of all files: where types mix, 7 and "7" are one id.
 
     It depends on types alone, not on values: the published tables keep their types from night to night.
     Unsigned 64-bit ids do not fit Int64 and become text.
@@ -66,7 +68,7 @@ def id_types(types: Iterable[tuple[pl.DataType, ...]]) -> IdTypes:
 
 
 def check_type(dtype: pl.DataType, knob: str, *, column: str, file: str) -> None:
-    """InputError for a type that cannot be used. file: what the line begins with, such as 'movies part-0.parquet'."""
+    """InputError for a type that cannot be used. file: how the line begins, as in 'movies part-0.parquet'."""
     if not _is_usable(dtype, knob):
         raise InputError(
             f"{file}: {column!r} is {_spoken(dtype)}, expected {_ROLES[knob]}; "
@@ -84,15 +86,16 @@ def judged(
 ) -> pl.LazyFrame:
     """Rows in canonical form, each with the code of its reason, `GOOD` for none.
 
-    Columns: user, movie (of the id types), rating (float32), timestamp (int64 microseconds, UTC), code (uint8),
-    user_raw, movie_raw, rating_raw as they came, and `ROW` of the query. now: naive UTC.
+    Columns: user, movie (of the id types), rating (float32), timestamp (int64 microseconds, UTC), code
+    (uint8), user_raw, movie_raw, rating_raw as they came, and `ROW` of the query. now: naive UTC.
     """
     user, movie, rating, timestamp = (pl.col(column) for column in columns_of(config))
     low, high = (pl.lit(end, pl.Float32) for end in config.y_range or (-float("inf"), float("inf")))
     wide = rating.cast(pl.Float64, strict=False)
-    narrow = wide.cast(pl.Float32) + pl.lit(0, pl.Float32)  # -0 becomes 0: they are equal, and so are their bits then
+    narrow = wide.cast(pl.Float32) + pl.lit(0, pl.Float32)  # -0 becomes 0: equal ratings have equal bits
     query = query.select(
-        ROW, user.cast(ids.user, strict=False).alias("user"), movie.cast(ids.movie, strict=False).alias("movie"),
+        ROW,
+        user.cast(ids.user, strict=False).alias("user"), movie.cast(ids.movie, strict=False).alias("movie"),
         wide.alias("wide"), narrow.alias("rating"), _microseconds(timestamp, types[3]).alias("timestamp"),
         user.alias("user_raw"), movie.alias("movie_raw"), rating.alias("rating_raw"),
         _is_missing(timestamp, types[3]).alias("untimed"),
@@ -121,7 +124,10 @@ def rejected_rows(bad: pl.DataFrame, *, files: list[str], rows: NDArray[np.int64
     return bad.select(
         pl.Series("file", files, dtype=pl.String), pl.Series("row", rows, dtype=pl.Int64),
         pl.col("code").replace_strict(range(len(REASONS)), REASONS, return_dtype=pl.String).alias("reason"),
-        _text("user_raw").alias("user_id"), _text("movie_raw").alias("movie_id"), _text("rating_raw").alias("rating"),
+        *(
+            pl.col(raw).cast(pl.String, strict=False).alias(name)
+            for raw, name in (("user_raw", "user_id"), ("movie_raw", "movie_id"), ("rating_raw", "rating"))
+        ),
     )
 
 
@@ -173,10 +179,10 @@ def _is_missing(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def _microseconds(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """A timestamp of any accepted type as microseconds since 1970 UTC; null when it lies outside of the calendar.
+    """A timestamp of any accepted type as UTC microseconds; null when it lies outside of the calendar.
 
-    Plain numbers are seconds up to 1e11 (the year 5138), milliseconds up to 1e14, microseconds up to 1e17, else
-    nanoseconds: each unit's range begins in 1973, where the finer one's has long begun.
+    Plain numbers are seconds up to 1e11, the year 5138; beyond it milliseconds, from 1973 on; from 1e14
+    microseconds and from 1e17 nanoseconds, likewise.
     """
     if isinstance(dtype, pl.Datetime):
         factor = _MICROSECONDS[dtype.time_unit]
@@ -205,10 +211,6 @@ def _scaled(stamp: pl.Expr, factor: int) -> pl.Expr:
         return stamp
     inside = (stamp >= _YEAR_1 // factor) & (stamp <= _YEAR_10000 // factor)
     return pl.when(inside).then(stamp * factor)
-
-
-def _text(column: str) -> pl.Expr:
-    return pl.col(column).cast(pl.String, strict=False)
 
 
 def _spoken(dtype: pl.DataType) -> str:

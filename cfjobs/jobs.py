@@ -186,8 +186,9 @@ def prepare(night: Night) -> Prepared:
     )
     _write(night, "inputs.json", json.dumps([asdict(file) for file in files]).encode())
     _write(night, "night.json", night.model_dump_json().encode())
+    ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
     for name, frame in (
-        ("ratings", clean.frame), ("movies", clean.movies), ("rejected", cleaned.rejected),
+        ("movies", clean.movies), ("rejected", cleaned.rejected),
         ("users", pl.concat([clean.users, clean.cold_users]).alias("user_id").to_frame()),
     ):
         _write(night, f"{name}.parquet", saved.parquet_bytes(frame))

@@ -1,11 +1,10 @@
-"""Rating files, from their footers to batches of judged rows; whatever is wrong with a file becomes one line.
+"""Rating files, from footers to batches of judged rows; whatever is wrong with a file becomes one line.
 
     listing -> footer of each file: its rows and column types, a few kilobytes read
-            -> groups of files with equal types, one scan a group: a hundred thousand small files are a few scans
+            -> groups of files with equal types, one scan a group: many small files are few scans
             -> batches of judged rows, as the streaming engine delivers them
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,8 +24,8 @@ from cfjobs.storage import FileInfo
 
 _TAIL_BYTES = 1 << 16
 _MAGIC = b"PAR1"
-_GROUP_ROWS = 1 << 31
-"""Polars numbers the rows of a scan in 32 bits."""
+_GROUP_ROWS = 2_000_000
+"""A scan reads ahead in all of its files: more rows cost memory, fewer time; a large file is alone."""
 _GROUP_FILES = 10_000
 _DAMAGE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
@@ -42,7 +41,7 @@ class Footer:
 
 @dataclass
 class Group:
-    """Files whose user, movie, rating and timestamp columns have the same types; rows are numbered through it."""
+    """Files with the same types of user, movie, rating and timestamp; their rows are numbered through."""
 
     types: tuple[pl.DataType, ...]
     files: list[FileInfo] = field(default_factory=list)
@@ -56,11 +55,11 @@ class Group:
         self.files.append(footer.file)
         self.first_rows.append(self.n_rows + footer.n_rows)
 
-    def has_room(self, footer: Footer) -> bool:
+    def has_room_for(self, footer: Footer) -> bool:
         return len(self.files) < _GROUP_FILES and self.n_rows + footer.n_rows < _GROUP_ROWS
 
     def locate(self, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
-        """The file of each row of the group, and the row's number in it."""
+        """The file of each row of the group, and its number there. rows: [R], by the group's numbering."""
         first = np.array(self.first_rows)
         number = np.searchsorted(first, rows, side="right") - 1
         return [self.files[i].uri for i in number], rows - first[number]
@@ -75,7 +74,8 @@ def read_footers(files: Sequence[FileInfo], *, columns: Sequence[str], what: str
             return Footer(file, 0, "")
         schema = metadata.schema.to_arrow_schema()
         places = [schema.get_field_index(column) for column in columns]
-        return Footer(file, metadata.num_rows, "; ".join(_type_text(schema.field(i)) if i >= 0 else "-" for i in places))
+        types = "; ".join(_type_text(schema.field(place)) if place >= 0 else "-" for place in places)
+        return Footer(file, metadata.num_rows, types)
 
     n_threads = 32 if files and storage.is_s3(files[0].uri) else 2
     with ThreadPoolExecutor(n_threads) as pool:
@@ -83,9 +83,10 @@ def read_footers(files: Sequence[FileInfo], *, columns: Sequence[str], what: str
 
 
 def group_files(footers: Sequence[Footer], *, config: Config) -> list[Group]:
-    """Files with rows, grouped by the types of their columns. Raises InputError for a column absent or of a wrong type.
+    """Files with rows, grouped by the types of their columns.
 
-    A file without rows is left out unchecked: exporters give the columns of an empty table any type.
+    A file without rows is left out unchecked: exporters give the columns of an empty table any type. Raises
+    InputError for a column that is absent or of a wrong type.
     """
     types: dict[str, tuple[pl.DataType, ...]] = {}
     groups: dict[str, list[Group]] = {}
@@ -95,7 +96,7 @@ def group_files(footers: Sequence[Footer], *, config: Config) -> list[Group]:
         if footer.types not in types:
             types[footer.types] = check_columns(_schema(footer.file), file=footer.file.uri, config=config)
         alike = groups.setdefault(footer.types, [])
-        if not alike or not alike[-1].has_room(footer):
+        if not alike or not alike[-1].has_room_for(footer):
             alike.append(Group(types[footer.types]))
         alike[-1].add(footer)
     return [group for alike in groups.values() for group in alike]
@@ -132,7 +133,9 @@ def check_unchanged(files: Sequence[FileInfo]) -> None:
             state = f"{file.size:,} bytes, then {found.size:,}" if found else "gone"
             if found and found.size == file.size:
                 state = f"{file.size:,} bytes of other content"
-            raise InputError(f"ratings {file.uri}: changed while it was read ({state}); rerun once the export is complete")
+            raise InputError(
+                f"ratings {file.uri}: changed while it was read ({state}); rerun once the export is complete"
+            )
 
 
 def read_parquet(file: FileInfo, *, what: str) -> pl.DataFrame:
@@ -156,7 +159,9 @@ def _metadata(file: FileInfo, *, what: str) -> pq.FileMetaData:
     if tail[-4:] != _MAGIC:
         whole = tail if len(tail) < _TAIL_BYTES else storage.read_tail(file.uri, file.size)
         if whole[:4] == _MAGIC:
-            raise InputError(f"{what} {file.uri}: is truncated (a Parquet file without its end, {file.size:,} bytes); {again}")
+            raise InputError(
+                f"{what} {file.uri}: is truncated (Parquet without its end, {file.size:,} bytes); {again}"
+            )
         raise InputError(f"{what} {file.uri}: is not a Parquet file (begins with {whole[:4]!r}); {again}")
     n_bytes = int.from_bytes(tail[-8:-4], "little") + 8
     if n_bytes > len(tail):
@@ -164,7 +169,8 @@ def _metadata(file: FileInfo, *, what: str) -> pq.FileMetaData:
     try:
         return pq.read_metadata(pa.BufferReader(tail))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{what} {file.uri}: its footer is damaged ({_first_line(error)}); {again}") from error
+        cause = _first_line(error)
+        raise InputError(f"{what} {file.uri}: its footer is damaged ({cause}); {again}") from error
 
 
 def _type_text(column: pa.Field) -> str:
@@ -206,7 +212,7 @@ def _damage(group: Group, error: BaseException, *, config: Config) -> Exception:
 
 
 def _explained_damage(file: FileInfo, error: BaseException, *, what: str) -> Exception:
-    """StorageFault when the store is to blame, InputError for a file that is gone or whose content is damaged."""
+    """StorageFault when the store is to blame, InputError for a file that is gone or damaged."""
     try:
         with storage.explained(file.uri):
             raise error
@@ -215,15 +221,18 @@ def _explained_damage(file: FileInfo, error: BaseException, *, what: str) -> Exc
             return explained
     except _DAMAGE:
         pass
-    return InputError(f"{what} {file.uri}: is damaged ({_first_line(error)}); export it again, or take it out of the folder")
+    return InputError(
+        f"{what} {file.uri}: is damaged ({_first_line(error)}); export it again, or take it out of the folder"
+    )
 
 
 def _listed_again(files: Sequence[FileInfo]) -> list[FileInfo | None]:
     if not files:
         return []
     if storage.is_s3(files[0].uri):
-        listed = storage.list_files(os.path.commonprefix([file.uri for file in files]).rpartition("/")[0])
-        now = {file.uri: file for file in listed}
+        first, last = min(file.uri for file in files), max(file.uri for file in files)
+        n_shared = next((i for i in range(len(first)) if first[i] != last[i : i + 1]), len(first))
+        now = {file.uri: file for file in storage.list_files(first[:n_shared].rpartition("/")[0])}
         return [now.get(file.uri) for file in files]
     return [next(iter(storage.list_files(file.uri)), None) for file in files]
 

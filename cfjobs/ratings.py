@@ -2,8 +2,8 @@
 
     files -> footers, groups of equal types, batches of judged rows           (rating_files, cleaning)
           -> rejected rows set aside; good ones into columns, ids numbered     (here)
-          -> ids to rows 0..U-1 and 0..M-1 in the order of the ids, sorted by user, time, movie, latest of each
-             pair kept, in place                                              (arrange)
+          -> ids to rows 0..U-1 and 0..M-1 in the order of the ids, sorted by user, time, movie, the latest
+             of each pair kept, in place                                      (arrange)
 
 A night of R input rows takes 20 R bytes, and what a few batches and the rejected rows take.
 """
@@ -60,16 +60,18 @@ def read_ratings(
 
     until: the end of the night's date; later ratings belong to another night and are left out, counted as
     `later`. now: ratings after this moment cannot be and are rejected. Both naive UTC. movies, users: the
-    optional tables, as `read_table` gives them. Of a pair's ratings the latest is kept; of several at that time
-    the highest, so that the order of the files does not matter. Raises InputError for a file that is not whole
-    Parquet, lacks a column, has a wrong type or changes meanwhile, for no ratings at all, and for a share of
-    rejected rows above `max_rejected`.
+    optional tables, as `read_table` gives them.
+
+    Of a pair's ratings the latest is kept; of several at that time the highest, so that the order of the
+    files does not matter. Raises InputError for a file that is not whole Parquet, lacks a column, has a wrong
+    type or changes meanwhile, for no ratings at all, and for a share of rejected rows above `max_rejected`.
     """
     footers = rating_files.read_footers(files, columns=cleaning.columns_of(config), what="ratings")
     groups = rating_files.group_files(footers, config=config)
-    intake = _Intake(sum(group.n_rows for group in groups), cleaning.id_types(group.types for group in groups), config, until)
+    ids = cleaning.id_types(group.types for group in groups)
+    intake = _Intake(sum(group.n_rows for group in groups), ids, config=config, until=until)
     for group in groups:
-        for batch in rating_files.judged_batches(group, ids=intake.ids, config=config, now=now):
+        for batch in rating_files.judged_batches(group, ids=ids, config=config, now=now):
             intake.add(batch, group)
     rating_files.check_unchanged(files)
     intake.check_share()
@@ -82,6 +84,15 @@ def read_ratings(
     return Cleaned(Ratings(_frame(kept), user_ids, catalogue, cold), intake.rejected(), counts)
 
 
+def write_frame(frame: pl.DataFrame, uri: str) -> None:
+    """Write a frame as one Parquet file, streaming: its encoded form is never in memory whole."""
+    with storage.explained(uri):
+        frame.lazy().sink_parquet(
+            uri, compression="zstd", statistics=True, mkdir=True, engine="streaming",
+            storage_options=storage.options(uri),
+        )
+
+
 def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
     """A movies or users table: every Parquet file under the URI, its key column renamed to `{name}_id`.
 
@@ -92,43 +103,55 @@ def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
     for file in list_parquet(uri, what=f"{name}s"):
         frame = rating_files.read_parquet(file, what=f"{name}s")
         if key not in frame.columns:
-            got = ", ".join(frame.columns)
-            raise InputError(f"{name}s {file.uri}: has no column {key!r} (got {got}); rename it or set {name}_column")
+            raise InputError(
+                f"{name}s {file.uri}: has no column {key!r} (got {', '.join(frame.columns)}); "
+                f"rename it or set {name}_column"
+            )
         if frame.height:
             cleaning.check_type(frame.schema[key], f"{name}_column", column=key, file=f"{name}s {file.uri}")
-            frames.append(frame.with_columns(pl.col(key).cast(cleaning.id_type(frame.schema[key]), strict=False)))
+            id_type = cleaning.id_type(frame.schema[key])
+            frames.append(frame.with_columns(pl.col(key).cast(id_type, strict=False)))
     if not frames:
         raise InputError(f"{name}s {uri}: holds no rows; check the export, or leave {name}s out")
     text = any(frame.schema[key] == pl.String for frame in frames)
     frames = [frame.with_columns(pl.col(key).cast(pl.String)) if text else frame for frame in frames]
-    table = pl.concat(frames, how="diagonal_relaxed").rename({key: f"{name}_id"})
-    return table.filter(pl.col(f"{name}_id").is_not_null()).unique(f"{name}_id", keep="first", maintain_order=True)
+    column = f"{name}_id"
+    table = pl.concat(frames, how="diagonal_relaxed").rename({key: column})
+    return table.filter(pl.col(column).is_not_null()).unique(column, keep="first", maintain_order=True)
 
 
 def list_parquet(uri: str, *, what: str) -> list[FileInfo]:
     """The Parquet files at or under a URI; InputError when there is none."""
     files = storage.list_files(uri)
     if not files:
-        raise InputError(f"{what} {uri}: holds no .parquet file; give a Parquet file or a folder of them (GroupLens files: `cfjobs import`)")
+        raise InputError(
+            f"{what} {uri}: holds no .parquet file; give a Parquet file or a folder of them "
+            "(GroupLens files: `cfjobs import`)"
+        )
     return files
 
 
 def with_rows_of(found: Ratings, *, users: pl.Series, movies: pl.DataFrame) -> Ratings:
     """The same ratings with the rows of an existing model.
 
-    users: the model's user ids by row; movies: its movies by row. A user it does not know becomes a cold one;
-    ratings of a movie it does not know are left out, since it can neither score nor list that movie.
+    users: the model's user ids by row; movies: its movies by row. A user it does not know becomes a cold
+    one; ratings of a movie it does not know are left out, since it can neither score nor list that movie.
     """
-    for known, tonight, column in ((users, found.users, "user_id"), (movies["movie_id"], found.movies["movie_id"], "movie_id")):
+    movie_ids = movies["movie_id"]
+    for known, tonight in ((users, found.users), (movie_ids, found.movies["movie_id"])):
         if known.dtype != tonight.dtype:
-            raise InputError(f"ratings: {column} is {tonight.dtype}, but the model was trained on {known.dtype}; keep the type, or train again")
+            raise InputError(
+                f"ratings: {tonight.name} is {tonight.dtype}, but the model was trained on {known.dtype}; "
+                "keep the type, or train again"
+            )
     unknown = found.users.filter(~found.users.is_in(users.implode()))
     cold = pl.concat([unknown, found.cold_users]).unique().sort()
     cold = cold.filter(~cold.is_in(users.implode()))
     user_rows = rows_of(found.users, pl.concat([users, cold]))
-    movie_rows = rows_of(found.movies["movie_id"], movies["movie_id"])
+    movie_rows = rows_of(found.movies["movie_id"], movie_ids)
     frame = found.frame.with_columns(
-        pl.Series("user_idx", user_rows[found.column("user_idx")]), pl.Series("movie_idx", movie_rows[found.column("movie_idx")]),
+        pl.Series("user_idx", user_rows[found.column("user_idx")]),
+        pl.Series("movie_idx", movie_rows[found.column("movie_idx")]),
     ).filter(pl.col("movie_idx") >= 0)
     return Ratings(frame.sort("user_idx", "timestamp", "movie_idx"), users, movies, cold)
 
@@ -145,8 +168,7 @@ def rows_of(ids: pl.Series, known: pl.Series) -> NDArray[np.int32]:
 class _Intake:
     """Takes batches of judged rows: good ones into columns, with their ids numbered, rejected ones apart."""
 
-    def __init__(self, n_rows: int, ids: cleaning.IdTypes, config: Config, until: datetime) -> None:
-        self.ids = ids
+    def __init__(self, n_rows: int, ids: cleaning.IdTypes, *, config: Config, until: datetime) -> None:
         self.columns = Columns.empty(n_rows)
         self.users, self.movies = _numbering(ids.user), _numbering(ids.movie)
         self.n_good = 0
@@ -186,7 +208,10 @@ class _Intake:
         if self._n_rows == 0:
             raise InputError("ratings: the files hold no rows; check the export")
         if n_read == 0:
-            raise InputError(f"ratings: all {self._n_later:,} rows are later than the night's date; check the date of the run")
+            raise InputError(
+                f"ratings: all {self._n_later:,} rows are later than the night's date; "
+                "check the date of the run"
+            )
         if self.n_good and self._n_rejected <= self._config.max_rejected * n_read:
             return
         reason = int(self._n_reasons.argmax())
@@ -199,7 +224,7 @@ class _Intake:
     def _set_aside(self, bad: pl.DataFrame, group: Group) -> None:
         self._n_reasons += np.bincount(bad["code"].to_numpy(), minlength=self._n_reasons.size)
         self._n_rejected += bad.height
-        if self._n_rejected <= self._config.max_rejected * self._n_rows:  # beyond, the night is lost: count only
+        if self._n_rejected <= self._config.max_rejected * self._n_rows:  # else the night ends: only count
             files, rows = group.locate(bad[cleaning.ROW].to_numpy().astype(np.int64))
             self._rejected.append(cleaning.rejected_rows(bad, files=files, rows=rows))
 
@@ -210,11 +235,11 @@ def _numbering(dtype: pl.DataType) -> IntegerIds | TextIds:
 
 def _frame(columns: Columns) -> pl.DataFrame:
     """The columns as a frame on the same memory."""
-    moment = pa.Array.from_buffers(pa.timestamp("us"), columns.timestamp.size, [None, pa.py_buffer(columns.timestamp)])
-    table = pa.table({
-        "user_idx": columns.user, "movie_idx": columns.movie, "rating": columns.rating, "timestamp": moment,
-    })
-    frame = pl.from_arrow(table)
+    stamp = pa.py_buffer(columns.timestamp)
+    frame = pl.from_arrow(pa.table({
+        "user_idx": columns.user, "movie_idx": columns.movie, "rating": columns.rating,
+        "timestamp": pa.Array.from_buffers(pa.timestamp("us"), columns.timestamp.size, [None, stamp]),
+    }))
     assert isinstance(frame, pl.DataFrame)
     return frame
 

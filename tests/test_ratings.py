@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ THEN = datetime(2016, 10, 1, 12, 0, 0)
 LENIENT = Config(max_rejected=1)
 
 
-def clean(folder: Path, config: Config = LENIENT, *, until: datetime = NOW, **tables: pl.DataFrame) -> Cleaned:
+def clean(
+    folder: Path, config: Config = LENIENT, *, until: datetime = NOW, **tables: pl.DataFrame,
+) -> Cleaned:
     files = ratings.list_parquet(storage.normal(folder), what="ratings")
     return ratings.read_ratings(files, config=config, until=until, now=NOW, **tables)
 
@@ -38,17 +40,16 @@ def write(path: Path, **columns: Any) -> Path:
         "rating": [0.5 + i % 5 for i in range(n)], "timestamp": [1_475_000_000 + i for i in range(n)],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    pl.DataFrame({name: values for name, values in (good | columns).items() if values is not None}).write_parquet(path)
+    present = {name: values for name, values in (good | columns).items() if values is not None}
+    pl.DataFrame(present).write_parquet(path)
     return path
 
 
 def outside(cleaned: Cleaned) -> list[tuple[Any, Any, float, datetime]]:
     """The kept rows with outside ids, in their order."""
     found, frame = cleaned.ratings, cleaned.ratings.frame
-    return list(zip(
-        found.users[frame["user_idx"]], found.movies["movie_id"][frame["movie_idx"]], frame["rating"], frame["timestamp"],
-        strict=True,
-    ))
+    users, movies = found.users[frame["user_idx"]], found.movies["movie_id"][frame["movie_idx"]]
+    return list(zip(users, movies, frame["rating"], frame["timestamp"], strict=True))
 
 
 def reasons(cleaned: Cleaned) -> list[tuple[int, str]]:
@@ -81,13 +82,15 @@ def check_contract(cleaned: Cleaned) -> None:
 
 USERS = st.sampled_from([1, 2, 3, -4, 2**53 + 1, 2**53 + 2, 2**63 - 1, -(2**63)])
 MOVIES = st.sampled_from([7, 8, 9, 2**40])
-RATINGS = st.one_of(
-    st.none(), st.sampled_from([0.5, 1.0, 3.5, 5.0, 0.0, -0.0, 6.0, -1.0, math.nan, math.inf, -math.inf, 1e300]),
-)
-TIMES = st.one_of(st.none(), st.integers(0, 5).map(lambda s: THEN + timedelta(microseconds=s)), st.sampled_from([
-    datetime(1, 1, 1), datetime(1969, 12, 31, 23, 59, 59, 999999), datetime(2026, 11, 20), datetime(2030, 1, 1),
-]))
-ROWS = st.lists(st.tuples(st.one_of(st.none(), USERS), st.one_of(st.none(), MOVIES), RATINGS, TIMES), max_size=25)
+BAD_RATINGS = [6.0, -1.0, math.nan, math.inf, -math.inf, 1e300, None]
+RATINGS = st.sampled_from([0.5, 1.0, 3.5, 5.0, 0.0, -0.0, *BAD_RATINGS])
+FAR_TIMES = [
+    datetime(1, 1, 1), datetime(1969, 12, 31, 23, 59, 59, 999999),
+    datetime(2026, 11, 20), datetime(2030, 1, 1),
+]
+TIMES = st.sampled_from([*(THEN + timedelta(microseconds=i) for i in range(6)), *FAR_TIMES, None])
+ROW = st.tuples(st.one_of(st.none(), USERS), st.one_of(st.none(), MOVIES), RATINGS, TIMES)
+ROWS = st.lists(ROW, max_size=25)
 FORMS = st.sampled_from(["int", "string", "categorical"])
 UNTIL = datetime(2026, 11, 1)
 
@@ -102,11 +105,14 @@ def file_of(path: Path, rows: list[tuple[Any, ...]], form: str) -> None:
 
     pl.DataFrame({
         "user_id": column(user), "movie_id": column(movie), "rating": pl.Series(rating, dtype=pl.Float64),
-        "timestamp": pl.Series(time, dtype=pl.Datetime("us")), form: pl.Series([0] * len(rows), dtype=pl.Int8),
+        "timestamp": pl.Series(time, dtype=pl.Datetime("us")),
+        f"only in {form} files": pl.Series([0] * len(rows), dtype=pl.Int8),
     }).write_parquet(path)
 
 
-def model(files: list[list[tuple[Any, ...]]], *, text: bool, y_range: tuple[float, float] | None) -> tuple[Any, ...]:
+def model(
+    files: list[list[tuple[Any, ...]]], *, text: bool, y_range: tuple[float, float] | None,
+) -> tuple[Any, ...]:
     """Brute force: what is kept, why and where rows are rejected, and how many are superseded and later."""
     pairs: dict[tuple[Any, Any], tuple[datetime, float]] = {}
     rejected, n_good, n_later = [], 0, 0
@@ -125,25 +131,23 @@ def model(files: list[list[tuple[Any, ...]]], *, text: bool, y_range: tuple[floa
 
 
 def fault(user: Any, movie: Any, rating: Any, time: Any, y_range: tuple[float, float] | None) -> str | None:
+    """The first reason to reject a row."""
     low, high = y_range or (-math.inf, math.inf)
-    if user is None:
-        return "user is missing"
-    if movie is None:
-        return "movie is missing"
-    if rating is None:
-        return "rating is missing"
-    if not math.isfinite(rating):
-        return "rating is not a finite number"
-    if abs(rating) > 3.5e38:
-        return "rating is too large"
-    if not low <= rating <= high:
-        return "rating is out of y_range"
-    if time is None:
-        return "timestamp is missing"
-    return "timestamp is in the future" if time > NOW else None
+    number = math.nan if rating is None else rating
+    faults = {
+        "user is missing": user is None,
+        "movie is missing": movie is None,
+        "rating is missing": rating is None,
+        "rating is not a finite number": not math.isfinite(number),
+        "rating is too large": abs(number) > 3.5e38,
+        "rating is out of y_range": not low <= number <= high,
+        "timestamp is missing": time is None,
+        "timestamp is in the future": time is not None and time > NOW,
+    }
+    return next((reason for reason, holds in faults.items() if holds), None)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     files=st.lists(st.tuples(ROWS, FORMS), min_size=1, max_size=4),
     y_range=st.sampled_from([None, (0.5, 5.0)]), reverse=st.booleans(),
@@ -179,33 +183,36 @@ def test_any_mixture_is_cleaned_as_brute_force_does(
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_arranging_equals_sorting_for_any_sizes(data: st.DataObject) -> None:
-    n_users, n_movies, span = data.draw(st.tuples(st.integers(1, 50), st.integers(1, 50), st.sampled_from([1, 9, 2**50, 2**62])))
-    n_rows, seed = data.draw(st.integers(0, 400)), data.draw(st.integers(0, 2**32))
-    rng = np.random.default_rng(seed)
-    given_rows = pl.DataFrame({
-        "u": rng.integers(n_users, size=n_rows, dtype=np.int32), "m": rng.integers(n_movies, size=n_rows, dtype=np.int32),
+    n_users, n_movies = data.draw(st.integers(1, 50)), data.draw(st.integers(1, 50))
+    n_rows, span = data.draw(st.integers(0, 400)), data.draw(st.sampled_from([1, 9, 2**50, 2**62]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    check_arranged(pl.DataFrame({
+        "u": rng.integers(n_users, size=n_rows, dtype=np.int32),
+        "m": rng.integers(n_movies, size=n_rows, dtype=np.int32),
         "r": rng.integers(-3, 4, n_rows).astype(np.float32), "t": rng.integers(-span, span, n_rows),
-    })
-    columns = Columns(*(given_rows[name].to_numpy(writable=True) for name in "umrt"))
-    kept = arrange(columns, n_users=n_users, n_movies=n_movies)
-    wanted = given_rows.sort("u", "t", "m", "r").unique(["u", "m"], keep="last", maintain_order=True)
-    assert pl.DataFrame({"u": kept.user, "m": kept.movie, "r": kept.rating, "t": kept.timestamp}).equals(wanted)
+    }), n_users=n_users, n_movies=n_movies)
 
 
 def test_arranging_many_ranges_equals_sorting() -> None:
     rng = np.random.default_rng(1)
     n_rows, n_users = 1_000_000, 3_000
-    given_rows = pl.DataFrame({
-        "u": (rng.random(n_rows) ** 4 * n_users).astype(np.int32), "m": rng.integers(1_000, size=n_rows, dtype=np.int32),
+    check_arranged(pl.DataFrame({
+        "u": (rng.random(n_rows) ** 4 * n_users).astype(np.int32),
+        "m": rng.integers(1_000, size=n_rows, dtype=np.int32),
         "r": rng.integers(1, 11, n_rows).astype(np.float32) / 2, "t": rng.integers(0, 2**50, n_rows),
-    })
-    kept = arrange(Columns(*(given_rows[name].to_numpy(writable=True) for name in "umrt")), n_users=n_users, n_movies=1_000)
-    wanted = given_rows.sort("u", "t", "m", "r").unique(["u", "m"], keep="last", maintain_order=True)
-    assert pl.DataFrame({"u": kept.user, "m": kept.movie, "r": kept.rating, "t": kept.timestamp}).equals(wanted)
+    }), n_users=n_users, n_movies=1_000)
+
+
+def check_arranged(rows: pl.DataFrame, *, n_users: int, n_movies: int) -> None:
+    columns = Columns(*(rows[name].to_numpy(writable=True) for name in "umrt"))
+    kept = arrange(columns, n_users=n_users, n_movies=n_movies)
+    wanted = rows.sort("u", "t", "m", "r").unique(["u", "m"], keep="last", maintain_order=True)
+    found = {"u": kept.user, "m": kept.movie, "r": kept.rating, "t": kept.timestamp}
+    assert pl.DataFrame(found).equals(wanted)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-3, 2**25)), max_size=30), max_size=5))
+@given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 2**25), max_size=30), max_size=5))
 def test_numbers_of_ids_are_dense_and_lead_back(batches: list[list[int]]) -> None:
     for numbering, as_ids in ((IntegerIds(), pl.Int64), (TextIds(), pl.String)):
         given_ids, numbers = pl.Series([], dtype=as_ids), []
@@ -214,7 +221,8 @@ def test_numbers_of_ids_are_dense_and_lead_back(batches: list[list[int]]) -> Non
             numbering.number(ids, out)
             given_ids, numbers = pl.concat([given_ids, ids]), [*numbers, *out.tolist()]
         assert set(numbers) == set(range(given_ids.n_unique()))
-        assert numbering.seen()[numbers].to_list() == given_ids.to_list() if numbers else numbering.seen().is_empty()
+        seen = numbering.seen().to_list()
+        assert [seen[number] for number in numbers] == given_ids.to_list()
 
 
 def test_many_distinct_ids_are_numbered() -> None:
@@ -228,10 +236,11 @@ def test_many_distinct_ids_are_numbered() -> None:
 # Schemas drift ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt32, pl.Int64, pl.Decimal(38, 0)])
+@pytest.mark.parametrize("dtype", [pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt32, pl.Decimal(38, 0)])
 def test_integer_types_of_ids_are_one(tmp_path: Path, dtype: pl.DataType) -> None:
     write(tmp_path / "a.parquet")
-    write(tmp_path / "b.parquet", user_id=pl.Series([1, 2, 3, 4], dtype=dtype), movie_id=pl.Series([5] * 4, dtype=dtype))
+    ids = pl.Series([1, 2, 3, 4], dtype=dtype)
+    write(tmp_path / "b.parquet", user_id=ids, movie_id=ids)
     cleaned = clean(tmp_path)
     check_contract(cleaned)
     assert cleaned.ratings.users.to_list() == [1, 2, 3, 4]
@@ -274,7 +283,8 @@ def test_a_decimal_id_beyond_64_bits_is_set_aside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stars", [
-    pl.Series([1, 2, 3, 4], dtype=pl.Int8), pl.Series([1, 2, 3, 4], dtype=pl.UInt64), pl.Series([1, 2, 3, 4], dtype=pl.Float32),
+    pl.Series([1, 2, 3, 4], dtype=pl.Int8), pl.Series([1, 2, 3, 4], dtype=pl.UInt64),
+    pl.Series([1, 2, 3, 4], dtype=pl.Float32),
     pl.Series([Decimal("1.0"), Decimal("2.0"), Decimal("3.0"), Decimal("4.0")]),
 ])
 def test_any_number_is_a_rating(tmp_path: Path, stars: pl.Series) -> None:
@@ -285,18 +295,18 @@ def test_any_number_is_a_rating(tmp_path: Path, stars: pl.Series) -> None:
     assert cleaned.ratings.frame["rating"].to_list() == [1, 2, 3, 4, 4.5]
 
 
-WEST = timezone(timedelta(hours=-7))
+EPOCH = 1_475_323_200
+"""Seconds of THEN, which is UTC."""
 
 
 @pytest.mark.parametrize("times", [
     pl.Series([THEN], dtype=pl.Datetime("ms")), pl.Series([THEN], dtype=pl.Datetime("us")),
     pl.Series([THEN], dtype=pl.Datetime("ns")), pl.Series([THEN.replace(tzinfo=UTC)]),
-    pl.Series([THEN.replace(tzinfo=UTC).astimezone(WEST)]).dt.convert_time_zone("America/Los_Angeles"),
-    *(pl.Series([int(THEN.replace(tzinfo=UTC).timestamp()) * unit], dtype=pl.Int64) for unit in (1, 10**3, 10**6, 10**9)),
-    *(pl.Series([THEN.replace(tzinfo=UTC).timestamp() * unit], dtype=pl.Float64) for unit in (1, 10**3, 10**6, 10**9)),
-    pl.Series([int(THEN.replace(tzinfo=UTC).timestamp())], dtype=pl.Int32),
-    pl.Series([int(THEN.replace(tzinfo=UTC).timestamp())], dtype=pl.UInt64),
-    pl.Series([Decimal(int(THEN.replace(tzinfo=UTC).timestamp()))], dtype=pl.Decimal(20, 0)),
+    pl.Series([THEN.replace(tzinfo=UTC)]).dt.convert_time_zone("America/Los_Angeles"),
+    *(pl.Series([EPOCH * unit], dtype=pl.Int64) for unit in (1, 10**3, 10**6, 10**9)),
+    *(pl.Series([EPOCH * unit], dtype=pl.Float64) for unit in (1, 10**3, 10**6, 10**9)),
+    pl.Series([EPOCH], dtype=pl.Int32), pl.Series([EPOCH], dtype=pl.UInt64),
+    pl.Series([Decimal(EPOCH)], dtype=pl.Decimal(20, 0)),
 ], ids=lambda series: str(series.dtype))
 def test_a_moment_is_the_same_in_any_type(tmp_path: Path, times: pl.Series) -> None:
     write(tmp_path / "a.parquet", user_id=[1], movie_id=[2], rating=[3.0], timestamp=times)
@@ -348,7 +358,8 @@ def test_other_columns_and_their_order_do_not_matter(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", note=["x"] * 4, __row=[9] * 4)
     write(tmp_path / "b.parquet", user_id=[5], movie_id=[5], code=[True], user=["y"])
     frame = pl.read_parquet(path)
-    frame.select("note", "timestamp", "rating", "movie_id", pl.col("user_id") + 10).write_parquet(tmp_path / "c.parquet")
+    turned = frame.select("note", "timestamp", "rating", "movie_id", pl.col("user_id") + 10)
+    turned.write_parquet(tmp_path / "c.parquet")
     cleaned = clean(tmp_path)
     check_contract(cleaned)
     assert cleaned.ratings.users.to_list() == [1, 2, 5, 11, 12]
@@ -356,7 +367,8 @@ def test_other_columns_and_their_order_do_not_matter(tmp_path: Path) -> None:
 
 def test_columns_are_found_under_the_names_of_the_config(tmp_path: Path) -> None:
     frame = pl.read_parquet(write(tmp_path / "x" / "a.parquet"))
-    frame.rename({"user_id": "user", "movie_id": "code", "rating": "wide", "timestamp": "untimed"}).write_parquet(tmp_path / "a.parquet")
+    names = {"user_id": "user", "movie_id": "code", "rating": "wide", "timestamp": "untimed"}
+    frame.rename(names).write_parquet(tmp_path / "a.parquet")
     config = Config(user_column="user", movie_column="code", rating_column="wide", timestamp_column="untimed")
     (tmp_path / "x" / "a.parquet").unlink()
     assert len(outside(clean(tmp_path, config))) == 4
@@ -405,7 +417,7 @@ def test_contradictions_are_settled_by_time_then_by_the_higher_rating(tmp_path: 
         for part, (stars, time) in enumerate(order):
             write(folder / f"{part}.parquet", user_id=[1], movie_id=[1], rating=[stars], timestamp=[time])
         cleaned = clean(folder)
-        assert [(stars, time.timestamp()) for _, _, stars, time in outside(cleaned)] == [(2.0, datetime(1970, 1, 1, 0, 5).timestamp())]
+        assert outside(cleaned) == [(1, 1, 2.0, datetime(1970, 1, 1, 0, 5))]
         assert cleaned.counts == {"read": 4, "kept": 1, "superseded": 3, "rejected": 0, "later": 0}
 
 
@@ -439,18 +451,29 @@ def message(folder: Path, config: Config = LENIENT, **options: Any) -> str:
     return text.replace(f"{folder}/", "")
 
 
-@pytest.mark.parametrize(("columns", "line"), [
-    ({"rating": ["5", "4"]}, "ratings part-3.parquet: 'rating' is string, expected a number; cast it on export or map another column with rating_column"),
-    ({"rating": [True, False]}, "ratings part-3.parquet: 'rating' is boolean, expected a number; cast it on export or map another column with rating_column"),
-    ({"user_id": [1.0, 2.0]}, "ratings part-3.parquet: 'user_id' is Float64, expected an integer or a string; cast it on export or map another column with user_column"),
-    ({"movie_id": [[1], [2]]}, "ratings part-3.parquet: 'movie_id' is List, expected an integer or a string; cast it on export or map another column with movie_column"),
-    ({"timestamp": ["2016", "2017"]}, "ratings part-3.parquet: 'timestamp' is string, expected a datetime or seconds since 1970; cast it on export or map another column with timestamp_column"),
-    ({"rating": None}, "ratings part-3.parquet: has no column 'rating' (got user_id, movie_id, timestamp); rename it on export or set rating_column"),
-])  # fmt: skip
-def test_a_wrong_column_is_named(tmp_path: Path, columns: dict[str, Any], line: str) -> None:
+@pytest.mark.parametrize(("column", "values", "words"), [
+    ("rating", ["5", "4"], "is string, expected a number"),
+    ("rating", [True, False], "is boolean, expected a number"),
+    ("user_id", [1.0, 2.0], "is Float64, expected an integer or a string"),
+    ("movie_id", [[1], [2]], "is List, expected an integer or a string"),
+    ("timestamp", ["2016", "2017"], "is string, expected a datetime or seconds since 1970"),
+])
+def test_a_wrong_type_is_named(tmp_path: Path, column: str, values: list[Any], words: str) -> None:
     write(tmp_path / "part-1.parquet")
-    write(tmp_path / "part-3.parquet", **columns)
-    assert message(tmp_path) == line
+    write(tmp_path / "part-3.parquet", **{column: values})
+    knob = f"{column.removesuffix('_id')}_column"
+    assert message(tmp_path) == (
+        f"ratings part-3.parquet: '{column}' {words}; cast it on export or map another column with {knob}"
+    )
+
+
+def test_a_column_that_is_absent_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "part-1.parquet")
+    write(tmp_path / "part-3.parquet", rating=None)
+    assert message(tmp_path) == (
+        "ratings part-3.parquet: has no column 'rating' (got user_id, movie_id, timestamp); "
+        "rename it on export or set rating_column"
+    )
 
 
 def test_a_column_that_only_the_path_has_is_explained(tmp_path: Path) -> None:
@@ -524,7 +547,8 @@ def test_a_file_that_changes_while_it_is_read_ends_the_run(
         return original(*args, **options)
 
     monkeypatch.setattr(rating_files, step, late)
-    with pytest.raises(InputError, match=r"^ratings .*part-2\.parquet: changed while it was read \(.*\); rerun once"):
+    line = r"^ratings .*part-2\.parquet: changed while it was read \(.*\); rerun once"
+    with pytest.raises(InputError, match=line):
         ratings.read_ratings(files, config=LENIENT, until=NOW, now=NOW)
 
 
@@ -549,7 +573,8 @@ def test_a_night_with_nothing_but_rejected_or_later_rows_ends(tmp_path: Path) ->
 
 def test_two_thousand_small_files_of_three_schemas(tmp_path: Path) -> None:
     kinds = [
-        write(tmp_path / "kind" / "a.parquet"), write(tmp_path / "kind" / "b.parquet", user_id=["x"], movie_id=[1]),
+        write(tmp_path / "kind" / "a.parquet"),
+        write(tmp_path / "kind" / "b.parquet", user_id=["x"], movie_id=[1]),
         write(tmp_path / "kind" / "c.parquet", rating=[math.nan]),
     ]
     contents = [path.read_bytes() for path in kinds]
@@ -559,13 +584,17 @@ def test_two_thousand_small_files_of_three_schemas(tmp_path: Path) -> None:
         (folder / f"{number:05d}.parquet").write_bytes(contents[number % 3])
     cleaned = clean(folder)
     check_contract(cleaned)
-    assert cleaned.counts == {"read": 667 * 4 + 667 + 666, "kept": 5, "superseded": 666 * 5, "rejected": 666, "later": 0}
-    assert Counter(Path(file).stem for file in cleaned.rejected["file"]) == {f"{n:05d}": 1 for n in range(2, 2_000, 3)}
+    assert cleaned.counts == {
+        "read": 667 * 4 + 667 + 666, "kept": 5, "superseded": 666 * 5, "rejected": 666, "later": 0,
+    }
+    found = Counter(Path(file).stem for file in cleaned.rejected["file"])
+    assert found == {f"{number:05d}": 1 for number in range(2, 2_000, 3)}
     assert set(cleaned.rejected["row"]) == {0}
 
 
 def test_tables_of_movies_are_read_from_drifting_files(tmp_path: Path) -> None:
-    pl.DataFrame({"movie_id": [2, 1, None, 1], "title": ["b", "a", "?", "a2"]}).write_parquet(tmp_path / "a.parquet")
+    drifting = pl.DataFrame({"movie_id": [2, 1, None, 1], "title": ["b", "a", "?", "a2"]})
+    drifting.write_parquet(tmp_path / "a.parquet")
     pl.DataFrame({"movie_id": ["3"], "year": [1999]}).write_parquet(tmp_path / "b.parquet")
     table = ratings.read_table(str(tmp_path), key="movie_id", name="movie")
     assert table.rows() == [("2", "b", None), ("1", "a", None), ("3", None, 1999)]
@@ -578,7 +607,7 @@ def test_tables_of_movies_are_read_from_drifting_files(tmp_path: Path) -> None:
 ])
 def test_a_wrong_table_of_movies_is_explained(tmp_path: Path, content: dict[str, Any], line: str) -> None:
     pl.DataFrame(content).write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="^movies ") as caught:
+    with pytest.raises(InputError, match=r"^movies ") as caught:
         ratings.read_table(str(tmp_path), key="movie_id", name="movie")
     assert line in str(caught.value)
 
@@ -592,8 +621,7 @@ def test_a_damaged_table_of_movies_is_explained(tmp_path: Path) -> None:
 def test_ratings_take_the_rows_of_an_existing_model(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet")
     found = clean(tmp_path, users=pl.DataFrame({"user_id": [5]})).ratings
-    moved = ratings.with_rows_of(
-        found, users=pl.Series("user_id", [9, 2]), movies=pl.DataFrame({"movie_id": [13, 12, 10], "title": ["c", "b", "a"]}),
-    )
+    movies = pl.DataFrame({"movie_id": [13, 12, 10], "title": ["c", "b", "a"]})
+    moved = ratings.with_rows_of(found, users=pl.Series("user_id", [9, 2]), movies=movies)
     assert moved.cold_users.to_list() == [1, 5]
     assert moved.frame.select("user_idx", "movie_idx").rows() == [(1, 1), (1, 0), (2, 2)]
