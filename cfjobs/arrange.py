@@ -104,6 +104,41 @@ class Columns:
     def head(self, n_rows: int) -> "Columns":
         return Columns(self.user[:n_rows], self.movie[:n_rows], self.rating[:n_rows], self.timestamp[:n_rows])
 
+    def shrink(self, n_rows: int) -> None:
+        """Give the memory of the rows from n_rows on back; a view taken before must not be used after."""
+        for column in (self.user, self.movie, self.rating, self.timestamp):
+            column.resize(n_rows, refcheck=False)
+
+
+class Times:
+    """Fills a timestamp column from its beginning; whole seconds take half of its memory until `widen`."""
+
+    def __init__(self, timestamp: NDArray[np.int64]) -> None:
+        self._timestamp = timestamp
+        self._seconds: NDArray[np.int32] | None = timestamp.view(np.int32)
+        self._n = 0
+
+    def append(self, microseconds: NDArray[np.int64]) -> None:
+        here = slice(self._n, self._n + microseconds.size)
+        if self._seconds is not None:
+            seconds = microseconds // 1_000_000
+            fits = np.abs(seconds).max(initial=0) < 2**31
+            if fits and np.array_equal(seconds * 1_000_000, microseconds):
+                self._seconds[here] = seconds
+                self._n = here.stop
+                return
+            self.widen()
+        self._timestamp[here] = microseconds
+        self._n = here.stop
+
+    def widen(self) -> None:
+        """Turn the seconds so far into microseconds, from the last on: no other is overwritten so."""
+        if self._seconds is not None:
+            for end in range(self._n, 0, -_RANGE_ROWS):
+                block = slice(max(0, end - _RANGE_ROWS), end)
+                self._timestamp[block] = self._seconds[block].astype(np.int64) * 1_000_000
+            self._seconds = None
+
 
 def relabel(numbers: NDArray[np.int32], ids: pl.Series) -> pl.Series:
     """Replace, in place, each number of an id by the id's row in ascending order; returns the ids in it."""

@@ -23,10 +23,14 @@ from cfjobs.errors import CfjobsError, InputError
 from cfjobs.storage import FileInfo
 
 _TAIL_BYTES = 1 << 16
+_REQUESTS = 32
+"""Footers asked for at once from an object store, where each takes tens of milliseconds."""
 _MAGIC = b"PAR1"
 _GROUP_ROWS = 2_000_000
 """A scan reads ahead in all of its files: more rows cost memory, fewer time; a large file is alone."""
-_GROUP_FILES = 10_000
+_GROUP_FILES = 2_000
+_BATCH_ROWS = 50_000
+"""Rows handed on at once: small files are joined up to it, which is what makes many of them bearable."""
 _DAMAGE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
@@ -77,8 +81,9 @@ def read_footers(files: Sequence[FileInfo], *, columns: Sequence[str], what: str
         types = "; ".join(_type_text(schema.field(place)) if place >= 0 else "-" for place in places)
         return Footer(file, metadata.num_rows, types)
 
-    n_threads = 32 if files and storage.is_s3(files[0].uri) else 2
-    with ThreadPoolExecutor(n_threads) as pool:
+    if not files or not storage.is_s3(files[0].uri):
+        return [read(file) for file in files]
+    with ThreadPoolExecutor(_REQUESTS) as pool:
         return list(pool.map(read, files))
 
 
@@ -110,7 +115,7 @@ def judged_batches(group: Group, *, ids: IdTypes, config: Config, now: datetime)
     query = judged(_scan(group.files, group.types, config), group.types, ids=ids, config=config, now=now)
     n_rows = 0
     try:
-        for batch in query.collect_batches(maintain_order=False, engine="streaming"):
+        for batch in query.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=False, engine="streaming"):
             n_rows += batch.height
             if n_rows > group.n_rows:
                 break

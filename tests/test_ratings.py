@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cfjobs import rating_files, ratings, storage
-from cfjobs.arrange import Columns, IntegerIds, TextIds, arrange
+from cfjobs.arrange import Columns, IntegerIds, TextIds, Times, arrange
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.ratings import Cleaned
@@ -311,6 +311,18 @@ EPOCH = 1_475_323_200
 def test_a_moment_is_the_same_in_any_type(tmp_path: Path, times: pl.Series) -> None:
     write(tmp_path / "a.parquet", user_id=[1], movie_id=[2], rating=[3.0], timestamp=times)
     assert outside(clean(tmp_path)) == [(1, 2, 3.0, THEN)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(-(2**33), 2**33), max_size=9)), max_size=9))
+def test_times_come_back_whether_whole_seconds_or_not(batches: list[tuple[bool, list[int]]]) -> None:
+    wanted = [value * (1_000_000 if whole else 1) for whole, values in batches for value in values]
+    column = np.empty(len(wanted), np.int64)
+    times = Times(column)
+    for whole, values in batches:
+        times.append(np.array(values, np.int64) * (1_000_000 if whole else 1))
+    times.widen()
+    assert column.tolist() == wanted
 
 
 def test_a_date_is_its_midnight(tmp_path: Path) -> None:
