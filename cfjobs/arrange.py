@@ -1,9 +1,8 @@
-"""Ratings arranged in place: ids become row numbers, rows are sorted, the latest of each pair stays.
+"""Ratings arranged in place: rows are sorted, the latest of each pair stays.
 
-    ids -> numbers in the order of appearance        (`IntegerIds`, `TextIds`, as the batches arrive)
-        -> rows partitioned into ranges of users      (an in-place radix pass: every row moves at most once)
-        -> each range sorted by user, time, movie     (in a scratch buffer of one range, one thread a range)
-        -> superseded rows dropped, gaps closed
+    rows -> partitioned into ranges of users           (an in-place radix pass: every row moves at most once)
+         -> each range sorted by user, time, movie     (in a scratch buffer of one range, a thread a range)
+         -> superseded rows dropped, gaps closed
 
 A column is one NumPy array that is written once and never copied whole: 20 bytes a rating. Sorting all rows
 at once would need them twice.
@@ -12,76 +11,16 @@ at once would need them twice.
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numba
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 _RANGE_ROWS = 1 << 17
 """Rows a range of users should hold at least: its scratch buffer, 2 MB, stays in a core's cache."""
-_SMALL_IDS = 1 << 24
 _MAX_RANGES = 1024
 """More write positions than this at once no longer fit the cache and the page table of a core."""
-
-
-class Ids(Protocol):
-    """Numbers outside ids 0, 1, ... in the order of their appearance."""
-
-    def number(self, ids: pl.Series, out: NDArray[np.int32]) -> None:
-        """Write the number of each id into `out`; new ids get the next ones."""
-
-    def seen(self) -> pl.Series:
-        """The ids by number."""
-
-
-class IntegerIds:
-    """Ids of 64 bits: small ones in an array by id, the others in a hash table with open addressing."""
-
-    def __init__(self) -> None:
-        self._small = np.zeros(_SMALL_IDS, dtype=np.int32)  # number + 1; untouched pages take no memory
-        self._slots = np.zeros((1 << 12, 2), dtype=np.int64)  # id, number + 1
-        self._by_number = np.empty(1 << 11, dtype=np.int64)
-        self._n = 0
-
-    def number(self, ids: pl.Series, out: NDArray[np.int32]) -> None:
-        values = ids.to_numpy()
-        assert values.size == out.size
-        done = 0
-        while True:
-            done, self._n = _number(values, out, done, (self._small, self._slots, self._by_number), self._n)
-            if done == values.size:
-                return
-            self._grow()
-
-    def seen(self) -> pl.Series:
-        return pl.Series(self._by_number[: self._n])
-
-    def _grow(self) -> None:
-        """Room for twice the ids: the slots stay at most half full."""
-        known = self._by_number[: self._n]
-        self._by_number = np.empty(self._by_number.size * 2, dtype=np.int64)
-        self._slots = np.zeros((self._by_number.size * 2, 2), dtype=np.int64)
-        self._small[:] = 0
-        tables = (self._small, self._slots, self._by_number)
-        _number(known, np.empty(known.size, dtype=np.int32), 0, tables, 0)
-
-
-class TextIds:
-    """Ids of text, numbered by a set of Polars categories of their own."""
-
-    def __init__(self) -> None:
-        self._type = pl.Categorical(pl.Categories.random())
-        self._anchor = pl.Series([], dtype=self._type)  # Polars drops categories that no series has
-        self._n = 0
-
-    def number(self, ids: pl.Series, out: NDArray[np.int32]) -> None:
-        out[:] = ids.cast(self._type).to_physical().to_numpy()
-        self._n = max(self._n, int(out.max(initial=-1)) + 1)
-
-    def seen(self) -> pl.Series:
-        return pl.Series(np.arange(self._n, dtype=np.uint32)).cat.to(self._type).cast(pl.String)
 
 
 @dataclass(frozen=True)
@@ -140,15 +79,6 @@ class Times:
             self._seconds = None
 
 
-def relabel(numbers: NDArray[np.int32], ids: pl.Series) -> pl.Series:
-    """Replace, in place, each number of an id by the id's row in ascending order; returns the ids in it."""
-    order = ids.arg_sort()
-    row = np.empty(ids.len(), dtype=np.int32)
-    row[order.to_numpy()] = np.arange(ids.len(), dtype=np.int32)
-    _relabel(numbers, row)
-    return ids.gather(order)
-
-
 def arrange(columns: Columns, *, n_users: int, n_movies: int) -> Columns:
     """Sort by user, timestamp, movie and keep one row of each (user, movie) pair, in place.
 
@@ -188,42 +118,6 @@ def _cuts(user_start: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _kernel(**options: Any) -> Any:
     return numba.njit(nogil=True, cache=True, **options)
-
-
-@_kernel()
-def _number(ids, out, done, tables, n):  # type: ignore[no-untyped-def]
-    """Numbers of ids[done:] into out. Returns how many ids are done, fewer when room ends, and known."""
-    small, slots, by_number = tables
-    mask = np.uint64(slots.shape[0] - 1)
-    for i in range(done, ids.size):
-        key = ids[i]
-        if 0 <= key < small.size:
-            number = np.int64(small[key])
-            slot = np.uint64(0)
-        else:
-            mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-            slot = (mixed ^ (mixed >> np.uint64(32))) & mask
-            while slots[slot, 1] != 0 and slots[slot, 0] != key:
-                slot = (slot + np.uint64(1)) & mask
-            number = slots[slot, 1]
-        if number == 0:
-            if n == by_number.size:
-                return i, n
-            by_number[n] = key
-            n += 1
-            number = n
-            if 0 <= key < small.size:
-                small[key] = number
-            else:
-                slots[slot, 0], slots[slot, 1] = key, number
-        out[i] = number - 1
-    return ids.size, n
-
-
-@_kernel()
-def _relabel(numbers, row):  # type: ignore[no-untyped-def]
-    for i in range(numbers.size):
-        numbers[i] = row[numbers[i]]
 
 
 @_kernel()

@@ -2,8 +2,8 @@
 
     files -> footers, groups of equal types, batches of judged rows           (rating_files, cleaning)
           -> rejected rows set aside; good ones into columns, ids numbered     (here)
-          -> ids to rows 0..U-1 and 0..M-1 in the order of the ids, sorted by user, time, movie, the latest
-             of each pair kept, in place                                      (arrange)
+          -> ids to rows 0..U-1 and 0..M-1 in the order of the ids             (numbering)
+          -> sorted by user, time, movie, the latest of each pair kept, in place   (arrange)
 
 A night of R input rows takes 20 R bytes (16 R while it reads, if times are whole seconds), and what a few
 batches and the rejected rows take.
@@ -12,16 +12,18 @@ batches and the rejected rows take.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cfjobs import arrange, cleaning, rating_files, storage
-from cfjobs.arrange import Columns, IntegerIds, TextIds, Times
+from cfjobs import cleaning, rating_files, storage
+from cfjobs.arrange import Columns, Times, arrange
 from cfjobs.config import Config
 from cfjobs.errors import InputError
+from cfjobs.numbering import IntegerIds, TextIds, relabel
 from cfjobs.rating_files import Group
 from cfjobs.storage import FileInfo
 
@@ -78,9 +80,9 @@ def read_ratings(
     intake.check_share()
     intake.times.widen()
     good = intake.columns.head(intake.n_good)
-    user_ids = arrange.relabel(good.user, intake.users.seen().alias("user_id"))
-    movie_ids = arrange.relabel(good.movie, intake.movies.seen().alias("movie_id"))
-    n_kept = arrange.arrange(good, n_users=user_ids.len(), n_movies=movie_ids.len()).user.size
+    user_ids = relabel(good.user, intake.users.seen().alias("user_id"))
+    movie_ids = relabel(good.movie, intake.movies.seen().alias("movie_id"))
+    n_kept = arrange(good, n_users=user_ids.len(), n_movies=movie_ids.len()).user.size
     intake.columns.shrink(n_kept)
     counts = intake.counts | {"kept": n_kept, "superseded": intake.n_good - n_kept}
     catalogue, cold = _described(movie_ids, movies), _cold(user_ids, users)
@@ -239,7 +241,7 @@ def _numbering(dtype: pl.DataType) -> IntegerIds | TextIds:
 
 def _frame(columns: Columns) -> pl.DataFrame:
     """The columns as a frame on the same memory."""
-    types = {
+    types: dict[str, tuple[NDArray[Any], pa.DataType]] = {
         "user_idx": (columns.user, pa.int32()), "movie_idx": (columns.movie, pa.int32()),
         "rating": (columns.rating, pa.float32()), "timestamp": (columns.timestamp, pa.timestamp("us")),
     }

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cfjobs import rating_files, ratings, storage
-from cfjobs.arrange import Columns, IntegerIds, TextIds, Times, arrange
+from cfjobs.arrange import Columns, Times, arrange
 from cfjobs.config import Config
 from cfjobs.errors import InputError
+from cfjobs.numbering import IntegerIds, TextIds
 from cfjobs.ratings import Cleaned
 
 NOW = datetime(2026, 11, 24)
