@@ -8,6 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 _SMALL_IDS = 1 << 24
+"""Ids from 0 to here are looked up without hashing, in 64 MB at most: only the parts in use take memory."""
 
 
 class Ids(Protocol):
@@ -25,8 +26,8 @@ class IntegerIds:
 
     def __init__(self) -> None:
         self._small = np.zeros(_SMALL_IDS, dtype=np.int32)  # number + 1; untouched pages take no memory
-        self._slots = np.zeros((1 << 12, 2), dtype=np.int64)  # id, number + 1
-        self._by_number = np.empty(1 << 11, dtype=np.int64)
+        self._slots = np.zeros((1 << 16, 2), dtype=np.int64)  # id, number + 1
+        self._by_number = np.empty(1 << 15, dtype=np.int64)
         self._n = 0
 
     def number(self, ids: pl.Series, out: NDArray[np.int32]) -> None:
@@ -47,7 +48,7 @@ class IntegerIds:
         known = self._by_number[: self._n]
         self._by_number = np.empty(self._by_number.size * 2, dtype=np.int64)
         self._slots = np.zeros((self._by_number.size * 2, 2), dtype=np.int64)
-        self._small[:] = 0
+        self._small = np.zeros(_SMALL_IDS, dtype=np.int32)
         tables = (self._small, self._slots, self._by_number)
         _number(known, np.empty(known.size, dtype=np.int32), 0, tables, 0)
 
