@@ -8,13 +8,13 @@ A column is one NumPy array that is written once and never copied whole: 20 byte
 at once would need them twice.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 _RANGE_ROWS = 1 << 17
@@ -92,7 +92,7 @@ def arrange(columns: Columns, *, n_users: int, n_movies: int) -> Columns:
     range_of = np.repeat(np.arange(cuts.size - 1, dtype=np.int32), np.diff(cuts))
     _partition(rows, range_of, user_start[cuts])
     n_kept = np.zeros(cuts.size - 1, dtype=np.int64)
-    n_workers = max(1, min(n_kept.size, len(os.sched_getaffinity(0))))
+    n_workers = max(1, min(n_kept.size, pl.thread_pool_size()))
 
     def order(worker: int) -> None:
         ranges = np.arange(worker, n_kept.size, n_workers)

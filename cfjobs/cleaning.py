@@ -98,11 +98,11 @@ def judged(
         user.cast(ids.user, strict=False).alias("user"), movie.cast(ids.movie, strict=False).alias("movie"),
         wide.alias("wide"), narrow.alias("rating"), _microseconds(timestamp, types[3]).alias("timestamp"),
         user.alias("user_raw"), movie.alias("movie_raw"), rating.alias("rating_raw"),
-        _is_missing(timestamp, types[3]).alias("untimed"),
+        _is_no_time(timestamp, types[3]).alias("untimed"),
     )
     faults = (
-        _is_missing(pl.col("user_raw"), types[0]),
-        _is_missing(pl.col("movie_raw"), types[1]),
+        _is_no_id("user", ids.user),
+        _is_no_id("movie", ids.movie),
         pl.col("user").is_null(),
         pl.col("movie").is_null(),
         pl.col("wide").is_null(),
@@ -169,13 +169,15 @@ def _fits_int64(dtype: pl.DataType) -> bool:
     return dtype.is_integer() and dtype not in (pl.UInt64, pl.Int128, pl.UInt128)
 
 
-def _is_missing(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Null, or what stands for it in a type: NaN, an empty text."""
-    if dtype.is_float():
-        return column.is_null() | column.is_nan()
-    if isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
-        return column.is_null() | (column.cast(pl.String) == "")
-    return column.is_null()
+def _is_no_id(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Null, or an empty text."""
+    absent = pl.col(f"{name}_raw").is_null()
+    return absent | (pl.col(name) == "") if dtype == pl.String else absent
+
+
+def _is_no_time(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Null, or NaN, which stands for it in a column of floats."""
+    return column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
 
 
 def _microseconds(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
