@@ -148,8 +148,8 @@ def prepare(night: Night) -> Prepared:
     )
     night.write("inputs.json", json.dumps([asdict(file) for file in files]).encode())
     night.write("night.json", night.model_dump_json().encode())
+    ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
     for name, frame in (
-        ("ratings", clean.frame),
         ("movies", clean.movies),
         ("rejected", cleaned.rejected),
         ("users", pl.concat([clean.users, clean.cold_users]).alias("user_id").to_frame()),
