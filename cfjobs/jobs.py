@@ -8,7 +8,6 @@ stages and shards with a record are not computed twice. Publishing removes the f
 """
 
 import hashlib
-import io
 import json
 import logging
 import math
@@ -25,12 +24,12 @@ from uuid import uuid4
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from cfjobs import (
     __version__,
+    candidates,
     evaluate,
     lists,
     models,
@@ -44,16 +43,16 @@ from cfjobs import (
 )
 from cfjobs.config import Config
 from cfjobs.errors import GateRefused, InputError
-from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
+from cfjobs.night import Night, Prepared, Published, Scored, Trained
 from cfjobs.publish import Part
 from cfjobs.ranking import History, RankingConfig, fit_ranking
 from cfjobs.saved import Model
 from cfjobs.score import Lists, Pairs
+from cfjobs.scoring import Progress, score, shards, top_n_schema
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[float, str], None]
-"""Called with the share done, 0 to 1, and a few words."""
+__all__ = ["Progress", "score", "shards"]  # the stages of scoring, from `scoring`
 
 
 # Start ----------------------------------------------------------------------------------------------
@@ -68,11 +67,16 @@ def start(
     model: str | None = None,
     run_date: date | None = None,
     config: Config | None = None,
+    allow: str | None = None,
+    deny: str | None = None,
+    exclude: str | None = None,
     now: datetime | None = None,
 ) -> Night:
     """Check inputs, credentials and the output before anything costly; resume an unfinished equal night.
 
-    model: URI of an existing model to score or evaluate instead of training one. Raises InputError for whatever a user has to mend.
+    model: URI of an existing model to score or evaluate instead of training one. allow, deny: URIs of tables
+    of movie_id, the movies that may be listed alone and those that must not. exclude: URI of a table of user_id,
+    movie_id, pairs to leave out beside the seen ones. Raises InputError for whatever a user has to mend.
     """
     config = config or Config()
     models.recipe(config)
@@ -80,10 +84,13 @@ def start(
     run_date = run_date or now.date()
     train.resolve_device(config.device)
     uris = _sources(ratings_uri, movies, users)
+    limits = {"allow": allow, "deny": deny, "exclude": exclude}
+    uris |= {what: storage.normal(uri) for what, uri in limits.items() if uri}
     output = storage.normal(output)
     listings = {what: ratings.list_parquet(uri, what=what) for what, uri in uris.items()}
     storage.check_writable(output)
-    inputs = [asdict(file) for files in listings.values() for file in files]
+    inputs = [asdict(file) for what, files in listings.items() if what not in limits for file in files]
+    inputs += [asdict(file) | {"as": what} for what in limits for file in listings.get(what, ())]
     model = storage.normal(model) if model else None
     key = _key(inputs, config, run_date, model)
     work = storage.join(output, "_work", f"{run_date.isoformat()}-{key}")
@@ -98,6 +105,7 @@ def start(
         run_id=f"{run_date.isoformat()}-{uuid4().hex[:12]}",
         work=work,
         started_at=now,
+        **{what: uris.get(what) for what in limits},
     )
     begun = night.load("night", Night)
     if begun is not None:
@@ -132,7 +140,7 @@ def prepare(night: Night) -> Prepared:
             f"configuration key top_n: got {config.top_n}, but the catalogue has {clean.movies.height} movies; lower top_n"
         )
     publish.check_id_types(
-        night.output, tables.TOP_N, _top_n_schema(clean.users.dtype, clean.movies["movie_id"].dtype)
+        night.output, tables.TOP_N, top_n_schema(clean.users.dtype, clean.movies["movie_id"].dtype)
     )
     low, high = config.y_range or (float(clean.frame["rating"].min()), float(clean.frame["rating"].max()))  # type: ignore[arg-type]
     if low == high:
@@ -148,14 +156,27 @@ def prepare(night: Night) -> Prepared:
     )
     night.write("inputs.json", json.dumps([asdict(file) for file in files]).encode())
     night.write("night.json", night.model_dump_json().encode())
+    user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
+    _write_candidates(night, user_ids, clean.movies["movie_id"])
     ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
     for name, frame in (
         ("movies", clean.movies),
         ("rejected", cleaned.rejected),
-        ("users", pl.concat([clean.users, clean.cold_users]).alias("user_id").to_frame()),
+        ("users", user_ids.to_frame()),
     ):
         night.write(f"{name}.parquet", saved.parquet_bytes(frame))
     return night.done("prepared", prepared)
+
+
+def _write_candidates(night: Night, user_ids: pl.Series, movie_ids: pl.Series) -> None:
+    """What may be listed, into the work folder, where the night says so."""
+    config = night.config
+    if night.allow or night.deny:
+        listed = candidates.listed_movies(movie_ids, allow=night.allow, deny=night.deny, config=config)
+        night.write("listed.parquet", saved.parquet_bytes(pl.DataFrame({"listed": listed})))
+    if night.exclude:
+        pairs = candidates.excluded_pairs(user_ids, movie_ids, uri=night.exclude, config=config)
+        night.write("excluded.parquet", saved.parquet_bytes(pairs))
 
 
 def hold_out(night: Night, prepared: Prepared) -> int:
@@ -308,58 +329,6 @@ def gate(night: Night, metrics: dict[str, float | None]) -> str:
 # Score and publish ----------------------------------------------------------------------------------
 
 
-def shards(night: Night, prepared: Prepared) -> list[Shard]:
-    """The night's users in contiguous ranges, then the cold ones."""
-    size = night.config.shard_users
-    n, n_all = prepared.n_users, prepared.n_users + prepared.n_cold_users
-    warm = [(start, min(start + size, n), False) for start in range(0, n, size)]
-    cold = [(start, min(start + size, n_all), True) for start in range(n, n_all, size)]
-    return [
-        Shard(number=number, start=start, stop=stop, cold=cold)
-        for number, (start, stop, cold) in enumerate(warm + cold)
-    ]
-
-
-def score(
-    night: Night, prepared: Prepared, trained: Trained, shard: Shard, *, progress: Progress | None = None
-) -> Scored:
-    """Score the users of a shard against every movie and write their part of `top_n`, which no commit names yet."""
-    name = f"scored-{shard.number:05d}"
-    if done := night.load(name, Scored):
-        return done
-    model = saved.load_model(trained.model_uri).to(train.resolve_device(night.config.device))
-    users = range(shard.start, shard.stop)
-    user_ids = night.frame("users")["user_id"]
-    batches = lists.best(model, night.frame("ratings"), users=users, n=night.config.top_n)
-    schema = _top_n_schema(user_ids.dtype, model.movies["movie_id"].dtype)
-    in_file = schema.remove(schema.get_field_index(tables.RUN_DATE))
-    buffer = io.BytesIO()
-    chunks: list[pa.Table] = []
-    started = time.perf_counter()
-    with pq.ParquetWriter(buffer, in_file, compression="zstd") as writer:
-        for batch in batches:
-            chunk = lists.rows(batch, model, user_ids).to_arrow().cast(in_file)
-            writer.write_table(chunk)
-            chunks.append(chunk.select(["user_id", "rank"]))
-            if progress:
-                n_done = batch.first_user + len(batch.movie_idx) - shard.start
-                rate = n_done / (time.perf_counter() - started)
-                progress(
-                    n_done / (shard.stop - shard.start),
-                    f"{n_done:,} of {shard.stop - shard.start:,} users, {rate:,.0f} a second",
-                )
-    written = pa.concat_tables(chunks)
-    n_lists = len(written["user_id"].unique())
-    path = publish.part_path(night.run_date, f"{night.run_id}-{shard.number:05d}")
-    data = buffer.getvalue()
-    storage.write_bytes(storage.join(night.output, tables.TOP_N.name, path), data)
-    part = Part(path, len(data), written.num_rows, publish.part_stats(written))
-    log.info(
-        "shard %d: %d users, %d rows, %d bytes", shard.number, shard.stop - shard.start, part.rows, part.size
-    )
-    return night.done(name, Scored(part=asdict(part), lists=n_lists))
-
-
 def commit(
     night: Night,
     prepared: Prepared,
@@ -374,7 +343,7 @@ def commit(
     user_type, movie_type = (
         night.frame(name, [f"{name[:-1]}_id"]).to_series().dtype for name in ("users", "movies")
     )
-    parts = [Part(**record.part) for record in scored]
+    parts = [Part(**part) for record in scored for part in record.parts]
     counts = prepared.counts | {
         "lists": sum(record.lists for record in scored),
         "rows": sum(part.rows for part in parts),
@@ -383,7 +352,7 @@ def commit(
         tables.TOP_N.name: publish.publish_parts(
             night.output,
             tables.TOP_N,
-            _top_n_schema(user_type, movie_type),
+            top_n_schema(user_type, movie_type),
             parts,
             run_date=night.run_date,
             run_id=night.run_id,
@@ -538,10 +507,15 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     log.info("%s took %.1f s", stage, seconds[stage])
 
 
+_CHANGE_NO_NUMBER = {"memory_gb", "threads", "runner", "ray_address", "gpus_per_shard"}
+
+
 def _key(inputs: list[dict[str, Any]], config: Config, run_date: date, model: str | None) -> str:
-    """Names equal nights: same inputs, date, version and configuration (the gate may differ: it changes no number)."""
+    """Names equal nights: same inputs, date, version and configuration (the gate and where it runs may differ: they change no number)."""
     knobs = {
-        name: value for name, value in config.model_dump(mode="json").items() if not name.startswith("gate_")
+        name: value
+        for name, value in config.model_dump(mode="json").items()
+        if not name.startswith("gate_") and name not in _CHANGE_NO_NUMBER
     }
     text = json.dumps([inputs, knobs, run_date.isoformat(), model, __version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -582,13 +556,6 @@ def _relevant_rating(config: Config, prepared: Prepared) -> float:
 
 def _with_counts(ids: pl.DataFrame, idx: torch.Tensor) -> pl.DataFrame:
     return ids.with_columns(pl.Series("n_ratings", torch.bincount(idx, minlength=ids.height).cpu().numpy()))
-
-
-def _top_n_schema(user_type: pl.DataType, movie_type: pl.DataType) -> pa.Schema:
-    arrow = {True: pa.string(), False: pa.int64()}
-    return tables.TOP_N.schema(
-        user_type=arrow[user_type == pl.String], movie_type=arrow[movie_type == pl.String]
-    )
 
 
 def _plain_schema(table: tables.Table) -> pa.Schema:

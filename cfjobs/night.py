@@ -37,6 +37,9 @@ class Night(Record):
     run_id: str
     work: str
     started_at: datetime
+    allow: str | None = None
+    deny: str | None = None
+    exclude: str | None = None
 
     def write(self, name: str, data: bytes) -> None:
         """Write one file of the work folder."""
@@ -89,10 +92,16 @@ class Shard(Record):
     cold: bool = False
 
 
-class Scored(Record):
-    """The part of `top_n` that a shard wrote."""
+class Shards(Record):
+    """All shards of a night, as they were cut when its scoring began."""
 
-    part: dict[str, Any]
+    shards: list[Shard]
+
+
+class Scored(Record):
+    """The parts of `top_n` that a shard wrote, in order of user."""
+
+    parts: list[dict[str, Any]]
     lists: int
 
 

@@ -4,12 +4,10 @@ Parts of `top_n` are written by the shards into the table's own folder, where no
 no commit names. `publish_parts` names them all at once and drops the date's former ones in the same commit.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable, Schema, write_deltalake
@@ -34,20 +32,6 @@ class Part:
 def part_path(run_date: date, name: str) -> str:
     """Where a part of a night lives below its table."""
     return f"{RUN_DATE}={run_date.isoformat()}/{name}.parquet"
-
-
-def part_stats(table: pa.Table) -> str:
-    """Delta's statistics of a part: rows, and least and greatest value of each scalar column."""
-    low: dict[str, Any] = {}
-    high: dict[str, Any] = {}
-    for name in table.column_names:
-        column = table[name]
-        if pa.types.is_nested(column.type) or len(column) == column.null_count:
-            continue
-        extremes = pa.compute.min_max(column).as_py()
-        low[name], high[name] = extremes["min"], extremes["max"]
-    nulls = {name: table[name].null_count for name in table.column_names}
-    return json.dumps({"numRecords": table.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls})
 
 
 def publish_parts(

@@ -29,10 +29,13 @@ class Pairs(NamedTuple):
     @classmethod
     def of(cls, user_idx: NDArray[np.int32], movie_idx: NDArray[np.int32], *, n_users: int) -> "Pairs":
         """From pairs in any order."""
-        order = np.lexsort((movie_idx, user_idx))
+        span = int(movie_idx.max(initial=0)) + 1
+        keys = user_idx.astype(np.int64) * span + movie_idx
+        keys.sort()
         indptr = np.zeros(n_users + 1, dtype=np.int64)
         np.cumsum(np.bincount(user_idx, minlength=n_users), out=indptr[1:])
-        return cls(indptr, movie_idx[order].astype(np.int32))
+        keys %= span
+        return cls(indptr, keys.astype(np.int32))
 
     def of_user(self, user: int) -> NDArray[np.int32]:
         """The movie rows of one user."""
