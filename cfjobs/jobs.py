@@ -29,7 +29,20 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from cfjobs import __version__, evaluate, models, publish, ratings, saved, split, storage, tables, train
+from cfjobs import (
+    __version__,
+    beside,
+    evaluate,
+    models,
+    page,
+    publish,
+    ratings,
+    saved,
+    split,
+    storage,
+    tables,
+    train,
+)
 from cfjobs.config import Config
 from cfjobs.errors import GateRefused, InputError
 from cfjobs.models.network import UNKNOWN, Settings
@@ -216,10 +229,9 @@ def trained_already(night: Night, *, on: Literal["train", "all"]) -> Trained | N
 
 def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, float | None]:
     """Holdout metrics of a model that has not seen the holdout; all None without one."""
-    names = ("rmse", "mae", "ndcg_at_10", "recall_at_10", "coverage", "ndcg_at_10_popular")
     held_out = _held_out(night)
     if not held_out.any():
-        return dict.fromkeys(names)
+        return dict.fromkeys(evaluate.NAMES)
     config = night.config
     model = saved.load_model(trained.model_uri).to(train.resolve_device(config.device))
     frame = night.frame("ratings")
@@ -227,10 +239,6 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
     kept, test = frame.filter(~held_out).filter(known), frame.filter(held_out).filter(known)
     test_examples = _examples(test, _device_of(model))
     predicted = train.predict(model.network, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
-    stars = evaluate.star_metrics(predicted, test["rating"].to_numpy())
-    holdout = evaluate.Holdout(
-        test["user_idx"].to_numpy(), test["movie_idx"].to_numpy(), test["rating"].to_numpy()
-    )
     seen = Csr.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)
     candidates = _candidates(model)
     relevant = (
@@ -238,19 +246,19 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
         if config.relevant_rating is not None
         else evaluate.relevant_from(prepared.y_range)
     )
-
-    def measured(lists: Iterator[Lists]) -> dict[str, float]:
-        return evaluate.list_metrics(
-            lists,
-            holdout,
-            relevant_rating=relevant,
-            n_users=prepared.n_users,
-            n_candidates=int(candidates.sum()),
-        )
-
-    ranked = measured(top_n(model.network.scores(), n=evaluate.K, seen=seen, candidates=candidates))
-    popular = measured(_popular_lists(model, seen, n=evaluate.K))
-    metrics: dict[str, float | None] = {**stars, **ranked, "ndcg_at_10_popular": popular["ndcg_at_10"]}
+    measures = evaluate.measures(
+        holdout=evaluate.Holdout.of(test),
+        training=evaluate.Holdout.of(kept),
+        predicted=predicted,
+        lists=top_n(model.network.scores(), n=evaluate.K, seen=seen, candidates=candidates),
+        popular=_popular_lists(model, seen, n=evaluate.K),
+        relevant_rating=relevant,
+        candidates=candidates,
+        n_users=prepared.n_users,
+        seed=config.seed,
+    )
+    beside.keep_measures(night, measures, held_out=test, training=kept, predicted=predicted)
+    metrics: dict[str, float | None] = {**evaluate.overall(measures)}
     log.info(
         "holdout: %s",
         ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None),
@@ -370,17 +378,8 @@ def commit(
             run_date=night.run_date,
             run_id=night.run_id,
         ),
-        tables.METRICS.name: publish.publish_rows(
-            night.output,
-            tables.METRICS,
-            _metric_rows(night, metrics),
-            run_date=night.run_date,
-            run_id=night.run_id,
-        ),
-        tables.REJECTED.name: publish.publish_rows(
-            night.output, tables.REJECTED, _rejected_rows(night), run_date=night.run_date, run_id=night.run_id
-        ),
     }
+    versions |= beside.publish_all(night, saved.load_model(trained.model_uri))
     row = {
         tables.RUN_DATE: night.run_date,
         "run_id": night.run_id,
@@ -394,6 +393,9 @@ def commit(
         "config": night.config.model_dump_json(),
         "inputs": storage.read_bytes(storage.join(night.work, "inputs.json")).decode(),
         "versions": json.dumps(_versions()),
+        "losses": json.dumps((trained_already(night, on="train") or trained).losses),
+        "git_commit": beside.git_commit(),
+        "report_uri": page.uri(night.output, night.run_date),
         "gate": verdict,
     }
     versions[tables.RUNS.name] = publish.publish_rows(
@@ -621,20 +623,6 @@ def _top_n_schema(user_type: pl.DataType, movie_type: pl.DataType) -> pa.Schema:
 def _plain_schema(table: tables.Table) -> pa.Schema:
     """The schema of a table without outside ids."""
     return table.schema(user_type=pa.string(), movie_type=pa.string())
-
-
-def _metric_rows(night: Night, metrics: dict[str, float | None]) -> pa.Table:
-    rows = [
-        {tables.RUN_DATE: night.run_date, "metric": name, "value": value}
-        for name, value in metrics.items()
-        if value is not None
-    ]
-    return pa.Table.from_pylist(rows, schema=_plain_schema(tables.METRICS))
-
-
-def _rejected_rows(night: Night) -> pa.Table:
-    rejected = night.frame("rejected").select(pl.lit(night.run_date).alias(tables.RUN_DATE), pl.all())
-    return rejected.to_arrow().cast(_plain_schema(tables.REJECTED))
 
 
 def _epoch_reporter(epochs: int, progress: Progress | None) -> Callable[[train.Epoch], None] | None:
