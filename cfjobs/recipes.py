@@ -170,7 +170,7 @@ A past night, by date and by version:
 past = db.sql("select * from top_n where run_date = getvariable('last_night')")
 version = db.sql(
     "select (table_versions ->> '$.top_n')::int from runs where run_date = getvariable('last_night')"
-).fetchone()[0]
+).fetchall()[0][0]
 db.register("top_n_then", DeltaTable(f"{out}/top_n", version=version).to_pyarrow_dataset())
 as_published = db.sql("select * from top_n_then where run_date = getvariable('last_night')")
 print(len(past), len(as_published))
