@@ -148,7 +148,8 @@ def publish_rejected(night: Night) -> int:
 
 def movie_vectors(model: Model) -> NDArray[np.float32]:
     """The movies' embeddings [M, D]: those that the lists are ranked by."""
-    vectors: NDArray[np.float32] = model.network.scores().movie.float().cpu().numpy()
+    of_lists = model.ranking.movie_vectors if model.ranking else model.network.scores().movie
+    vectors: NDArray[np.float32] = of_lists.float().cpu().numpy()
     return vectors
 
 
