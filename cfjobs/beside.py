@@ -147,9 +147,8 @@ def publish_rejected(night: Night) -> int:
 
 
 def movie_vectors(model: Model) -> NDArray[np.float32]:
-    """The movies' embeddings [M, D]: those that the lists are ranked by."""
-    of_lists = model.ranking.movie_vectors if model.ranking else model.network.scores().movie
-    vectors: NDArray[np.float32] = of_lists.float().cpu().numpy()
+    """The movies' embeddings [M, D] in the rating network: taste, not who watched what when (docs/decisions)."""
+    vectors: NDArray[np.float32] = model.network.scores().movie.float().cpu().numpy()
     return vectors
 
 

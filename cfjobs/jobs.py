@@ -410,6 +410,7 @@ def commit(
         run_date=night.run_date,
         run_id=night.run_id,
     )
+    page.build_after_publishing(night.output, run_date=night.run_date)
     storage.delete_under(night.work)
     log.info(
         "published run %s of %s: %d lists, %d rows",
