@@ -14,29 +14,13 @@ from cfjobs import interpret, jobs, recipes, saved, tables
 from cfjobs.config import Config
 from cfjobs.evaluate import BASELINES, NAMES
 
-QUICK = Config(epochs=2, top_n=20, n_factors=8, shard_users=50)
+QUICK = Config(epochs=2, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=20, shard_users=50)
 NIGHT = date(2026, 3, 1)
 
 
-@pytest.fixture(scope="module")
-def published(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose `out` holds two nights; some ratings are wrong."""
-    folder = tmp_path_factory.mktemp("nights")
-    ratings = pl.read_parquet(data_set / "ratings.parquet")
-    wrong = ratings.head(3).with_columns(pl.lit(None, ratings["rating"].dtype).alias("rating"))
-    (folder / "in").mkdir()
-    pl.concat([ratings, wrong]).write_parquet(folder / "in" / "ratings.parquet")
-    pl.read_parquet(data_set / "movies.parquet").write_parquet(folder / "in" / "movies.parquet")
-    for back, seed in ((1, 1), (0, 2)):
-        jobs.nightly(
-            jobs.start(
-                ratings_uri=str(folder / "in"),
-                output=str(folder / "out"),
-                run_date=NIGHT - timedelta(days=back),
-                config=QUICK.model_copy(update={"seed": seed}),
-            )
-        )
-    return folder
+@pytest.fixture
+def published(two_nights: Path) -> Path:
+    return two_nights
 
 
 def tonight(folder: Path, name: str) -> pl.DataFrame:

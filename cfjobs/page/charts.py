@@ -7,6 +7,7 @@ from html import escape
 
 WIDTH, HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 42
+_SECOND_LINE = 15
 
 
 @dataclass
@@ -31,7 +32,8 @@ class Chart:
     def py(self, value: float) -> float:
         """The place of a y."""
         low, high = self.y
-        return self.height - _BOTTOM - (value - low) / ((high - low) or 1) * (self.height - _TOP - _BOTTOM)
+        foot = self.height - self._bottom
+        return foot - (value - low) / ((high - low) or 1) * (foot - _TOP)
 
     def line(self, points: Iterable[tuple[float, float]], *, kind: str) -> "Chart":
         """A line through the points."""
@@ -81,8 +83,12 @@ class Chart:
             f"{self._axes()}{''.join(self.marks)}</svg>"
         )
 
+    @property
+    def _bottom(self) -> int:
+        return _BOTTOM + (_SECOND_LINE if any("\n" in text for _, text in self.x_ticks) else 0)
+
     def _axes(self) -> str:
-        left, right, bottom = _LEFT, WIDTH - _RIGHT, self.height - _BOTTOM
+        left, right, bottom = _LEFT, WIDTH - _RIGHT, self.height - self._bottom
         parts = []
         for value, text in self.y_ticks or ticks(*self.y):
             y = self.py(value)
@@ -91,9 +97,9 @@ class Chart:
                 f'<text class="tick" x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
             )
         for value, text in self.x_ticks or ticks(*self.x):
-            parts.append(
-                f'<text class="tick" x="{self.px(value):.1f}" y="{bottom + 16}" text-anchor="middle">{escape(text)}</text>'
-            )
+            for number, line in enumerate(text.split("\n")):
+                place = f'x="{self.px(value):.1f}" y="{bottom + 16 + number * _SECOND_LINE}"'
+                parts.append(f'<text class="tick" {place} text-anchor="middle">{escape(line)}</text>')
         parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
         middle_x, middle_y = (left + right) / 2, (_TOP + bottom) / 2
         parts.append(

@@ -22,6 +22,7 @@ FIRST = 10
 MAP_MOVIES = 4_000
 _SAMPLE_USERS = 500_000
 _MOST_LABELS = 40
+_FEWEST_OF_DECADE = 20
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,7 @@ def _by_decade(night: Source, titles: pl.DataFrame) -> pl.DataFrame:
         .join(dated.lazy(), on="movie_id")
         .group_by("decade")
         .agg(pl.len().alias("n"), (pl.col("residual").cast(pl.Float64) ** 2).mean().sqrt().alias("rmse"))
+        .filter(pl.col("n") >= _FEWEST_OF_DECADE)
         .sort("decade")
         .collect()
     )

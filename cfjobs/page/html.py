@@ -25,6 +25,7 @@ def document(facts: Facts) -> str:
         _header(facts),
         _tiles(facts),
         _training(facts),
+        _served(facts),
         _errors(facts),
         _map(facts),
         _loved(facts),
@@ -94,7 +95,7 @@ def _tiles(facts: Facts) -> str:
         ),
         _tile(
             facts,
-            "Movies in a first ten (coverage)",
+            "Coverage of the movies",
             of("coverage"),
             "{:.1%}",
             better=1,
@@ -143,20 +144,36 @@ def _change(change: float, form: str, *, better: int) -> str:
 
 def _training(facts: Facts) -> str:
     losses: list[list[float | None]] = _json(facts.run, "losses")
-    measured = not facts.by_rating.is_empty()
-    cards = (
-        [_card(_losses(losses), "Mean squared error per epoch. The best epoch on the holdout is kept.")]
-        if losses
-        else []
-    )
-    if measured:
-        cards.append(_card(_bands(facts.metrics, "rmse", "RMSE (stars)"), _BANDS_NOTE))
-    note = (
+    note = "Mean squared error per epoch. The best epoch on the holdout is kept."
+    cards = [_card(_losses(losses), note), _metrics(facts.metrics)]
+    about = (
         "The holdout: each user’s latest ratings, or random ones, kept from the training that is measured."
-        if measured
+        if not facts.metrics.is_empty()
         else "No ratings were held out for this night, so there is nothing to measure."
     )
-    return _section("Training", note, _grid(cards))
+    return _section("Training", about, _grid(cards))
+
+
+def _metrics(metrics: pl.DataFrame) -> str:
+    if metrics.is_empty():
+        return ""
+    rows = []
+    for row in metrics.filter(band="all").to_dicts():
+        interval = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+        rows.append((row["metric"], f"{row['value']:.3f}", interval, f"{row['baseline']:.3f}"))
+    header = (("metric", "text"), ("tonight", "number"), ("95 % interval", "number"), ("baseline", "number"))
+    note = "Baselines: biases alone for rmse and mae, the popularity list for the others."
+    return f"<h3>All metrics</h3>{_table(header, rows)}<p class='note' style='margin-top:8px'>{note}</p>"
+
+
+def _served(facts: Facts) -> str:
+    if facts.metrics.is_empty():
+        return ""
+    cards = [
+        _card(_bands(facts.metrics, "rmse", "RMSE (stars)"), "Stars: lower is better."),
+        _card(_bands(facts.metrics, "ndcg_at_10", "nDCG@10"), "Lists: higher is better."),
+    ]
+    return _section("Who is served how well", _BANDS_NOTE, _grid(cards))
 
 
 _BANDS_NOTE = (
@@ -200,10 +217,14 @@ def _errors(facts: Facts) -> str:
             _error_by_rating(facts.by_rating),
             "RMSE of the predictions for each rating given, and how many ratings there are.",
         ),
-        _card(_bands(facts.metrics, "ndcg_at_10", "nDCG@10"), _BANDS_NOTE),
     ]
     if not facts.by_decade.is_empty():
-        cards.append(_card(_error_by_decade(facts.by_decade), "RMSE by the year in the movie’s title."))
+        cards.append(
+            _card(
+                _error_by_decade(facts.by_decade),
+                "RMSE by the year in the movie’s title, for decades with at least 20 ratings.",
+            )
+        )
     return _section(
         "Predicted against true",
         "What the network, which had not seen them, predicted for the held-out ratings. <code>holdout_predictions</code> has every row.",
@@ -271,7 +292,7 @@ def _error_by_decade(by_decade: pl.DataFrame) -> str:
     rows = by_decade.to_dicts()
     most = max(row["n"] for row in rows)
     first, last = rows[0]["decade"], rows[-1]["decade"]
-    labels = [(row["decade"], f"{row['decade']}s") for row in rows][:: max(1, len(rows) // 6)]
+    labels = [(row["decade"], f"{row['decade']}s") for row in rows][:: -(-len(rows) // 6)]
     chart = Chart(
         "Error by movie age",
         "decade of the movie",
@@ -301,7 +322,7 @@ def _bands(metrics: pl.DataFrame, metric: str, y_label: str) -> str:
             place,
             row["band"]
             if row["band"] == "all"
-            else f"{row['band']} {row['min_ratings']:,}–{row['max_ratings']:,}",
+            else f"{row['band']}\n{row['min_ratings']:,}–{row['max_ratings']:,}",
         )
         for place, row in enumerate(rows)
     ]
@@ -387,15 +408,26 @@ def _loved(facts: Facts) -> str:
 
 def _lists(facts: Facts) -> str:
     v = facts.variety
+    users = max(v["lists"], 1)
     said = [
-        f"{v['listed_movies']:,.0f} of {v['movies']:,.0f} movies ({v['listed_movies'] / max(v['movies'], 1):.1%}) are in somebody’s first ten.",
-        f"{v['distinct']:,.0f} different lists for {v['lists']:,.0f} users; {v['repeated_share']:.1%} of the users share theirs with somebody, at most {v['most_copies']:,.0f} the same one.",
-        f"{v['popular_share']:.1%} of the users get the popularity list.",
+        ("movies in somebody’s first ten", f"{v['listed_movies']:,.0f} of {v['movies']:,.0f}", ""),
+        ("users", f"{v['lists']:,.0f}", ""),
+        ("different lists", f"{v['distinct']:,.0f}", ""),
+        ("users whose list somebody else has too", f"{v['repeated_share']:.1%}", ""),
+        ("users with the most repeated list", f"{v['most_copies']:,.0f}", ""),
+        ("users who get the popularity list", f"{v['popular_share']:.1%}", ""),
     ]
+    for name, what in (
+        ("novelty_at_10", "novelty of a listed movie, bits"),
+        ("popular_share_at_10", "places for popular movies"),
+    ):
+        for row in facts.metrics.filter(metric=name, band="all").to_dicts():
+            form = "{:.1f}" if name.startswith("novelty") else "{:.1%}"
+            said.append((what, form.format(row["value"]), form.format(row["baseline"])))
     most = _table(
         (("movie", "text"), ("lists", "number"), ("of users", "number")),
         [
-            (_title(row), f"{row['lists']:,}", f"{row['lists'] / max(v['lists'], 1):.1%}")
+            (_title(row), f"{row['lists']:,}", f"{row['lists'] / users:.1%}")
             for row in facts.most_listed.to_dicts()
         ],
     )
@@ -406,7 +438,7 @@ def _lists(facts: Facts) -> str:
         ),
         _changed(facts),
         f"<h3>Recommended most</h3>{most}",
-        f"<h3>Variety</h3>{''.join(f'<p>{line}</p>' for line in said)}",
+        f"<h3>Variety</h3>{_table((('what', 'text'), ('tonight', 'number'), ('popularity list', 'number')), said)}",
     ]
     return _section("Who gets what", "Over the first ten places of every list.", _grid(cards))
 
@@ -438,7 +470,7 @@ def _cumulative(values: Sequence[int], *, points: int = 200) -> list[tuple[float
 
 
 def _percents() -> list[tuple[float, str]]:
-    return [(part / 5, f"{part * 20} %") for part in range(6)]
+    return [(part / 5, f"{part * 20}%") for part in range(6)]
 
 
 def _changed(facts: Facts) -> str:

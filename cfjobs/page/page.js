@@ -19,7 +19,7 @@
   }
 
   function whole() {
-    const edge = (values) => [quantile(values, 0.002), quantile(values, 0.998)];
+    const edge = (values) => [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
     const [x0, x1] = edge(data.x), [y0, y1] = edge(data.y);
     const scale = Math.min((width - 60) / (x1 - x0 || 1), (height - 60) / (y1 - y0 || 1));
     view = { scale, x: width / 2 - scale * (x0 + x1) / 2, y: height / 2 + scale * (y0 + y1) / 2, first: scale };
@@ -55,6 +55,7 @@
     }
     paint.globalAlpha = 1;
     names(c);
+    axes(c);
     if (pointed >= 0) {
       paint.strokeStyle = c.ink;
       paint.lineWidth = 2;
@@ -62,6 +63,19 @@
       paint.arc(px(pointed), py(pointed), radius(pointed) + 2, 0, 2 * Math.PI);
       paint.stroke();
     }
+  }
+
+  function axes(c) {
+    paint.fillStyle = c.soft;
+    paint.textBaseline = "alphabetic";
+    paint.font = "12px system-ui, sans-serif";
+    const text = "first component →";
+    paint.fillText(text, width - paint.measureText(text).width - 10, height - 8);
+    paint.save();
+    paint.translate(16, 12 + paint.measureText("second component →").width);
+    paint.rotate(-Math.PI / 2);
+    paint.fillText("second component →", 0, 0);
+    paint.restore();
   }
 
   // Titles of the most rated movies in view, as many as fit beside each other.
