@@ -117,9 +117,9 @@ def take_apart(model: Model, rated: pl.DataFrame, *, user: str, movie_row: int) 
     if isinstance(scores, DotScores):
         dot = float(scores.user[row].double() @ scores.movie[movie_row].double())
         return nothing, Parts(float(scores.bias[movie_row]), dot)
-    x = scores.user[row].double() + scores.movie[movie_row].double()
-    for weight, bias in scores.layers:
-        x = weight.double() @ x.relu() + bias.double()
+    x = torch.cat([scores.user[row], scores.movie[movie_row]]).double()
+    for number, (weight, bias) in enumerate(scores.layers):
+        x = weight.double() @ (x.relu() if number else x) + bias.double()
     return nothing, Parts(0.0, float(x))
 
 

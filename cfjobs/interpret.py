@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cfjobs.models.network import DotScores
-from cfjobs.score import Csr, Lists, top_n
+from cfjobs.score import Lists, Pairs, top_n
 
 N_SIMILAR = 50
 
@@ -43,7 +43,7 @@ def similar_movies(
     length = np.linalg.norm(vectors_MD.astype(np.float64), axis=1, keepdims=True)
     unit_MD = torch.from_numpy((vectors_MD / np.where(length > 0, length, 1)).astype(np.float32))
     itself = np.arange(len(unit_MD))
-    alone = Csr(np.arange(len(unit_MD) + 1, dtype=np.int64), itself.astype(np.int32))
+    alone = Pairs(np.arange(len(unit_MD) + 1, dtype=np.int64), itself.astype(np.int32))
     scores = DotScores(unit_MD, unit_MD, torch.zeros(len(unit_MD)))
     for lists in top_n(scores, n=n, seen=alone, candidates=candidates):
         yield Lists(lists.first_user, lists.movie_idx, np.clip(lists.score, -1, 1))

@@ -50,7 +50,7 @@ from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
 from cfjobs.publish import Part
 from cfjobs.ranking import History, RankingConfig, fit_ranking
 from cfjobs.saved import Model
-from cfjobs.score import Csr
+from cfjobs.score import Pairs
 
 log = logging.getLogger(__name__)
 
@@ -148,16 +148,25 @@ def prepare(night: Night) -> Prepared:
         n_cold_users=clean.cold_users.len(),
         y_range=(low, high),
     )
-    night.write("inputs.json", json.dumps([asdict(file) for file in files]).encode())
+    night.write("inputs.json", json.dumps(_inputs(night, files)).encode())
     night.write("night.json", night.model_dump_json().encode())
+    ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
     for name, frame in (
-        ("ratings", clean.frame),
         ("movies", clean.movies),
         ("rejected", cleaned.rejected),
         ("users", pl.concat([clean.users, clean.cold_users]).alias("user_id").to_frame()),
     ):
         night.write(f"{name}.parquet", saved.parquet_bytes(frame))
     return night.done("prepared", prepared)
+
+
+def _inputs(night: Night, rating_files: Sequence[storage.FileInfo]) -> list[dict[str, Any]]:
+    """Every file that the night reads, with what it holds."""
+    read = {"ratings": rating_files}
+    for what, uri in (("movies", night.movies), ("users", night.users)):
+        if uri:
+            read[what] = ratings.list_parquet(uri, what=what)
+    return [{"what": what, **asdict(file)} for what, files in read.items() for file in files]
 
 
 def hold_out(night: Night, prepared: Prepared) -> int:
@@ -258,7 +267,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
     kept, test = frame.filter(~held_out).filter(known), frame.filter(held_out).filter(known)
     test_examples = _examples(test, model.device)
     predicted = train.predict(model.network, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
-    seen = Csr.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)
+    seen = Pairs.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)
     measures = evaluate.measures(
         holdout=evaluate.Holdout.of(test),
         training=evaluate.Holdout.of(kept),

@@ -95,14 +95,14 @@ MOVIE_EMBEDDINGS = Table(
         Column(
             "vector",
             pa.list_(pa.field("element", pa.float32(), nullable=False)),
-            "The movie's embedding; cosines and dot products between movies of one night mean something, single numbers do not.",
+            "The movie's embedding in the rating network; angles between movies of one night mean something, single numbers do not.",
             "[0.11, -0.42, ...]",
         ),
         Column("pc1", pa.float32(), "First principal component of the vectors.", "-0.83"),
         Column("pc2", pa.float32(), "Second principal component.", "0.27"),
     ),
     (
-        "One row for every movie with at least one training ratings; all vectors of a night have one length.",
+        "One row for every movie with at least one training rating; all vectors of a night have one length.",
         "Components are those of the vectors weighted by the root of n_ratings, and centred; each is turned so that "
         "its mean, weighted by n_ratings, is not negative.",
     ),
@@ -265,8 +265,8 @@ RUNS = Table(
         Column(
             "inputs",
             pa.string(),
-            "JSON list: the rating files with size and etag.",
-            '[{"uri": "s3://lake/ratings/1.parquet"}]',
+            "JSON list: every file that was read, what it holds, its size and etag.",
+            '[{"what": "ratings", "uri": "s3://lake/ratings/1.parquet"}]',
         ),
         Column(
             "versions",

@@ -97,7 +97,8 @@ def test_a_run_says_all_that_is_needed_to_reproduce_it(published: Path) -> None:
     assert counts["read"] == counts["kept"] + counts["superseded"] + counts["rejected"]
     assert counts["rejected"] == tonight(published, "rejected_ratings").height == 3
     assert [epoch for epoch, _, _ in json.loads(row["losses"])] == [1, 2]
-    (file,) = json.loads(row["inputs"])
+    file, *others = json.loads(row["inputs"])
+    assert [file["what"], *(other["what"] for other in others)] == ["ratings", "movies", "users"]
     assert file["size"] == (published / "in" / "ratings.parquet").stat().st_size
     versions = json.loads(row["table_versions"])
     assert versions.keys() == {table.name for table in tables.PUBLISHED} - {"runs"}

@@ -12,8 +12,10 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.explain import Explanation, as_json, explain
 from cfjobs.rated import read_histories
+from cfjobs.storage import list_files
 
 NIGHT = date(2026, 3, 1)
+NOW = datetime(2026, 3, 3)
 
 
 def top_n(output: Path) -> pl.DataFrame:
@@ -85,26 +87,19 @@ def test_ratings_that_moved_are_found_where_they_are_now(data_set: Path, tmp_pat
 def test_histories_are_the_clean_ratings_of_the_night(two_nights: Path) -> None:
     runs = pl.read_delta(str(two_nights / "out" / "runs")).filter(run_date=NIGHT)
     model = saved.load_model(runs["model_uri"][0])
-    uri = str(two_nights / "in" / "ratings.parquet")
+    files = list_files(str(two_nights / "in" / "ratings.parquet"))
     for user, n_ratings in model.users.sample(5, seed=0).iter_rows():
-        assert read_histories([uri], [user], config=Config(), run_date=NIGHT).height == n_ratings
+        assert read_histories(files, [user], config=Config(), run_date=NIGHT, now=NOW).height == n_ratings
 
 
 def test_the_latest_rating_counts_whatever_the_form_of_the_files(tmp_path: Path) -> None:
-    def written(name: str, **columns: Any) -> str:
+    def write(name: str, **columns: Any) -> None:
         pl.DataFrame(columns).write_parquet(tmp_path / name)
-        return str(tmp_path / name)
 
     day = int(datetime(2026, 2, 1).timestamp())
-    files = [
-        written(
-            "a.parquet", user_id=[1, 1, 2], movie_id=[7, 8, 7], rating=[1.0, 2.0, 3.0], timestamp=[day] * 3
-        ),
-        written("b.parquet", user_id=["1"], movie_id=["7"], rating=[5], timestamp=[(day + 60) * 1000]),
-        written("c.parquet", user_id=[1], movie_id=[9], rating=[4.0], timestamp=[datetime(2027, 1, 1)]),
-        written(
-            "d.parquet", user_id=[1], movie_id=[10], rating=[float("nan")], timestamp=[datetime(2026, 1, 1)]
-        ),
-    ]
-    found = read_histories(files, [1], config=Config(), run_date=NIGHT)
+    write("a.parquet", user_id=[1, 1, 2], movie_id=[7, 8, 7], rating=[1.0, 2.0, 3.0], timestamp=[day] * 3)
+    write("b.parquet", user_id=["1"], movie_id=["7"], rating=[5], timestamp=[(day + 60) * 1000])
+    write("c.parquet", user_id=[1], movie_id=[9], rating=[4.0], timestamp=[datetime(2026, 3, 2)])
+    write("d.parquet", user_id=[1], movie_id=[10], rating=[float("nan")], timestamp=[datetime(2026, 1, 1)])
+    found = read_histories(list_files(str(tmp_path)), [1], config=Config(), run_date=NIGHT, now=NOW)
     assert found.select("movie_id", "rating").rows() == [("8", 2.0), ("7", 5.0)]

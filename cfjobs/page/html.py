@@ -573,7 +573,7 @@ def _run(facts: Facts) -> str:
     table_versions = ", ".join(
         f"{_text(name)} {value}" for name, value in _json(run, "table_versions").items()
     )
-    inputs = _json(run, "inputs")
+    inputs = [file for file in _json(run, "inputs") if file["what"] == "ratings"]
     read = f"{len(inputs):,} files, {sum(file['size'] for file in inputs):,} bytes"
     rows = [
         ("model", f"<code>{_text(run['model_uri'])}</code>"),
