@@ -12,6 +12,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from cfjobs import storage
+from cfjobs.checkpoint import Checkpoints
 from cfjobs.config import Config
 
 
@@ -56,6 +57,15 @@ class Night(Record):
         """A table of the work folder."""
         data = storage.read_bytes(storage.join(self.work, f"{name}.parquet"))
         return pl.read_parquet(io.BytesIO(data), columns=columns)
+
+    def checkpoints(self, name: str) -> Checkpoints:
+        """The checkpoints of one of the night's trainings."""
+        uri = storage.join(self.work, f"checkpoint-{name}.safetensors")
+        return Checkpoints(
+            read=lambda: storage.read_bytes(uri) if storage.exists(uri) else None,
+            write=lambda data: storage.write_bytes(uri, data),
+            seconds=self.config.checkpoint_seconds,
+        )
 
 
 class Prepared(Record):
