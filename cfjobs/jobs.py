@@ -34,6 +34,7 @@ from cfjobs import (
     fitting,
     lists,
     models,
+    previous,
     publish,
     ratings,
     saved,
@@ -187,20 +188,22 @@ def fit(
     stop_share: float = 1.0,
     progress: Progress | None = None,
 ) -> Trained:
-    """Train the network on the ratings outside the holdout, or on all, and save the model."""
+    """Train on the ratings outside the holdout, or on all, and save the model."""
     if done := trained_already(night, on=on):
         return done
     config = night.config
     frame = night.frame("ratings")
     held_out = _held_out(night) if on == "train" else np.zeros(frame.height, dtype=np.bool_)
+    kept, valid = frame.filter(~held_out), frame.filter(held_out)
     task = fitting.Task(
         config,
         n_users=prepared.n_users,
         n_movies=prepared.n_movies,
         y_range=prepared.y_range,
-        kept=frame.filter(~held_out),
-        valid=frame.filter(held_out),
+        kept=kept,
+        valid=valid,
         stop_share=stop_share,
+        start=previous.start_of(night, prepared, on=on, valid=valid),
     )
     device = train.resolve_device(config.device)
     kit = fitting.Kit(
@@ -210,18 +213,26 @@ def fit(
         progress=progress,
     )
     fitted = fitting.fit(task, kit)
-    uri = (
-        storage.join(night.output, "models", night.run_id)
-        if on == "all" or not config.refit
-        else storage.join(night.work, "model")
-    )
+    uri = _model_uri(night, on=on)
     users = _with_counts(night.frame("users").head(prepared.n_users), task.kept["user_idx"])
     movies = _with_counts(night.frame("movies"), task.kept["movie_idx"])
     saved.save_model(uri, Model(fitted.network, fitted.ranking, config, users, movies))
+    if config.warm_start and on == "train":
+        previous.keep_until(uri, night, kept)
     losses = [
         (e.epoch, e.train_loss, None if math.isnan(e.valid_loss) else e.valid_loss) for e in fitted.record
     ]
-    return night.done(f"trained-{on}", Trained(model_uri=uri, share=fitted.share, losses=losses))
+    return night.done(
+        f"trained-{on}",
+        Trained(model_uri=uri, share=fitted.share, losses=losses, warm_from=task.start.model_uri),
+    )
+
+
+def _model_uri(night: Night, *, on: Literal["train", "all"]) -> str:
+    """Where a model goes: beside the tables when it is published or gone on from, else into the work folder."""
+    if on == "all" or not night.config.refit:
+        return storage.join(night.output, "models", night.run_id)
+    return previous.measured_uri(night) if night.config.warm_start else storage.join(night.work, "model")
 
 
 def trained_already(night: Night, *, on: Literal["train", "all"]) -> Trained | None:

@@ -83,11 +83,15 @@ class Prepared(Record):
 
 
 class Trained(Record):
-    """A model in storage, with the record of its training. share: of the planned epochs, up to the best one."""
+    """A model in storage, with the record of its training.
+
+    share: of the planned epochs, up to the best one. warm_from: the model that it went on from.
+    """
 
     model_uri: str
     share: float
     losses: list[tuple[int, float, float | None]]
+    warm_from: str | None = None
 
 
 class Shard(Record):

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _ONE_CYCLE_RISE = 0.25
 _ONE_CYCLE_START = 1 / 25
+_WARM_PEAK = 1.0  # of the peak learning rate, where a warm start begins
 
 
 @dataclass(frozen=True)
@@ -314,6 +315,10 @@ def learning_rates(
                 yield _cosine(peak, 0.0, step / length), momentum
             length *= config.cycle_mult
     n_steps = epochs * steps_per_epoch
+    if warm:
+        for step in range(n_steps):
+            yield _cosine(peak * _WARM_PEAK, peak * 1e-5, step / n_steps), momentum
+        return
     n_rise = max(1, round(_ONE_CYCLE_RISE * n_steps))
     high_momentum = max(0.95, momentum)
     for step in range(n_steps):

@@ -28,6 +28,9 @@ class Start:
 
 
 COLD = Start()
+_SHRINK = 1.0
+_NOISE = 1.0
+_RSHRINK = 1.0
 
 
 @torch.no_grad()
@@ -54,7 +57,8 @@ def carry_over(
             raise ValueError(
                 f"{name} has rows of {list(source.shape[1:])}, expected {list(tensor.shape[1:])}"
             )
-        tensor[:-1][moved >= 0] = source[moved[moved >= 0]]
+        keep = _RSHRINK if tensor.shape[1] > 1 else 1.0
+        tensor[:-1][moved >= 0] = keep * source[moved[moved >= 0]] + (1 - keep) * tensor[:-1][moved >= 0]
         tensor[-1] = source[-1]
 
 
@@ -65,7 +69,11 @@ def carry_over_ranking(initial: RankingModel, earlier: RankingModel, *, movie_ro
     known = movie_rows >= 0
     for name, tensor in earlier.tensors().items():
         rows = movie_rows[known]
-        found[name][known.to(found[name].device)] = tensor[rows].to(found[name].device)
+        mine = known.to(found[name].device)
+        keep = _SHRINK if name != "movie_bias" else 1.0
+        found[name][mine] = (
+            keep * tensor[rows].to(found[name].device) + (1 - keep) * _NOISE * found[name][mine]
+        )
     return RankingModel(**found, config=initial.config)
 
 
