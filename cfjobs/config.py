@@ -130,7 +130,7 @@ class Config(BaseModel):
         description="Go on from the last published model of the output, with tonight's users and movies, instead of from random weights; the model is kept larger for it. Without a fitting model, training starts cold and the log says why.",
     )
     warm_share: float = Field(
-        0.25, gt=0, le=1, description="Share of the steps of both networks that a warm start takes."
+        0.3, gt=0, le=1, description="Share of the steps of both networks that a warm start takes."
     )
     checkpoint_seconds: float = Field(
         60.0,

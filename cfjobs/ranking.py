@@ -45,7 +45,6 @@ from cfjobs.processes import ALONE, Processes
 log = logging.getLogger(__name__)
 
 _REPORT_EVERY = 100
-_WARM_RATE = 1.0  # of the learning rate, where a warm start begins
 _FALL = 0.99  # share of the learning rate that is gone at the end
 
 
@@ -277,9 +276,8 @@ class _Course:
 
     def take_step(self) -> Tensor:
         """One step of Adam; returns this process's part of the loss."""
-        rate = self.config.learning_rate * (_WARM_RATE if self.warm else 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * (1 - _FALL * self.step / self.config.n_steps)
+            group["lr"] = self.config.learning_rate * (1 - _FALL * self.step / self.config.n_steps)
         loss = _next_ratings_loss(
             self.model,
             self.history,

@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 _ONE_CYCLE_RISE = 0.25
 _ONE_CYCLE_START = 1 / 25
-_WARM_PEAK = 1.0  # of the peak learning rate, where a warm start begins
 
 
 @dataclass(frozen=True)
@@ -301,7 +300,7 @@ def learning_rates(
     """(learning rate, momentum) of each step, in order, for as many steps as are asked for.
 
     one_cycle: cosine up to the peak over the first quarter, then cosine down to nothing, momentum mirrored
-    between 0.95 and `momentum` (Smith, "Super-convergence", 2018). cosine: falls from the peak to nothing over
+    between 0.95 and `momentum` (Smith, "Super-convergence", 2018); warm: straight down from the peak. cosine: falls from the peak to nothing over
     cycle_len epochs, then restarts, each cycle cycle_mult times as long (Loshchilov and Hutter, SGDR, 2017).
     """
     peak, momentum = models.recipe(config).learning_rate, config.momentum
@@ -317,7 +316,7 @@ def learning_rates(
     n_steps = epochs * steps_per_epoch
     if warm:
         for step in range(n_steps):
-            yield _cosine(peak * _WARM_PEAK, peak * 1e-5, step / n_steps), momentum
+            yield peak * (1 - step / n_steps), momentum
         return
     n_rise = max(1, round(_ONE_CYCLE_RISE * n_steps))
     high_momentum = max(0.95, momentum)

@@ -33,7 +33,7 @@ def test_the_earlier_model_goes_on_with_its_rows_in_another_order(model: str) ->
     tonight = network(config)
     tonight.begin(moved.user_idx, moved.movie_idx)
     parameters = earlier.state_dict() | earlier.unfinished
-    warm.carry_over(tonight, parameters, user_rows=user_rows, movie_rows=movie_rows)
+    warm.carry_over(tonight, parameters, user_rows=user_rows, movie_rows=movie_rows, keep=1.0)
     tonight.finish()
     torch.testing.assert_close(
         train.predict(tonight, moved.user_idx, moved.movie_idx),
@@ -53,7 +53,7 @@ def test_a_new_row_is_an_initial_one_and_a_vanished_one_is_gone(model: str) -> N
         one.begin(checkerboard().user_idx, checkerboard().movie_idx)
     user_rows = torch.cat([torch.tensor([-1]), torch.arange(2, U), torch.tensor([-1])])  # 0 and 1 are gone
     parameters = earlier.state_dict() | earlier.unfinished
-    warm.carry_over(tonight, parameters, user_rows=user_rows, movie_rows=torch.arange(M))
+    warm.carry_over(tonight, parameters, user_rows=user_rows, movie_rows=torch.arange(M), keep=1.0)
     found, initial = tonight.state_dict()["user.weight"], cold.state_dict()["user.weight"]
     assert torch.equal(found[[0, U - 1]], initial[[0, U - 1]])
     assert torch.equal(found[1 : U - 1], parameters["user.weight"][2:U])
