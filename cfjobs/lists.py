@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cfjobs import tables, train
 from cfjobs.models.network import UNKNOWN, DotScores, MlpScores
+from cfjobs.popularity import first_unseen
 from cfjobs.ranking import History
 from cfjobs.saved import Model
 from cfjobs.score import NO_MOVIE, Lists, Pairs, top_n
@@ -62,6 +63,8 @@ def best(
     limits = limits or Limits(listed=candidates(model))
     mine = of_users(ratings, users)
     seen = Pairs.of(mine["user_idx"].to_numpy(), mine["movie_idx"].to_numpy(), n_users=len(users))
+    if limits.excluded is not None:
+        seen = seen.joined(limits.excluded)
     modelled = _ranked_by_model(model, mine, users=users)
     if not modelled.any():
         yield from popular(model, seen, n=n, first_user=users.start, limits=limits)
@@ -72,14 +75,13 @@ def best(
         n=n,
         seen=seen,
         candidates=limits.listed,
-        excluded=limits.excluded,
         min_score=limits.min_score,
         **engine,
     )
     for lists in found:
         own = modelled[lists.first_user : lists.first_user + len(lists.movie_idx)]
         for row in np.flatnonzero(~own).tolist():
-            _fill(lists, row, order, _never(lists.first_user + row, seen, limits), model)
+            _fill(lists, row, order, seen.of_user(lists.first_user + row), model)
         yield Batch(lists.first_user + users.start, lists.movie_idx, lists.score, own)
 
 
@@ -107,19 +109,15 @@ def popular(
     batch_users: int = 1024,
     limits: Limits | None = None,
 ) -> Iterator[Batch]:
-    """For each user of `seen`, the movies with most training ratings, ties by row. Score: the number of ratings."""
+    """For each user of `seen`, pairs that must not be listed, the movies with most training ratings, ties by row. Score: the number of ratings."""
     limits = limits or Limits(listed=candidates(model))
-    order = _by_popularity(model, limits)
+    order, n_ratings = _by_popularity(model, limits), model.movies["n_ratings"].to_numpy()
     n_users = len(seen.indptr) - 1
     for start in range(0, n_users, batch_users):
-        size = min(batch_users, n_users - start)
-        movie_idx = np.full((size, n), NO_MOVIE, dtype=np.int32)
-        batch = Batch(
-            start + first_user, movie_idx, np.zeros(movie_idx.shape, np.float32), np.zeros(size, np.bool_)
-        )
-        for row in range(size):
-            _fill(batch, row, order, _never(start + row, seen, limits), model)
-        yield batch
+        users = range(start, min(start + batch_users, n_users))
+        movie_idx = first_unseen(order, seen, users=users, n=n)
+        score = np.where(movie_idx == NO_MOVIE, -np.inf, n_ratings[movie_idx]).astype(np.float32)
+        yield Batch(start + first_user, movie_idx, score, np.zeros(len(users), np.bool_))
 
 
 def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
@@ -166,13 +164,6 @@ def _ranked_by_model(model: Model, mine: pl.DataFrame, *, users: range) -> NDArr
 def _by_popularity(model: Model, limits: Limits) -> NDArray[np.int32]:
     order = np.argsort(-model.movies["n_ratings"].to_numpy(), kind="stable")
     return order[limits.listed[order]].astype(np.int32)
-
-
-def _never(user: int, seen: Pairs, limits: Limits) -> NDArray[np.int32]:
-    """The movies that must not be listed for a user."""
-    if limits.excluded is None:
-        return seen.of_user(user)
-    return np.concatenate([seen.of_user(user), limits.excluded.of_user(user)])
 
 
 def _fill(lists: Lists, row: int, order: NDArray[np.int32], seen: NDArray[np.int32], model: Model) -> None:

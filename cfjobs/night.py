@@ -12,6 +12,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from cfjobs import storage
+from cfjobs.checkpoint import Checkpoints
 from cfjobs.config import Config
 
 
@@ -41,6 +42,11 @@ class Night(Record):
     deny: str | None = None
     exclude: str | None = None
 
+    @property
+    def limits(self) -> dict[str, str | None]:
+        """The tables that say what may be listed, by what they are."""
+        return {"allow": self.allow, "deny": self.deny, "exclude": self.exclude}
+
     def write(self, name: str, data: bytes) -> None:
         """Write one file of the work folder."""
         storage.write_bytes(storage.join(self.work, name), data)
@@ -60,6 +66,15 @@ class Night(Record):
         data = storage.read_bytes(storage.join(self.work, f"{name}.parquet"))
         return pl.read_parquet(io.BytesIO(data), columns=columns)
 
+    def checkpoints(self, name: str) -> Checkpoints:
+        """The checkpoints of one of the night's trainings."""
+        uri = storage.join(self.work, f"checkpoint-{name}.safetensors")
+        return Checkpoints(
+            read=lambda: storage.read_bytes(uri) if storage.exists(uri) else None,
+            write=lambda data: storage.write_bytes(uri, data),
+            seconds=self.config.checkpoint_seconds,
+        )
+
 
 class Prepared(Record):
     """The clean ratings of a night, in its work folder.
@@ -76,11 +91,15 @@ class Prepared(Record):
 
 
 class Trained(Record):
-    """A model in storage, with the record of its training. share: of the planned epochs, up to the best one."""
+    """A model in storage, with the record of its training.
+
+    share: of the planned epochs, up to the best one. warm_from: the model that it went on from.
+    """
 
     model_uri: str
     share: float
     losses: list[tuple[int, float, float | None]]
+    warm_from: str | None = None
 
 
 class Shard(Record):

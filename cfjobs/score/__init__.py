@@ -30,7 +30,6 @@ def top_n(
     seen: Pairs,
     candidates: NDArray[np.bool_] | None = None,
     users: range | None = None,
-    excluded: Pairs | None = None,
     min_score: float | None = None,
     threads: int | None = None,
     memory_gb: float = 1.0,
@@ -39,7 +38,7 @@ def top_n(
     """The n best unseen candidates of each user, batch after batch of consecutive users, exactly.
 
     candidates [M]: False for a movie that must not be listed. users: the rows to score, all by default.
-    excluded: pairs never listed, beside the seen ones. min_score: only scores of at least this are listed.
+    min_score: only scores of at least this are listed.
     threads: of the processor; every core by default. kept: see `top_n_batches`.
     memory_gb: room for what scoring adds to its inputs. A user with fewer candidates than n gets a shorter list.
     Raises ValueError for vectors that are not finite.
@@ -55,7 +54,6 @@ def top_n(
         seen=seen,
         candidates=candidates,
         users=users,
-        excluded=excluded,
         min_score=min_score,
         threads=threads,
         kept=kept,
