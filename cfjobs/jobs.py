@@ -51,11 +51,11 @@ from cfjobs.night import Night, Prepared, Published, Scored, Trained
 from cfjobs.publish import Part
 from cfjobs.saved import Model
 from cfjobs.score import Pairs
-from cfjobs.scoring import score, shards, top_n_schema
+from cfjobs.scoring import score, scored_already, shards, top_n_schema
 
 log = logging.getLogger(__name__)
 
-__all__ = ["score", "shards"]  # the stages of scoring, from `scoring`
+__all__ = ["score", "scored_already", "shards"]  # the stages of scoring, from `scoring`
 
 # Start ----------------------------------------------------------------------------------------------
 
@@ -410,6 +410,7 @@ def commit(
 
 def nightly(night: Night, *, progress: Callable[[str, float, str], None] | None = None) -> Published:
     """The whole night in this process, without Prefect; `flows/nightly.py` tells the same story with it."""
+    _check_runner(night)
     seconds: dict[str, float] = {}
 
     def of(stage: str) -> Progress | None:
@@ -433,6 +434,11 @@ def nightly(night: Night, *, progress: Callable[[str, float, str], None] | None 
         ]
     with _timed(seconds, "publish"):
         return commit(night, prepared, trained, scored, metrics=metrics, verdict=verdict, seconds=seconds)
+
+
+def _check_runner(night: Night) -> None:
+    if night.config.runner != "here":
+        log.warning("runner = %s is for the flow; without Prefect the shards run here", night.config.runner)
 
 
 def train_alone(night: Night, *, progress: Progress | None = None) -> Trained:

@@ -60,6 +60,17 @@ def shards(night: Night, prepared: Prepared) -> list[Shard]:
     return night.done("shards", Shards(shards=found)).shards
 
 
+def scored_already(night: Night, prepared: Prepared) -> list[Scored] | None:
+    """The records of all shards, scored perhaps on other workers; None when one is missing."""
+    found = [night.load(_name(shard), Scored) for shard in shards(night, prepared)]
+    done = [record for record in found if record is not None]
+    return done if len(done) == len(found) else None
+
+
+def _name(shard: Shard) -> str:
+    return f"scored-{shard.number:05d}"
+
+
 def _shard_users(config: Config, prepared: Prepared) -> int:
     """By the work alone, not by this machine, so that every machine cuts the same shards."""
     factors = config.ranking_factors if config.rank_by == "affinity" else config.n_factors
@@ -78,8 +89,7 @@ def score(
     night: Night, prepared: Prepared, trained: Trained, shard: Shard, *, progress: Progress | None = None
 ) -> Scored:
     """Score the users of a shard against every movie and write their parts of `top_n`, which no commit names yet."""
-    name = f"scored-{shard.number:05d}"
-    if done := night.load(name, Scored):
+    if done := night.load(_name(shard), Scored):
         return done
     work = _Work.of(night, prepared, trained)
     attempt = uuid4().hex[:8]
@@ -114,7 +124,7 @@ def score(
         len(parts),
         time.perf_counter() - started,
     )
-    return night.done(name, Scored(parts=[asdict(part) for part in parts], lists=writer.n_lists))
+    return night.done(_name(shard), Scored(parts=[asdict(part) for part in parts], lists=writer.n_lists))
 
 
 def _report(progress: Progress, n_done: int, shard: Shard, started: float) -> None:

@@ -14,8 +14,9 @@ from prefect.runtime import flow_run, task_run
 from cfjobs import jobs, report
 from cfjobs.config import Config
 from cfjobs.errors import CfjobsError
-from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
-from flows.observe import log_to_run, progress_artifact, summary_artifact
+from cfjobs.night import Night, Prepared, Published, Trained
+from flows.observe import log_to_run, summary_artifact
+from flows.shards import score_all
 from flows.stages import stage
 from flows.training import train
 
@@ -25,12 +26,6 @@ hold_out = stage(name="split", task_run_name="choose the holdout")(jobs.hold_out
 measure = stage(name="evaluate", task_run_name="measure on the holdout")(jobs.measure)
 gate = stage(name="gate")(jobs.gate)
 publish = stage(name="publish")(jobs.commit)
-
-
-@stage(name="score", task_run_name="score users {shard.start} to {shard.stop}")
-def score(night: Night, prepared: Prepared, trained: Trained, shard: Shard) -> Scored:
-    bar = progress_artifact(f"scoring-{shard.number}", f"Scoring users {shard.start:,} to {shard.stop:,}")
-    return jobs.score(night, prepared, trained, shard, progress=bar)
 
 
 @stage(name="train elsewhere", task_run_name="train on {on} ratings by {deployment}")
@@ -70,6 +65,10 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
     run_date: date | None = None,
     config: Config = Config(),
     train_deployment: str | None = None,
+    allow: str | None = None,
+    deny: str | None = None,
+    exclude: str | None = None,
+    score_deployment: str | None = None,
 ) -> Published:
     """Turn tonight's ratings into published top-N tables.
 
@@ -81,12 +80,24 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
         run_date: Date of the night; today (UTC) by default.
         config: Every knob of the night.
         train_deployment: Deployment that trains, such as `train/gpu`; without it, training runs in this process.
+        allow: Table of movie_id: only these movies are listed.
+        deny: Table of movie_id: these movies are never listed.
+        exclude: Table of user_id, movie_id: pairs left out beside the rated ones.
+        score_deployment: Deployment that scores, such as `shards/gpu`; without it, as the configuration's runner says.
     """
     log_to_run()
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):
         night = start(
-            ratings_uri=ratings, output=output, movies=movies, users=users, run_date=run_date, config=config
+            ratings_uri=ratings,
+            output=output,
+            movies=movies,
+            users=users,
+            run_date=run_date,
+            config=config,
+            allow=allow,
+            deny=deny,
+            exclude=exclude,
         )
         prepared = prepare(night)
     with _timed(seconds, "split"):
@@ -101,7 +112,7 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
         with _timed(seconds, "refit"):
             final = _train(night, prepared, "all", trained.share, train_deployment)
     with _timed(seconds, "score"):
-        scored = [score(night, prepared, final, shard) for shard in jobs.shards(night, prepared)]
+        scored = score_all(night, prepared, final, deployment=score_deployment)
     published: Published = publish(
         night, prepared, final, scored, metrics=metrics, verdict=verdict, seconds=seconds
     )
