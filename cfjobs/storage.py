@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden", "ExpiredToken"}
 _ABSENT = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
+_CONFLICT = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,57 @@ def write_bytes(uri: str, data: bytes) -> None:
             os.replace(temporary, target)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """The content of an object, and the tag that its next conditional write has to name."""
+
+    data: bytes
+    tag: str
+
+
+def write_if(uri: str, data: bytes, *, tag: str | None) -> str | None:
+    """Write an object of a store if it still has this tag, or, for None, if there is none. Returns the new tag, or None when another write came first."""
+    bucket, key = _bucket_key(uri)
+    with explained(uri):
+        try:
+            if tag is None:
+                answer = _client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            else:
+                answer = _client().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=tag)
+        except botocore.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] in _CONFLICT | _ABSENT - {"NoSuchBucket"}:
+                return None
+            raise
+        return answer["ETag"]
+
+
+def read_tagged(uri: str) -> Tagged | None:
+    """An object of a store with its tag; None when it is absent."""
+    bucket, key = _bucket_key(uri)
+    with explained(uri):
+        try:
+            answer = _client().get_object(Bucket=bucket, Key=key)
+        except botocore.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] in _ABSENT - {"NoSuchBucket"}:
+                return None
+            raise
+        return Tagged(answer["Body"].read(), answer["ETag"])
+
+
+def modified(uri: str) -> datetime:
+    """When a file was last written; now for one that is gone meanwhile."""
+    with explained(uri):
+        try:
+            if not is_s3(uri):
+                return datetime.fromtimestamp(Path(uri).stat().st_mtime, UTC)
+            bucket, key = _bucket_key(uri)
+            return _client().head_object(Bucket=bucket, Key=key)["LastModified"]
+        except (FileNotFoundError, botocore.exceptions.ClientError) as error:
+            if isinstance(error, FileNotFoundError) or error.response["Error"]["Code"] in _ABSENT:
+                return datetime.now(UTC)
             raise
 
 

@@ -113,6 +113,20 @@ RUNS = Table(
     ),
 )
 
+ROLLBACKS = Table(
+    "rollbacks",
+    "Who brought the tables back to a former night, and why; absent until somebody does.",
+    (
+        Column(RUN_DATE, pa.date32(), "The night gone back to; the partition."),
+        Column("run_id", pa.string(), "The run that had published it."),
+        Column("at", pa.timestamp("us", tz="UTC"), "When."),
+        Column("who", pa.string(), "Who asked."),
+        Column("why", pa.string(), "The reason given, or nothing."),
+        Column("before", pa.string(), "JSON object: version of each table before."),
+        Column("restored", pa.string(), "JSON object: version of each table whose content it has again."),
+    ),
+)
+
 PUBLISHED: tuple[Table, ...] = (TOP_N, METRICS, REJECTED, RUNS)
 
 SOURCE_MODEL = "model"
@@ -121,7 +135,7 @@ SOURCE_POPULAR = "popular"
 
 def document() -> str:
     """The data dictionary of the published tables, as Markdown; `docs/tables.md` is this text."""
-    return "\n".join([_INTRODUCTION, *(_section(table) for table in PUBLISHED)])
+    return "\n".join([_INTRODUCTION, *(_section(table) for table in (*PUBLISHED, ROLLBACKS))])
 
 
 _INTRODUCTION = """# The published tables
