@@ -103,6 +103,44 @@ class Config(BaseModel):
         5, ge=0, description="Stop after this many epochs without a better holdout loss; 0 never stops early."
     )
 
+    # Ranking ---------------------------------------------------------------------------------------
+    rank_by: Literal["affinity", "rating"] = Field(
+        "affinity",
+        description="What orders the lists: affinity, the ranking network's guess at what the user chooses and likes next; or rating, the predicted stars, which rank worse than a popularity list on most data.",
+    )
+    ranking_factors: int = Field(
+        128,
+        ge=1,
+        le=4096,
+        description="Length of the ranking network's embeddings; scoring costs in proportion.",
+    )
+    ranking_steps: int = Field(
+        800,
+        ge=1,
+        le=1_000_000,
+        description="Gradient steps of the ranking network, whatever the size of the data.",
+    )
+    ranking_learning_rate: float = Field(
+        0.007,
+        gt=0,
+        le=10,
+        description="Adam's step of the ranking network at the start; it falls to nothing.",
+    )
+    recency_half: float = Field(
+        5.0,
+        gt=0,
+        description="Ratings back at which a movie of a user's history counts half as much as the latest.",
+    )
+    taste: float = Field(
+        0.3, ge=0, description="How much more a movie of the history counts per star above the user's mean."
+    )
+    history_dropout: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Share of the history that is hidden at random in training the ranking network.",
+    )
+
     # Holdout and gate ------------------------------------------------------------------------------
     holdout: Literal["temporal", "random", "none"] = Field(
         "temporal",

@@ -29,14 +29,27 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from cfjobs import __version__, evaluate, models, publish, ratings, saved, split, storage, tables, train
+from cfjobs import (
+    __version__,
+    evaluate,
+    lists,
+    models,
+    publish,
+    ratings,
+    saved,
+    split,
+    storage,
+    tables,
+    train,
+)
 from cfjobs.config import Config
 from cfjobs.errors import GateRefused, InputError
-from cfjobs.models.network import UNKNOWN, Settings
+from cfjobs.models.network import Settings
 from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
 from cfjobs.publish import Part
+from cfjobs.ranking import History, RankingConfig, fit_ranking
 from cfjobs.saved import Model
-from cfjobs.score import NO_MOVIE, Csr, Lists, top_n
+from cfjobs.score import Csr, Lists
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +210,16 @@ def fit(
     epochs = stop_after or models.recipe(config).epochs
     report = _epoch_reporter(epochs, progress)
     record = train.fit(network, examples, config=config, valid=valid, stop_after=stop_after, on_epoch=report)
+    ranking = None
+    if config.rank_by == "affinity":
+        ranking = fit_ranking(
+            History.of(frame.filter(~held_out), n_users=prepared.n_users),
+            n_movies=prepared.n_movies,
+            config=_ranking_config(config, prepared),
+            device=device,
+            seed=config.seed,
+            on_step=_step_reporter(config, progress),
+        )
     uri = (
         storage.join(night.output, "models", night.run_id)
         if on == "all" or not config.refit
@@ -204,7 +227,7 @@ def fit(
     )
     users = _with_counts(night.frame("users").head(prepared.n_users), examples.user_idx)
     movies = _with_counts(night.frame("movies"), examples.movie_idx)
-    saved.save_model(uri, Model(network, config, users, movies, train.best_epoch(record)))
+    saved.save_model(uri, Model(network, ranking, config, users, movies, train.best_epoch(record)))
     losses = [(e.epoch, e.train_loss, None if math.isnan(e.valid_loss) else e.valid_loss) for e in record]
     return night.done(f"trained-{on}", Trained(model_uri=uri, epochs=train.best_epoch(record), losses=losses))
 
@@ -225,31 +248,27 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
     frame = night.frame("ratings")
     known = pl.col("user_idx") < prepared.n_users
     kept, test = frame.filter(~held_out).filter(known), frame.filter(held_out).filter(known)
-    test_examples = _examples(test, _device_of(model))
+    test_examples = _examples(test, model.device)
     predicted = train.predict(model.network, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
     stars = evaluate.star_metrics(predicted, test["rating"].to_numpy())
     holdout = evaluate.Holdout(
         test["user_idx"].to_numpy(), test["movie_idx"].to_numpy(), test["rating"].to_numpy()
     )
     seen = Csr.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)
-    candidates = _candidates(model)
-    relevant = (
-        config.relevant_rating
-        if config.relevant_rating is not None
-        else evaluate.relevant_from(prepared.y_range)
-    )
+    relevant = _relevant_rating(config, prepared)
+    n_candidates = int(lists.candidates(model).sum())
 
-    def measured(lists: Iterator[Lists]) -> dict[str, float]:
+    def measured(found: Iterator[Lists]) -> dict[str, float]:
         return evaluate.list_metrics(
-            lists,
+            found,
             holdout,
             relevant_rating=relevant,
             n_users=prepared.n_users,
-            n_candidates=int(candidates.sum()),
+            n_candidates=n_candidates,
         )
 
-    ranked = measured(top_n(model.network.scores(), n=evaluate.K, seen=seen, candidates=candidates))
-    popular = measured(_popular_lists(model, seen, n=evaluate.K))
+    ranked = measured(lists.best(model, kept, users=range(prepared.n_users), n=evaluate.K))
+    popular = measured(lists.popular(model, seen, n=evaluate.K))
     metrics: dict[str, float | None] = {**stars, **ranked, "ndcg_at_10_popular": popular["ndcg_at_10"]}
     log.info(
         "holdout: %s",
@@ -304,15 +323,7 @@ def score(
     model = saved.load_model(trained.model_uri).to(train.resolve_device(night.config.device))
     users = range(shard.start, shard.stop)
     user_ids = night.frame("users")["user_id"]
-    frame = night.frame("ratings", ["user_idx", "movie_idx"]).filter(
-        pl.col("user_idx").is_between(users.start, users.stop - 1)
-    )
-    seen = Csr.of(frame["user_idx"].to_numpy(), frame["movie_idx"].to_numpy(), n_users=user_ids.len())
-    n = night.config.top_n
-    if shard.cold:
-        batches = _popular_lists(model, seen, n=n, users=users)
-    else:
-        batches = top_n(model.network.scores(), n=n, seen=seen, candidates=_candidates(model), users=users)
+    batches = lists.best(model, night.frame("ratings"), users=users, n=night.config.top_n)
     schema = _top_n_schema(user_ids.dtype, model.movies["movie_id"].dtype)
     in_file = schema.remove(schema.get_field_index(tables.RUN_DATE))
     buffer = io.BytesIO()
@@ -320,7 +331,7 @@ def score(
     started = time.perf_counter()
     with pq.ParquetWriter(buffer, in_file, compression="zstd") as writer:
         for batch in batches:
-            chunk = _rows(batch, model, user_ids, cold=shard.cold).cast(in_file)
+            chunk = lists.rows(batch, model, user_ids).to_arrow().cast(in_file)
             writer.write_table(chunk)
             chunks.append(chunk.select(["user_id", "rank"]))
             if progress:
@@ -556,59 +567,26 @@ def _examples(frame: pl.DataFrame, device: torch.device) -> train.Examples:
     )
 
 
+def _ranking_config(config: Config, prepared: Prepared) -> RankingConfig:
+    return RankingConfig(
+        n_factors=config.ranking_factors,
+        n_steps=config.ranking_steps,
+        learning_rate=config.ranking_learning_rate,
+        recency_half=config.recency_half,
+        taste=config.taste,
+        history_drop=config.history_dropout,
+        like_from=_relevant_rating(config, prepared),
+    )
+
+
+def _relevant_rating(config: Config, prepared: Prepared) -> float:
+    if config.relevant_rating is not None:
+        return config.relevant_rating
+    return evaluate.relevant_from(prepared.y_range)
+
+
 def _with_counts(ids: pl.DataFrame, idx: torch.Tensor) -> pl.DataFrame:
     return ids.with_columns(pl.Series("n_ratings", torch.bincount(idx, minlength=ids.height).cpu().numpy()))
-
-
-def _device_of(model: Model) -> torch.device:
-    return next(model.network.parameters()).device
-
-
-def _candidates(model: Model) -> NDArray[np.bool_]:
-    """Movies that may be listed: those with enough training ratings."""
-    return model.movies["n_ratings"].to_numpy() >= max(1, model.config.min_ratings)
-
-
-def _popular_lists(
-    model: Model, seen: Csr, *, n: int, users: range | None = None, batch_users: int = 1024
-) -> Iterator[Lists]:
-    """The movies with most training ratings, ties by row, without the seen ones. Score: the number of ratings."""
-    count = model.movies["n_ratings"].to_numpy()
-    order = np.argsort(-count, kind="stable")
-    order = order[_candidates(model)[order]].astype(np.int32)
-    users = users if users is not None else range(len(seen.indptr) - 1)
-    for start in range(users.start, users.stop, batch_users):
-        stop = min(start + batch_users, users.stop)
-        movie_idx = np.full((stop - start, n), NO_MOVIE, dtype=np.int32)
-        for row, user in enumerate(range(start, stop)):
-            unseen = order[: n + seen[user].size]
-            unseen = unseen[~np.isin(unseen, seen[user])][:n]
-            movie_idx[row, : unseen.size] = unseen
-        score_BN = np.where(movie_idx == NO_MOVIE, -np.inf, count[movie_idx]).astype(np.float32)
-        yield Lists(start, movie_idx, score_BN)
-
-
-def _rows(batch: Lists, model: Model, user_ids: pl.Series, *, cold: bool) -> pa.Table:
-    """Rows of `top_n` for a batch of lists."""
-    place, column = np.nonzero(batch.movie_idx != NO_MOVIE)
-    user_idx, movie_idx = place + batch.first_user, batch.movie_idx[place, column]
-    device = _device_of(model)
-    users = torch.full((len(user_idx),), UNKNOWN) if cold else torch.from_numpy(user_idx)
-    predicted = train.predict(
-        model.network, users.to(device), torch.from_numpy(movie_idx.astype(np.int64)).to(device)
-    )
-    return pl.DataFrame(
-        {
-            "user_id": user_ids[user_idx],
-            "rank": (column + 1).astype(np.int16),
-            "movie_id": model.movies["movie_id"][movie_idx],
-            "score": batch.score[place, column],
-            "predicted_rating": predicted.cpu().numpy(),
-            "source": pl.repeat(
-                tables.SOURCE_POPULAR if cold else tables.SOURCE_MODEL, len(user_idx), eager=True
-            ),
-        }
-    ).to_arrow()
 
 
 def _top_n_schema(user_type: pl.DataType, movie_type: pl.DataType) -> pa.Schema:
@@ -644,6 +622,16 @@ def _epoch_reporter(epochs: int, progress: Progress | None) -> Callable[[train.E
         e.epoch / epochs,
         f"epoch {e.epoch}, training loss {e.train_loss:.4f}, holdout loss {e.valid_loss:.4f}",
     )
+
+
+def _step_reporter(config: Config, progress: Progress | None) -> Callable[[int, float], None]:
+    def report(step: int, loss: float) -> None:
+        words = f"ranking step {step} of {config.ranking_steps}, loss {loss:.4f}"
+        log.info(words)
+        if progress:
+            progress(step / config.ranking_steps, words)
+
+    return report
 
 
 def _versions() -> dict[str, str]:

@@ -19,34 +19,41 @@ from cfjobs import models, storage
 from cfjobs.config import Config, validated
 from cfjobs.errors import InputError
 from cfjobs.models.network import Network, Settings
+from cfjobs.ranking import RankingConfig, RankingModel
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network with the ids of its rows.
+    """The trained networks with the ids of their rows: one for ratings and, where lists go by affinity, one that ranks.
 
     users: user_id, n_ratings by row. movies: movie_id, n_ratings and any further columns by row. n_ratings
     counts training ratings: a row with none is an unknown id.
     """
 
     network: Network
+    ranking: RankingModel | None
     config: Config
     users: pl.DataFrame
     movies: pl.DataFrame
     epochs: int
 
     def to(self, device: torch.device) -> "Model":
-        return replace(self, network=self.network.to(device))
+        """The model on a device."""
+        ranking = self.ranking.to(device) if self.ranking else None
+        return replace(self, network=self.network.to(device), ranking=ranking)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
 
 def save_model(uri: str, model: Model) -> None:
     """Write a model under a URI; the description last, so that a folder with one is whole."""
-    weights = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()
-    }
-    storage.write_bytes(storage.join(uri, "network.safetensors"), safetensors.torch.save(weights))
+    _write_tensors(uri, "network", model.network.state_dict())
+    if model.ranking is not None:
+        _write_tensors(uri, "ranking", model.ranking.tensors())
     for name, frame in (("users", model.users), ("movies", model.movies)):
         storage.write_bytes(storage.join(uri, f"{name}.parquet"), parquet_bytes(frame))
     description = {
@@ -56,6 +63,7 @@ def save_model(uri: str, model: Model) -> None:
         "n_users": model.network.n_users,
         "n_movies": model.network.n_movies,
         "epochs": model.epochs,
+        "ranking": asdict(model.ranking.config) if model.ranking else None,
         "config": model.config.model_dump(mode="json"),
     }
     storage.write_bytes(storage.join(uri, "model.json"), json.dumps(description, indent=1).encode())
@@ -81,15 +89,18 @@ def load_model(uri: str) -> Model:
         n_movies=description["n_movies"],
         settings=Settings(**shape),
     )
-    network.load_state_dict(
-        safetensors.torch.load(storage.read_bytes(storage.join(uri, "network.safetensors")))
-    )
+    network.load_state_dict(_read_tensors(uri, "network"))
     network.eval()
+    ranking = None
+    if description["ranking"] is not None:
+        ranking = RankingModel(
+            **_read_tensors(uri, "ranking"), config=RankingConfig(**description["ranking"])
+        )
     users, movies = (
         pl.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, f"{name}.parquet"))))
         for name in ("users", "movies")
     )
-    return Model(network, validated(description["config"]), users, movies, description["epochs"])
+    return Model(network, ranking, validated(description["config"]), users, movies, description["epochs"])
 
 
 def parquet_bytes(frame: pl.DataFrame) -> bytes:
@@ -97,6 +108,15 @@ def parquet_bytes(frame: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
     frame.write_parquet(buffer, compression="zstd", statistics=True)
     return buffer.getvalue()
+
+
+def _write_tensors(uri: str, name: str, tensors: dict[str, torch.Tensor]) -> None:
+    on_cpu = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    storage.write_bytes(storage.join(uri, f"{name}.safetensors"), safetensors.torch.save(on_cpu))
+
+
+def _read_tensors(uri: str, name: str) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load(storage.read_bytes(storage.join(uri, f"{name}.safetensors")))
 
 
 def _format_of(description: Any) -> Any:

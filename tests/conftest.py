@@ -63,7 +63,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     """Ask the process to end, and insist after a while."""
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(10)
+        process.wait(3)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(10)

@@ -126,7 +126,19 @@ def test_sample_train_evaluate_score(tmp_path: Path) -> None:
         cfjobs("sample", "--output", data, "--users", "80", "--movies", "150", "--ratings", "2000").returncode
         == 0
     )
-    common = ["--ratings", data, "--output", output, "--set", "epochs=1", "--set", "top_n=10", "--json"]
+    common = [
+        "--ratings",
+        data,
+        "--output",
+        output,
+        "--set",
+        "epochs=1",
+        "--set",
+        "ranking_steps=20",
+        "--set",
+        "top_n=10",
+        "--json",
+    ]
     trained = json.loads(cfjobs("-q", "train", *common).stdout)
     measured = json.loads(cfjobs("-q", "evaluate", "--model", trained["model_uri"], *common).stdout)
     assert 0 < measured["metrics"]["rmse"] < 3

@@ -14,7 +14,7 @@ from cfjobs.config import Config
 from cfjobs.errors import GateRefused, InputError
 from cfjobs.night import Night, Published
 
-QUICK = Config(epochs=2, top_n=20, n_factors=8, shard_users=50)
+QUICK = Config(epochs=2, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=20, shard_users=50)
 NIGHT = date(2026, 3, 1)
 
 
@@ -197,7 +197,9 @@ def test_an_existing_model_scores_ratings_with_users_and_movies_it_does_not_know
     jobs.score_alone(night)
     lists = rows(output).filter(pl.col("run_date") == date(2026, 3, 2))
     check_contract(lists, more, n=20)
-    assert lists.filter(pl.col("user_id") == 777_777)["source"].unique().to_list() == ["popular"]
+    assert lists.filter(pl.col("user_id") == 777_777)["source"].unique().to_list() == ["model"], (
+        "folded in by history"
+    )
     known = pl.col("user_id") < 777_777
     before = rows(output).filter((pl.col("run_date") == NIGHT) & known)
     assert lists.filter(known).drop("run_date").equals(before.drop("run_date"))
@@ -213,6 +215,18 @@ def test_a_refused_night_changes_nothing_and_an_override_is_recorded(data_set: P
     assert rows(output).equals(before)
     run(data_set, output, config=strict.model_copy(update={"gate_override": True}))
     assert rows(output, "runs")["gate"][0].startswith("overridden: rmse is")
+
+
+def test_lists_go_by_affinity_or_by_predicted_rating(data_set: Path, tmp_path: Path) -> None:
+    run(data_set, str(tmp_path), config=QUICK.model_copy(update={"rank_by": "rating"}))
+    by_rating = rows(str(tmp_path)).filter(pl.col("source") == "model")
+    assert all(
+        list_["predicted_rating"].is_sorted(descending=True) for list_ in by_rating.partition_by("user_id")
+    )
+    run(data_set, str(tmp_path))
+    by_affinity = rows(str(tmp_path))
+    check_contract(by_affinity, pl.read_parquet(data_set / "ratings.parquet"), n=20)
+    assert not by_affinity.filter(pl.col("source") == "model")["movie_id"].equals(by_rating["movie_id"])
 
 
 @pytest.mark.parametrize("holdout", ["random", "none"])

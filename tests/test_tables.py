@@ -7,7 +7,9 @@ from cfjobs import tables
 
 def test_the_dictionary_is_the_one_of_the_schemas() -> None:
     page = Path(__file__).parent.parent / "docs" / "tables.md"
-    assert page.read_text(encoding="utf-8") == tables.document(), "run `python -m cfjobs.tables > docs/tables.md`"
+    assert page.read_text(encoding="utf-8") == tables.document(), (
+        "run `python -m cfjobs.tables > docs/tables.md`"
+    )
 
 
 def test_every_column_has_a_meaning() -> None:

@@ -102,7 +102,7 @@ def log_of(client: SyncPrefectClient, run: FlowRun, *, until: str) -> str:
 
 
 def test_the_deployed_night_runs_on_two_workers_and_shows_what_it_does(deployed: dict[str, str]) -> None:
-    config = {"epochs": 2, "top_n": 20, "n_factors": 8}
+    config = {"epochs": 2, "top_n": 20, "n_factors": 8, "ranking_steps": 20}
     with client_of(deployed) as client:
         run = run_deployment(client, "nightly/nightly", {"run_date": "2026-03-01", "config": config})
         assert run.state is not None

@@ -98,7 +98,7 @@ def test_it_is_read_back_as_it_was_saved(name: str, tmp_path: Path) -> None:
     found = trained(name)
     users = pl.DataFrame({"user_id": np.arange(U), "n_ratings": np.ones(U, dtype=np.int64)})
     movies = pl.DataFrame({"movie_id": np.arange(M), "n_ratings": np.ones(M, dtype=np.int64)})
-    saved.save_model(str(tmp_path), Model(found, Config(model=name), users, movies, epochs=3))
+    saved.save_model(str(tmp_path), Model(found, None, Config(model=name), users, movies, epochs=3))
     loaded = saved.load_model(str(tmp_path))
     pairs = torch.arange(M), torch.arange(M)
     assert torch.equal(train.predict(loaded.network, *pairs), train.predict(found, *pairs))

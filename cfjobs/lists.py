@@ -1,0 +1,141 @@
+"""Who gets which movies: the lists of a trained model, and rows of `top_n` made of them.
+
+A user with ratings gets the model's list, ordered by affinity or by predicted rating; a user without any, the
+popularity list. Seen movies and movies with too few ratings are never listed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from cfjobs import tables, train
+from cfjobs.models.network import UNKNOWN, DotScores, MlpScores
+from cfjobs.ranking import History
+from cfjobs.saved import Model
+from cfjobs.score import NO_MOVIE, Csr, Lists, top_n
+
+
+def candidates(model: Model) -> NDArray[np.bool_]:
+    """Movies that may be listed [M]: those with enough training ratings."""
+    mask: NDArray[np.bool_] = model.movies["n_ratings"].to_numpy() >= max(1, model.config.min_ratings)
+    return mask
+
+
+@dataclass(frozen=True)
+class Batch(Lists):
+    """Lists of consecutive users, with who made them. by_model [B]: False where it is the popularity list."""
+
+    by_model: NDArray[np.bool_]
+
+
+def best(model: Model, ratings: pl.DataFrame, *, users: range, n: int) -> Iterator[Batch]:
+    """The lists of consecutive users, batch after batch.
+
+    ratings: user_idx, movie_idx, rating, sorted by user and time: what these users have seen, and their history.
+    users: rows that the network either all knows or all does not know.
+    """
+    mine = of_users(ratings, users)
+    seen = Csr.of(mine["user_idx"].to_numpy(), mine["movie_idx"].to_numpy(), n_users=len(users))
+    modelled = _ranked_by_model(model, mine, users=users)
+    if not modelled.any():
+        yield from popular(model, seen, n=n, first_user=users.start)
+        return
+    order = _by_popularity(model)
+    for lists in top_n(scores(model, mine, users=users), n=n, seen=seen, candidates=candidates(model)):
+        own = modelled[lists.first_user : lists.first_user + len(lists.movie_idx)]
+        for row in np.flatnonzero(~own).tolist():
+            _fill(lists, row, order, seen[lists.first_user + row], model)
+        yield Batch(lists.first_user + users.start, lists.movie_idx, lists.score, own)
+
+
+def scores(model: Model, ratings: pl.DataFrame, *, users: range) -> DotScores | MlpScores:
+    """What orders the lists of these users: the ranking network's affinity, or the predicted rating.
+
+    ratings: of these users alone, user_idx counted from the first of them, sorted by user and time.
+    """
+    if model.ranking is not None:
+        device = model.ranking.movie_vectors.device
+        history = History.of(ratings, n_users=len(users)).to(device)
+        return DotScores(
+            model.ranking.user_vectors(history), model.ranking.movie_vectors, model.ranking.movie_bias
+        )
+    of_all = model.network.scores()
+    return replace(of_all, user=of_all.user[users.start : users.stop])
+
+
+def popular(
+    model: Model, seen: Csr, *, n: int, first_user: int = 0, batch_users: int = 1024
+) -> Iterator[Batch]:
+    """For each user of `seen`, the movies with most training ratings, ties by row. Score: the number of ratings."""
+    order = _by_popularity(model)
+    n_users = len(seen.indptr) - 1
+    for start in range(0, n_users, batch_users):
+        size = min(batch_users, n_users - start)
+        movie_idx = np.full((size, n), NO_MOVIE, dtype=np.int32)
+        batch = Batch(
+            start + first_user, movie_idx, np.zeros(movie_idx.shape, np.float32), np.zeros(size, np.bool_)
+        )
+        for row in range(size):
+            _fill(batch, row, order, seen[start + row], model)
+        yield batch
+
+
+def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
+    """Rows of `top_n`, without the date. user_ids: by row."""
+    place, column = np.nonzero(batch.movie_idx != NO_MOVIE)
+    user_idx, movie_idx = place + batch.first_user, batch.movie_idx[place, column]
+    known = np.where(user_idx < model.network.n_users, user_idx, UNKNOWN)
+    device = model.device
+    predicted = train.predict(
+        model.network,
+        torch.from_numpy(known).to(device),
+        torch.from_numpy(movie_idx.astype(np.int64)).to(device),
+    )
+    source = np.where(batch.by_model[place], tables.SOURCE_MODEL, tables.SOURCE_POPULAR)
+    return pl.DataFrame(
+        {
+            "user_id": user_ids[user_idx],
+            "rank": (column + 1).astype(np.int16),
+            "movie_id": model.movies["movie_id"][movie_idx],
+            "score": batch.score[place, column],
+            "predicted_rating": predicted.cpu().numpy(),
+            "source": source,
+        }
+    )
+
+
+def of_users(ratings: pl.DataFrame, users: range) -> pl.DataFrame:
+    """The ratings of a contiguous range of users, user_idx counted from the first. ratings: sorted by user_idx."""
+    idx = ratings["user_idx"]
+    first, last = (int(idx.search_sorted(row)) for row in (users.start, users.stop))
+    return ratings.slice(first, last - first).with_columns(pl.col("user_idx") - users.start)
+
+
+def _ranked_by_model(model: Model, mine: pl.DataFrame, *, users: range) -> NDArray[np.bool_]:
+    """Whether the model itself can rank for a user [U]: by a history, or by a row that training gave."""
+    if model.ranking is not None:
+        return np.bincount(mine["user_idx"].to_numpy(), minlength=len(users)) > 0
+    if users.start >= model.network.n_users:
+        return np.zeros(len(users), dtype=np.bool_)
+    rated: NDArray[np.bool_] = model.users["n_ratings"].to_numpy()[users.start : users.stop] > 0
+    return rated
+
+
+def _by_popularity(model: Model) -> NDArray[np.int32]:
+    order = np.argsort(-model.movies["n_ratings"].to_numpy(), kind="stable")
+    return order[candidates(model)[order]].astype(np.int32)
+
+
+def _fill(lists: Lists, row: int, order: NDArray[np.int32], seen: NDArray[np.int32], model: Model) -> None:
+    """Put the first unseen movies of an order into one row of the lists."""
+    n = lists.movie_idx.shape[1]
+    unseen = order[: n + seen.size]
+    unseen = unseen[~np.isin(unseen, seen)][:n]
+    lists.movie_idx[row] = NO_MOVIE
+    lists.movie_idx[row, : unseen.size] = unseen
+    lists.score[row] = -np.inf
+    lists.score[row, : unseen.size] = model.movies["n_ratings"].to_numpy()[unseen]
