@@ -171,7 +171,7 @@ class Config(BaseModel):
         description="Refuse when the holdout nDCG@10 or recall@10 is worse than the last published night's by more than this share of it (lists of few users vary by some per cent from night to night); null compares neither.",
     )
     gate_beat_popularity: bool = Field(
-        False, description="Refuse when the holdout nDCG@10 is not above that of the popularity list."
+        True, description="Refuse when the holdout nDCG@10 is not above that of the popularity list."
     )
     gate_max_shrink: float | None = Field(
         0.1,

@@ -7,12 +7,10 @@ versions of the other tables, so all of them go back together.
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
@@ -290,9 +288,8 @@ def _table(output: str, name: str, *, version: int | None = None) -> DeltaTable:
 def _rows(runs: DeltaTable) -> list[dict[str, Any]]:
     """The rows of a version of `runs`, by date."""
     with storage.explained(runs.table_uri):
-        rows = pl.from_arrow(runs.to_pyarrow_table())
-    assert isinstance(rows, pl.DataFrame)
-    return rows.sort(tables.RUN_DATE).to_dicts()
+        rows = runs.to_pyarrow_table().sort_by(tables.RUN_DATE)
+    return rows.to_pylist()  # type: ignore[no-any-return]
 
 
 def _commits(runs: DeltaTable) -> dict[int, str]:
@@ -311,4 +308,4 @@ def _night_of(row: dict[str, Any], version: int | None) -> PublishedNight:
 
 def _paths(table: DeltaTable) -> set[str]:
     """The files of a version, below the table."""
-    return set(pl.from_arrow(table.get_add_actions(flatten=True))["path"])
+    return set(pa.table(table.get_add_actions(flatten=True))["path"].to_pylist())

@@ -20,7 +20,6 @@ from cfjobs import storage
 from cfjobs.errors import InputError, StorageFault
 from cfjobs.tables import RUN_DATE, Table
 
-
 KEEP_LOG = {"delta.logRetentionDuration": "interval 520 weeks"}
 """Property of every table: a kept night's version can be read, and gone back to, however old it is."""
 
