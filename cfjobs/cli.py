@@ -470,25 +470,24 @@ def print_list(found: "UserList", *, n: int) -> None:
 
 
 def print_history(nights: "Sequence[PublishedNight]") -> None:
-    """The published nights as a table for people."""
-    metrics = ("rmse", "ndcg_at_10", "recall_at_10", "coverage")
+    """The published nights as a table for people, and under it what an override had overridden."""
+    metrics = {"rmse": "rmse", "ndcg_at_10": "ndcg", "recall_at_10": "recall"}
     table = Table(box=None)
-    for name in ("night", "version", "top_n", *metrics, "users", "lists", "gate", "run"):
-        table.add_column(
-            name, justify="left" if name in {"night", "gate", "run"} else "right", overflow="fold"
-        )
+    for name in ("night", "version", *metrics.values(), "users", "lists", "gate"):
+        table.add_column(name, justify="left" if name in {"night", "gate"} else "right", no_wrap=True)
     for night in nights:
         values = [night.metrics.get(name) for name in metrics]
         table.add_row(
             str(night.run_date),
             str(night.version),
-            str(night.table_versions.get("top_n")),
             *("" if value is None else f"{value:.4f}" for value in values),
             *(f"{night.counts.get(name, 0):,}" for name in ("users", "lists")),
-            Text(plain(night.gate)),
-            night.run_id,
+            plain(night.gate.partition(":")[0]),
         )
     console.print(table)
+    for night in nights:
+        if ":" in night.gate:
+            console.print(f"{night.run_date}: {plain(night.gate)}", markup=False, highlight=False)
 
 
 def _who() -> str:

@@ -45,15 +45,27 @@ class Config(BaseModel):
 
     # Network ---------------------------------------------------------------------------------------
     model: str = Field(
-        "dot_bias", description="Network that predicts ratings: a file of cfjobs/models (dot, dot_bias, net)."
+        "dot_raters",
+        description="Network that predicts ratings: a file of cfjobs/models (dot_raters; the lesson's dot, dot_bias, net).",
     )
     n_factors: int = Field(64, ge=1, le=4096, description="Length of a user's and of a movie's embedding.")
     init: Literal["uniform", "normal", "kaiming"] = Field(
         "uniform",
-        description="Initial embeddings: the lesson's uniform range of the model, normal, or Kaiming-normal.",
+        description="Initial embeddings: the network's own range (the lesson's uniform one), normal, or Kaiming-normal.",
     )
     init_std: float = Field(
         0.01, gt=0, le=10, description="Standard deviation of the initial embeddings when init = normal."
+    )
+    ensemble: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Members of model = dot_raters, trained side by side from different starts; costs in proportion.",
+    )
+    max_raters: int = Field(
+        256,
+        ge=0,
+        description="Raters of a movie that model = dot_raters sums over, a random choice where there are more; 0 leaves the sums out.",
     )
     hidden: tuple[int, ...] | None = Field(
         None, description="Widths of the hidden layers of model = net; without it, the network's own."
@@ -95,10 +107,20 @@ class Config(BaseModel):
     )
     cycle_len: int = Field(1, ge=1, description="Epochs of the first cosine cycle.")
     cycle_mult: int = Field(2, ge=1, description="Each further cosine cycle is this many times as long.")
-    epochs: int | None = Field(
-        None, ge=1, le=10_000, description="Passes over the training ratings; without it, the network's own."
+    steps: int | None = Field(
+        None,
+        ge=1,
+        description="Optimiser steps in all, whatever the size of the data; without it, the network's own.",
     )
-    batch_size: int | None = Field(None, ge=1, description="Ratings a step; without it, the network's own.")
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Passes over the training ratings; without it, as many as make `steps`.",
+    )
+    batch_size: int | None = Field(
+        None, ge=1, description="Ratings a step; without it, by the number of ratings, from 256 to 65,536."
+    )
     patience: int = Field(
         5, ge=0, description="Stop after this many epochs without a better holdout loss; 0 never stops early."
     )

@@ -48,7 +48,6 @@ from cfjobs.claim import COMMIT, Claim, claimed
 from cfjobs.config import Config
 from cfjobs.errors import GateRefused, InputError
 from cfjobs.gate import Comparison, comparisons, list_faults, refusals
-from cfjobs.models.network import Settings
 from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
 from cfjobs.publish import Part
 from cfjobs.ranking import History, RankingConfig, fit_ranking
@@ -79,7 +78,8 @@ def start(
 
     model: URI of an existing model to score or evaluate instead of training one. Raises InputError for whatever a user has to mend.
     """
-    config = models.with_recipe(config or Config())
+    config = config or Config()
+    models.recipe(config)
     now = now or datetime.now(UTC)
     run_date = run_date or now.date()
     train.resolve_device(config.device)
@@ -204,7 +204,7 @@ def fit(
     prepared: Prepared,
     *,
     on: Literal["train", "all"],
-    stop_after: int | None = None,
+    stop_share: float = 1.0,
     progress: Progress | None = None,
 ) -> Trained:
     """Train the network on the ratings outside the holdout, or on all, and save the model."""
@@ -219,14 +219,21 @@ def fit(
         config.model,
         n_users=prepared.n_users,
         n_movies=prepared.n_movies,
-        settings=_settings(config, prepared.y_range),
+        settings=models.settings(config, y_range=prepared.y_range),
     ).to(device)
     examples = _examples(frame.filter(~held_out), device)
     valid = _examples(frame.filter(held_out), device) if held_out.any() else None
     log.info("training %s on %d ratings, %s", config.model, len(examples), device)
-    epochs = stop_after or models.recipe(config).epochs
-    report = _epoch_reporter(epochs, progress)
-    record = train.fit(network, examples, config=config, valid=valid, stop_after=stop_after, on_epoch=report)
+    _, epochs = models.plan(config, n_ratings=len(examples))
+    record = train.fit(
+        network,
+        examples,
+        config=config,
+        valid=valid,
+        stop_share=stop_share,
+        on_epoch=_epoch_reporter(epochs, progress),
+    )
+    best = train.best_epoch(record)
     ranking = None
     if config.rank_by == "affinity":
         ranking = fit_ranking(
@@ -244,9 +251,9 @@ def fit(
     )
     users = _with_counts(night.frame("users").head(prepared.n_users), examples.user_idx)
     movies = _with_counts(night.frame("movies"), examples.movie_idx)
-    saved.save_model(uri, Model(network, ranking, config, users, movies, train.best_epoch(record)))
+    saved.save_model(uri, Model(network, ranking, config, users, movies))
     losses = [(e.epoch, e.train_loss, None if math.isnan(e.valid_loss) else e.valid_loss) for e in record]
-    return night.done(f"trained-{on}", Trained(model_uri=uri, epochs=train.best_epoch(record), losses=losses))
+    return night.done(f"trained-{on}", Trained(model_uri=uri, share=best / epochs, losses=losses))
 
 
 def trained_already(night: Night, *, on: Literal["train", "all"]) -> Trained | None:
@@ -511,7 +518,7 @@ def nightly(night: Night, *, progress: Callable[[str, float, str], None] | None 
         verdict = gate(night, metrics, compared(night, prepared, metrics))
         if night.config.refit:
             with _timed(seconds, "refit"):
-                trained = fit(night, prepared, on="all", stop_after=trained.epochs, progress=of("refit"))
+                trained = fit(night, prepared, on="all", stop_share=trained.share, progress=of("refit"))
         with _timed(seconds, "score"):
             scored = [
                 score(night, prepared, trained, shard, progress=of("score"))
@@ -567,7 +574,7 @@ def score_alone(night: Night, *, progress: Progress | None = None) -> Published:
 def existing(night: Night) -> Trained:
     """The night's existing model, as a training's record."""
     assert night.model is not None
-    return Trained(model_uri=night.model, epochs=0, losses=[])
+    return Trained(model_uri=night.model, share=1.0, losses=[])
 
 
 # What the stages share ------------------------------------------------------------------------------
@@ -613,18 +620,6 @@ def _key(inputs: list[dict[str, Any]], config: Config, run_date: date, model: st
 
 def _held_out(night: Night) -> NDArray[np.bool_]:
     return night.frame("holdout")["held_out"].to_numpy()
-
-
-def _settings(config: Config, y_range: tuple[float, float]) -> Settings:
-    return Settings(
-        n_factors=config.n_factors,
-        init=config.init,
-        init_std=config.init_std,
-        hidden=models.recipe(config).hidden,
-        dropout=models.recipe(config).dropout,
-        y_range=y_range,
-        y_padding=config.y_padding,
-    )
 
 
 def _examples(frame: pl.DataFrame, device: torch.device) -> train.Examples:

@@ -73,10 +73,10 @@ class Prepared(Record):
 
 
 class Trained(Record):
-    """A model in storage, with the record of its training."""
+    """A model in storage, with the record of its training. share: of the planned epochs, up to the best one."""
 
     model_uri: str
-    epochs: int
+    share: float
     losses: list[tuple[int, float, float | None]]
 
 

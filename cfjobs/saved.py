@@ -37,7 +37,6 @@ class Model:
     config: Config
     users: pl.DataFrame
     movies: pl.DataFrame
-    epochs: int
 
     def to(self, device: torch.device) -> "Model":
         """The model on a device."""
@@ -62,7 +61,6 @@ def save_model(uri: str, model: Model) -> None:
         "settings": asdict(model.network.settings),
         "n_users": model.network.n_users,
         "n_movies": model.network.n_movies,
-        "epochs": model.epochs,
         "ranking": asdict(model.ranking.config) if model.ranking else None,
         "config": model.config.model_dump(mode="json"),
     }
@@ -100,7 +98,7 @@ def load_model(uri: str) -> Model:
         pl.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, f"{name}.parquet"))))
         for name in ("users", "movies")
     )
-    return Model(network, ranking, validated(description["config"]), users, movies, description["epochs"])
+    return Model(network, ranking, validated(description["config"]), users, movies)
 
 
 def parquet_bytes(frame: pl.DataFrame) -> bytes:

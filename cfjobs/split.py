@@ -8,11 +8,11 @@ def temporal_holdout(user_idx: NDArray[np.int32], *, fraction: float) -> NDArray
     """True for each user's latest ratings.
 
     user_idx: [R], sorted by user and, within a user, by time. A user with n ratings gives up
-    floor(n x fraction), so one with fewer than 1 / fraction ratings keeps them all. Returns [R].
+    ceil(n x fraction) of them, but never the first: at least one is left to train on. Returns [R].
     """
     _, start, count = np.unique(user_idx, return_index=True, return_counts=True)
     place = np.arange(user_idx.size) - np.repeat(start, count)
-    n_held_out = np.floor(count * fraction + 1e-9).astype(np.int64)
+    n_held_out = np.minimum(np.ceil(count * fraction - 1e-9).astype(np.int64), count - 1)
     return place >= np.repeat(count - n_held_out, count)
 
 

@@ -68,26 +68,29 @@ def fit(
     *,
     config: Config,
     valid: Examples | None = None,
-    stop_after: int | None = None,
+    stop_share: float = 1.0,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
     """Train the network in place and return the record of its epochs.
 
     With `valid` the weights of the best epoch are kept, and training stops after `patience` epochs without
-    a better one. Without it, training ends after `stop_after` epochs of the same schedule (all by default):
-    a refit on everything stops where the holdout said that the best epoch was. Raises TrainingDiverged when
+    a better one. Without it, training ends after `stop_share` of the same schedule's epochs: a refit on
+    everything stops where the holdout said that the best epoch was. Raises TrainingDiverged when
     the loss is not finite. Keys that the configuration leaves open are the network's own.
     """
-    recipe = models.recipe(config)
-    epochs, batch_size, l2 = recipe.epochs, recipe.batch_size, recipe.l2
+    batch_size, epochs = models.plan(config, n_ratings=len(train))
+    l2 = models.recipe(config).l2
+    stop_after = max(1, round(stop_share * epochs))
     device = train.rating.device
     generator = torch.Generator().manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # dropout, and what a network draws at the beginning
+    network.begin(train.user_idx, train.movie_idx)
     optimizer = _optimizer(network, config)
     steps_per_epoch = math.ceil(len(train) / batch_size)
-    rates = learning_rates(config, steps_per_epoch=steps_per_epoch)
+    rates = learning_rates(config, epochs=epochs, steps_per_epoch=steps_per_epoch)
     record: list[Epoch] = []
     best_loss, best_weights, best_epoch = math.inf, None, 0
-    for epoch in range(1, (stop_after or epochs) + 1):
+    for epoch in range(1, stop_after + 1):
         started = time.perf_counter()
         order = torch.randperm(len(train), generator=generator).to(device)
         network.train()
@@ -96,14 +99,17 @@ def fit(
             rate, momentum = next(rates)
             _set_rate(optimizer, rate, momentum)
             user_idx, movie_idx, rating = train.user_idx[rows], train.movie_idx[rows], train.rating[rows]
-            error = network(user_idx, movie_idx) - rating
-            loss = error.square().mean()
+            predicted = network(user_idx, movie_idx)
+            error = predicted - rating.view(
+                -1, *[1] * (predicted.dim() - 1)
+            )  # one column a member, if it has members
+            loss = error.square().sum() / len(rating)
             if l2:
                 loss = loss + l2 * _squared_norm(network, user_idx, movie_idx)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            squared_error += error.detach().square().sum()
+            squared_error += error.detach().square().sum() / (error.numel() / len(rating))
         train_loss = float(squared_error) / len(train)
         valid_loss = mean_squared_error(network, valid) if valid is not None and len(valid) else math.nan
         record.append(Epoch(epoch, train_loss, valid_loss, time.perf_counter() - started))
@@ -126,6 +132,7 @@ def fit(
     if best_weights is not None:
         network.load_state_dict(best_weights)
     network.eval()
+    network.finish()
     network.fill_unknown(
         torch.bincount(train.user_idx, minlength=network.n_users) > 0,
         torch.bincount(train.movie_idx, minlength=network.n_movies) > 0,
@@ -155,15 +162,14 @@ def mean_squared_error(network: Network, examples: Examples) -> float:
     return float(error.double().square().mean())
 
 
-def learning_rates(config: Config, *, steps_per_epoch: int) -> Iterator[tuple[float, float]]:
+def learning_rates(config: Config, *, epochs: int, steps_per_epoch: int) -> Iterator[tuple[float, float]]:
     """(learning rate, momentum) of each step, in order, for as many steps as are asked for.
 
     one_cycle: cosine up to the peak over the first quarter, then cosine down to nothing, momentum mirrored
     between 0.95 and `momentum` (Smith, "Super-convergence", 2018). cosine: falls from the peak to nothing over
     cycle_len epochs, then restarts, each cycle cycle_mult times as long (Loshchilov and Hutter, SGDR, 2017).
     """
-    recipe, momentum = models.recipe(config), config.momentum
-    peak, epochs = recipe.learning_rate, recipe.epochs
+    peak, momentum = models.recipe(config).learning_rate, config.momentum
     if config.schedule == "constant":
         while True:
             yield peak, momentum

@@ -32,7 +32,7 @@ measure = stage(name="evaluate", task_run_name="measure on the holdout")(jobs.me
 
 @stage(name="train elsewhere", task_run_name="train on {on} ratings by {deployment}")
 def train_elsewhere(
-    deployment: str, night: Night, prepared: Prepared, on: Literal["train", "all"], stop_after: int | None
+    deployment: str, night: Night, prepared: Prepared, on: Literal["train", "all"], stop_share: float
 ) -> Trained:
     """Run the training deployment on its own worker and take the record it left in the work folder."""
     if done := jobs.trained_already(night, on=on):
@@ -41,7 +41,7 @@ def train_elsewhere(
         "night": night.model_dump(mode="json"),
         "prepared": prepared.model_dump(mode="json"),
         "on": on,
-        "stop_after": stop_after,
+        "stop_share": stop_share,
     }
     attempt = f"{task_run.id}-{task_run.run_count}-{flow_run.run_count}"
     run = run_deployment(deployment, parameters=parameters, idempotency_key=attempt)
@@ -108,14 +108,14 @@ def _work(night: Night, claim: Claim, train_deployment: str | None) -> tuple[Pub
     with _timed(seconds, "split"):
         hold_out(night, prepared)
     with _timed(seconds, "train"):
-        trained = _train(night, prepared, "train", None, train_deployment)
+        trained = _train(night, prepared, "train", 1.0, train_deployment)
     with _timed(seconds, "evaluate"):
         metrics = measure(night, prepared, trained)
     verdict = gate(night, prepared, metrics)
     final = trained
     if night.config.refit:
         with _timed(seconds, "refit"):
-            final = _train(night, prepared, "all", trained.epochs, train_deployment)
+            final = _train(night, prepared, "all", trained.share, train_deployment)
     with _timed(seconds, "score"):
         scored = [score_shard(night, prepared, final, shard) for shard in jobs.shards(night, prepared)]
     with _timed(seconds, "check"):
@@ -131,14 +131,14 @@ def _train(
     night: Night,
     prepared: Prepared,
     on: Literal["train", "all"],
-    stop_after: int | None,
+    stop_share: float,
     deployment: str | None,
 ) -> Trained:
     trained: Trained
     if deployment:
-        trained = train_elsewhere(deployment, night, prepared, on, stop_after)
+        trained = train_elsewhere(deployment, night, prepared, on, stop_share)
     else:
-        trained = train(night, prepared, on, stop_after)
+        trained = train(night, prepared, on, stop_share)
     return trained
 
 

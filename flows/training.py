@@ -11,23 +11,23 @@ from flows.stages import stage
 
 
 @stage(name="fit", task_run_name="fit on {on} ratings")
-def fit(night: Night, prepared: Prepared, on: Literal["train", "all"], stop_after: int | None) -> Trained:
+def fit(night: Night, prepared: Prepared, on: Literal["train", "all"], stop_share: float) -> Trained:
     return jobs.fit(
         night,
         prepared,
         on=on,
-        stop_after=stop_after,
+        stop_share=stop_share,
         progress=progress_artifact(f"training-{on}", f"Training on {on} ratings"),
     )
 
 
 @flow(name="train", flow_run_name="train {night.run_date} on {on} ratings", persist_result=False)
 def train(
-    night: Night, prepared: Prepared, on: Literal["train", "all"] = "train", stop_after: int | None = None
+    night: Night, prepared: Prepared, on: Literal["train", "all"] = "train", stop_share: float = 1.0
 ) -> Trained:
     """Train the night's network on the ratings outside the holdout, or on all, and save the model.
 
     The record of the training stays in the night's work folder, where the nightly flow finds it.
     """
     log_to_run()
-    return fit(night, prepared, on, stop_after)
+    return fit(night, prepared, on, stop_share)

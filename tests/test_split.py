@@ -8,14 +8,14 @@ from cfjobs.split import random_holdout, temporal_holdout
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.floats(0.05, 0.95))
-def test_the_temporal_holdout_is_each_users_last_floor_of_the_share(
+def test_the_temporal_holdout_is_each_users_last_share_but_never_all(
     counts: list[int], fraction: float
 ) -> None:
     user_idx = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     held_out = temporal_holdout(user_idx, fraction=fraction)
     for user, count in enumerate(counts):
         mine = held_out[user_idx == user]
-        n = int(np.floor(count * fraction + 1e-9))
+        n = min(int(np.ceil(count * fraction - 1e-9)), count - 1)
         assert mine.tolist() == [False] * (count - n) + [True] * n
 
 

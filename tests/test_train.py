@@ -10,7 +10,7 @@ import torch
 from cfjobs import models, train
 from cfjobs.config import Config
 from cfjobs.errors import InputError, TrainingDiverged
-from cfjobs.models.network import Network, RatingRange, Settings
+from cfjobs.models.network import Network, RatingRange
 
 U, M = 60, 40
 
@@ -25,8 +25,7 @@ def checkerboard(*, n: int = 3_000, seed: int = 0) -> train.Examples:
 
 def network(config: Config) -> Network:
     torch.manual_seed(config.seed)
-    recipe = models.recipe(config)
-    settings = Settings(8, "normal", 0.1, recipe.hidden, recipe.dropout, (0.5, 5.0), config.y_padding)
+    settings = models.settings(config, y_range=(0.5, 5.0))
     return models.build(config.model, n_users=U, n_movies=M, settings=settings)
 
 
@@ -41,7 +40,21 @@ def network(config: Config) -> Network:
     ],
 )
 def test_the_checkerboard_is_learnt_with_every_optimiser_and_schedule(knobs: dict[str, object]) -> None:
-    config = Config(**({"l2": 0.0001, "epochs": 30, "batch_size": 128, "learning_rate": 0.03} | knobs))  # type: ignore[arg-type]
+    config = Config(
+        **(
+            {
+                "model": "dot_bias",
+                "n_factors": 8,
+                "init": "normal",
+                "init_std": 0.1,
+                "l2": 0.0001,
+                "epochs": 30,
+                "batch_size": 128,
+                "learning_rate": 0.03,
+            }
+            | knobs
+        )
+    )  # type: ignore[arg-type]
     found = network(config)
     train.fit(found, checkerboard(), config=config)
     assert train.mean_squared_error(found, checkerboard(seed=1)) < 0.1
@@ -52,7 +65,16 @@ def test_the_best_epoch_is_kept_and_training_stops_without_a_better_one() -> Non
     noise = torch.from_numpy(rng.choice([1.0, 5.0], 400).astype(np.float32))
     train_set, valid = checkerboard(n=400), checkerboard(n=400, seed=2)
     overfitted = train.Examples(train_set.user_idx, train_set.movie_idx, noise)
-    config = Config(l2=0.0, epochs=60, batch_size=64, learning_rate=0.03, schedule="constant", patience=3)
+    config = Config(
+        model="dot_bias",
+        n_factors=8,
+        l2=0.0,
+        epochs=60,
+        batch_size=64,
+        learning_rate=0.03,
+        schedule="constant",
+        patience=3,
+    )
     found = network(config)
     record = train.fit(found, overfitted, config=config, valid=valid)
     best = train.best_epoch(record)
@@ -63,7 +85,7 @@ def test_the_best_epoch_is_kept_and_training_stops_without_a_better_one() -> Non
 def test_a_refit_follows_the_same_schedule_and_stops_earlier() -> None:
     config = Config(epochs=10, batch_size=256)
     whole, part = network(config), network(config)
-    assert len(train.fit(part, checkerboard(), config=config, stop_after=4)) == 4
+    assert len(train.fit(part, checkerboard(), config=config, stop_share=0.4)) == 4
     seen: list[float] = []
     train.fit(whole, checkerboard(), config=config, on_epoch=lambda e: seen.append(e.train_loss))
     again: list[float] = []
@@ -71,7 +93,7 @@ def test_a_refit_follows_the_same_schedule_and_stops_earlier() -> None:
         network(config),
         checkerboard(),
         config=config,
-        stop_after=4,
+        stop_share=0.4,
         on_epoch=lambda e: again.append(e.train_loss),
     )
     assert seen[:4] == again
@@ -111,7 +133,7 @@ def test_predictions_stay_in_the_rating_range_for_any_batch_size() -> None:
 
 def test_one_cycle_rises_to_the_peak_and_falls_to_nothing() -> None:
     config = Config(learning_rate=0.1, epochs=4)
-    rates = [rate for rate, _ in train.learning_rates(config, steps_per_epoch=25)]
+    rates = [rate for rate, _ in train.learning_rates(config, epochs=4, steps_per_epoch=25)]
     assert len(rates) == 100
     assert max(rates) == pytest.approx(0.1)
     assert rates.index(max(rates)) == 25
@@ -120,7 +142,9 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_nothing() -> None:
 
 def test_cosine_restarts_with_longer_cycles() -> None:
     config = Config(schedule="cosine", learning_rate=1.0, cycle_len=1, cycle_mult=2)
-    rates = [rate for rate, _ in itertools.islice(train.learning_rates(config, steps_per_epoch=10), 70)]
+    rates = [
+        rate for rate, _ in itertools.islice(train.learning_rates(config, epochs=7, steps_per_epoch=10), 70)
+    ]
     assert [step for step, rate in enumerate(rates) if math.isclose(rate, 1.0)] == [0, 10, 30]
 
 

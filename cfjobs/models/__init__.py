@@ -6,7 +6,7 @@ through the same laws.
 
 import importlib
 import pkgutil
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 
 from cfjobs.config import Config
 from cfjobs.errors import InputError
@@ -25,13 +25,31 @@ def names() -> list[str]:
 def recipe(config: Config) -> Recipe:
     """The training of a configuration: its own keys, and the network's recipe where it leaves them open."""
     own = _class(config.model).recipe
-    given = {field.name: getattr(config, field.name) for field in fields(Recipe)}
+    given = {field.name: getattr(config, field.name, None) for field in fields(Recipe)}
     return replace(own, **{name: value for name, value in given.items() if value is not None})
 
 
-def with_recipe(config: Config) -> Config:
-    """The configuration with no key left open; InputError for an unknown network."""
-    return config.model_copy(update=asdict(recipe(config)))
+def settings(config: Config, *, y_range: tuple[float, float]) -> Settings:
+    """The part of a configuration that shapes the network."""
+    chosen = recipe(config)
+    return Settings(
+        n_factors=config.n_factors,
+        init=config.init,
+        init_std=config.init_std,
+        hidden=chosen.hidden,
+        dropout=chosen.dropout,
+        y_range=config.y_range or y_range,
+        y_padding=config.y_padding,
+        ensemble=config.ensemble,
+        max_raters=config.max_raters,
+    )
+
+
+def plan(config: Config, *, n_ratings: int) -> tuple[int, int]:
+    """(batch size, epochs) for this many training ratings: as configured, else by the network's recipe."""
+    chosen = recipe(config)
+    batch_size = config.batch_size or chosen.batch_size(n_ratings)
+    return batch_size, config.epochs or chosen.epochs(n_ratings, batch_size=batch_size)
 
 
 def build(name: str, *, n_users: int, n_movies: int, settings: Settings) -> Network:

@@ -14,7 +14,7 @@ from cfjobs.models.network import DotScores, Network, Recipe, Settings, embeddin
 
 
 class EmbeddingDot(Network):
-    recipe: ClassVar[Recipe] = Recipe(learning_rate=0.01, l2=0.02, epochs=20, batch_size=2048)
+    recipe: ClassVar[Recipe] = Recipe(learning_rate=0.01, l2=0.02, steps=800, batches_per_epoch=40)
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__(n_users=n_users, n_movies=n_movies, settings=settings)

@@ -17,9 +17,7 @@ from cfjobs.models.network import MlpScores, Network, RatingRange, Recipe, Setti
 
 
 class EmbeddingNet(Network):
-    recipe: ClassVar[Recipe] = Recipe(
-        learning_rate=0.002, l2=0.05, epochs=5, batch_size=256, hidden=(100,), dropout=(0.3, 0.5)
-    )
+    recipe: ClassVar[Recipe] = Recipe(learning_rate=0.002, l2=0.05, steps=1560, batches_per_epoch=312)
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__(n_users=n_users, n_movies=n_movies, settings=settings)

@@ -28,18 +28,33 @@ class Settings:
     dropout: tuple[float, float]
     y_range: tuple[float, float]
     y_padding: float | Literal["learned"]
+    ensemble: int
+    max_raters: int
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained well where the configuration leaves it open; the names are its keys."""
+    """How a network is trained well where the configuration leaves it open; the names are its keys.
+
+    steps: optimiser steps in all, whatever the size of the data. batches_per_epoch: small data are cut into this
+    many batches, so that a step sees enough of them; a batch has 256 to 65,536 ratings.
+    """
 
     learning_rate: float
     l2: float
-    epochs: int
-    batch_size: int
+    steps: int
+    batches_per_epoch: int
     hidden: tuple[int, ...] = (100,)
     dropout: tuple[float, float] = (0.3, 0.5)
+
+    def batch_size(self, n_ratings: int) -> int:
+        """Ratings a step: a power of two."""
+        wanted = max(1, n_ratings) / self.batches_per_epoch
+        return int(min(65_536, max(256, 2 ** round(math.log2(wanted)))))
+
+    def epochs(self, n_ratings: int, *, batch_size: int) -> int:
+        """Passes over the ratings that make about `steps` steps."""
+        return max(1, round(self.steps * batch_size / max(1, n_ratings)))
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,12 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def scores(self) -> DotScores | MlpScores:
         """How all pairs are scored: increases with the predicted rating, for each user."""
+
+    def begin(self, user_idx: Tensor, movie_idx: Tensor) -> None:
+        """Called before training with the rows of all training ratings [R], for a network that looks at them."""
+
+    def finish(self) -> None:
+        """Called after training, with the weights that are kept."""
 
     def rows(self, table: nn.Embedding, idx: Tensor) -> Tensor:
         """Rows [B, width] of an embedding; UNKNOWN takes the last row.

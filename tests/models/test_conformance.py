@@ -8,30 +8,17 @@ import torch
 
 from cfjobs import models, saved, train
 from cfjobs.config import Config
-from cfjobs.models.network import UNKNOWN, Network, Settings
+from cfjobs.models.network import UNKNOWN, Network
 from cfjobs.saved import Model
 from cfjobs.score import Csr, top_n
 
 U, M = 40, 30
 
 
-def settings(name: str, **changes: object) -> Settings:
-    recipe = models.recipe(Config(model=name))
-    shape = {
-        "n_factors": 8,
-        "init": "uniform",
-        "init_std": 0.1,
-        "hidden": recipe.hidden,
-        "dropout": recipe.dropout,
-        "y_range": (0.5, 5.0),
-        "y_padding": 0.5,
-    }
-    return Settings(**(shape | changes))  # type: ignore[arg-type]  # a mixture of the fields' types
-
-
 def network(name: str, **changes: object) -> Network:
+    config = Config(**({"model": name, "n_factors": 8, "ensemble": 2, "max_raters": 3} | changes))  # type: ignore[arg-type]  # a mixture of types
     torch.manual_seed(3)
-    return models.build(name, n_users=U, n_movies=M, settings=settings(name, **changes))
+    return models.build(name, n_users=U, n_movies=M, settings=models.settings(config, y_range=(0.5, 5.0)))
 
 
 def examples(*, n: int = 600, seed: int = 0) -> train.Examples:
@@ -98,8 +85,39 @@ def test_it_is_read_back_as_it_was_saved(name: str, tmp_path: Path) -> None:
     found = trained(name)
     users = pl.DataFrame({"user_id": np.arange(U), "n_ratings": np.ones(U, dtype=np.int64)})
     movies = pl.DataFrame({"movie_id": np.arange(M), "n_ratings": np.ones(M, dtype=np.int64)})
-    saved.save_model(str(tmp_path), Model(found, None, Config(model=name), users, movies, epochs=3))
+    saved.save_model(str(tmp_path), Model(found, None, Config(model=name), users, movies))
     loaded = saved.load_model(str(tmp_path))
     pairs = torch.arange(M), torch.arange(M)
     assert torch.equal(train.predict(loaded.network, *pairs), train.predict(found, *pairs))
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json", ".parquet"}
+
+
+def test_what_is_left_of_the_raters_is_the_plain_network() -> None:
+    """Leaving u out: a pair's training prediction is that of the sum over the other raters."""
+    found = network("dot_raters", max_raters=1000)
+    pairs = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 0, 0, 1])
+    found.begin(*pairs)
+    found.train()
+    with_own_left_out = found(*pairs)
+    rater = found.user_as_rater.weight  # type: ignore[union-attr]  # made by begin
+    others = [
+        (rater[1] + rater[2]) / 3**0.5,
+        (rater[0] + rater[2]) / 3**0.5,
+        (rater[0] + rater[1]) / 3**0.5,
+        rater[0] * 0,
+    ]
+    for row, (user, movie) in enumerate(zip(*pairs, strict=True)):
+        p = found.user.weight[user].view(2, -1)  # type: ignore[union-attr, operator]  # an embedding
+        q = (found.movie.weight[movie] + others[row]).view(2, -1)  # type: ignore[union-attr, operator]  # an embedding
+        logit = (p[:, :-1] * q[:, :-1]).sum(1) + p[:, -1] + q[:, -1]
+        torch.testing.assert_close(with_own_left_out[row], found.range(logit))  # type: ignore[operator]  # a module
+
+
+def test_folding_the_raters_changes_no_prediction() -> None:
+    found = network("dot_raters")
+    found.begin(examples().user_idx, examples().movie_idx)
+    found.eval()
+    pairs = torch.tensor([0, 1, UNKNOWN, 3]), torch.tensor([0, 2, 4, UNKNOWN])
+    before = found(*pairs)
+    found.finish()
+    torch.testing.assert_close(found(*pairs), before, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,152 @@
+"""`dot_raters`: the dot product with biases, whose movie vector also knows who rated the movie. The default.
+
+    rating(u, m) = low + (high - low) x sigmoid(<p_u, v_m> + b_u + c_m)
+    v_m = q_m + |R(m)|^-1/2 x sum of x_w,    c_m = a_m + |R(m)|^-1/2 x sum of y_w,    over w in R(m), w != u
+
+R(m) are the users who rated m in training, a random few of them where there are many. Leaving u out matters: in
+training u did rate m, tonight it did not. After the fit the sums are folded into the movie rows, and what remains
+is `dot_bias`. `ensemble` members start apart and are trained side by side; their logits are averaged, which is one
+longer dot product.
+
+Initialisation: embeddings normal(0, 0.1), so that members end apart; x, y ten times smaller; biases zero.
+Source: `EmbeddingDotBias` of the fast.ai lesson; Koren, SVD++ (2008), where the sum is on the user's side; Rendle,
+Zhang and Koren, "On the difficulty of evaluating baselines" (2019), who turn it to the movie's.
+"""
+
+import warnings
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cfjobs.models.network import DotScores, Network, RatingRange, Recipe, Settings
+
+_START = 0.1
+
+
+class DotRaters(Network):
+    recipe: ClassVar[Recipe] = Recipe(learning_rate=0.01, l2=0.2, steps=500, batches_per_epoch=40)
+
+    def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
+        super().__init__(n_users=n_users, n_movies=n_movies, settings=settings)
+        self.n_members = settings.ensemble
+        self.user = self._table(n_users)
+        self.movie = self._table(n_movies)
+        self.offset = nn.Parameter(torch.zeros(()))
+        self.range = RatingRange(settings.y_range, settings.y_padding)
+        self.raters: _Raters | None = None
+
+    def begin(self, user_idx: Tensor, movie_idx: Tensor) -> None:
+        """Learn who rated what, and make the raters' embedding x, y."""
+        self.raters = _Raters(
+            user_idx,
+            movie_idx,
+            n_users=self.n_users,
+            n_movies=self.n_movies,
+            at_most=self.settings.max_raters,
+        )
+        self.user_as_rater = self._table(self.n_users, scale=0.1 * _START).to(user_idx.device)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Fold the sums into the movie rows and forget the raters."""
+        assert self.raters is not None
+        self.movie.weight[:-1] += self.raters.sums(self.user_as_rater.weight)
+        del self.user_as_rater
+        self.raters = None
+
+    def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
+        """In training one prediction for each member [B, K]; otherwise that of their mean logit [B]."""
+        user_BW, movie_BW = self.rows(self.user, user_idx), self.rows(self.movie, movie_idx)
+        if self.raters is not None:
+            sums = self.raters.sums(self.user_as_rater.weight)
+            known = torch.where(movie_idx < 0, 0, movie_idx)
+            movie_BW = movie_BW + nn.functional.embedding(known, sums) * (movie_idx >= 0)[:, None]
+            if self.training:
+                own = self.raters.own(user_idx, movie_idx)[:, None]
+                movie_BW = movie_BW - own * self.rows(self.user_as_rater, user_idx)
+        user_BKD, movie_BKD = self._members(user_BW), self._members(movie_BW)
+        logit_BK = (user_BKD[..., :-1] * movie_BKD[..., :-1]).sum(2) + user_BKD[..., -1] + movie_BKD[..., -1]
+        rating: Tensor = self.range((logit_BK if self.training else logit_BK.mean(1)) + self.offset)
+        return rating
+
+    def scores(self) -> DotScores:
+        user_UKD, movie_MKD = (self._members(table.weight[:-1].detach()) for table in (self.user, self.movie))
+        return DotScores(
+            user_UKD[..., :-1].flatten(1).contiguous(),
+            (movie_MKD[..., :-1].flatten(1) / self.n_members).contiguous(),
+            movie_MKD[..., -1].mean(1),
+        )
+
+    def _table(self, n_rows: int, *, scale: float = _START) -> nn.Embedding:
+        """n_rows + 1 rows (the last for an unknown id) of K x (D + 1): each member's factors, then its bias."""
+        n_factors, init = self.settings.n_factors, self.settings.init
+        table = nn.Embedding(n_rows + 1, self.n_members * (n_factors + 1))
+        if init == "kaiming":
+            nn.init.kaiming_normal_(table.weight)
+        else:
+            nn.init.normal_(table.weight, std=self.settings.init_std if init == "normal" else scale)
+        with torch.no_grad():
+            self._members(table.weight)[..., -1] = 0
+        return table
+
+    def _members(self, rows: Tensor) -> Tensor:
+        return rows.view(len(rows), self.n_members, -1)
+
+
+class _Raters:
+    """The sums over R(m) as a sparse matrix, which also knows which pairs are part of it."""
+
+    def __init__(
+        self, user_idx: Tensor, movie_idx: Tensor, *, n_users: int, n_movies: int, at_most: int
+    ) -> None:
+        lot_U = torch.randperm(n_users).to(user_idx.device)
+        lot = lot_U[user_idx]
+        by_movie = torch.sort(movie_idx * n_users + lot).indices  # by movie, then by lot
+        count_M = torch.bincount(movie_idx, minlength=n_movies)
+        first_M = count_M.cumsum(0) - count_M
+        place = torch.arange(len(user_idx), device=user_idx.device) - first_M[movie_idx[by_movie]]
+        kept = by_movie[place < at_most]
+        # A pair is in the sum when the user's lot is no later than the movie's last one.
+        self.last_M = torch.full_like(count_M, -1)
+        self.last_M.scatter_reduce_(0, movie_idx[kept], lot[kept], "amax")
+        self.lot_U = lot_U
+        self.weight_M = count_M.clamp(1, max(at_most, 1)).to(torch.float32).rsqrt()
+        weights = self.weight_M[movie_idx[kept]]
+        self.of_movie = _sparse(movie_idx[kept], user_idx[kept], weights, size=(n_movies, n_users + 1))
+        self.of_user = _sparse(user_idx[kept], movie_idx[kept], weights, size=(n_users + 1, n_movies))
+
+    def sums(self, rater_UW: Tensor) -> Tensor:
+        """The sum over each movie's raters [M, W], differentiable in rater_UW."""
+        sums: Tensor = _SparseProduct.apply(rater_UW, self.of_movie, self.of_user)  # type: ignore[no-untyped-call]  # torch's own
+        return sums
+
+    def own(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
+        """How much of the user itself is in the movie's sum [B], for pairs of the training ratings."""
+        return torch.where(self.lot_U[user_idx] <= self.last_M[movie_idx], self.weight_M[movie_idx], 0.0)
+
+
+def _sparse(row: Tensor, column: Tensor, value: Tensor, *, size: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse")  # torch calls its CSR tensors beta
+        return (
+            torch.sparse_coo_tensor(torch.stack([row, column]), value, size, check_invariants=False)
+            .coalesce()
+            .to_sparse_csr()
+        )
+
+
+class _SparseProduct(torch.autograd.Function):
+    """a @ x with the transpose of a made once; autograd would make it anew at every step."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, a_transposed: Tensor) -> Tensor:
+        ctx.a_transposed = a_transposed
+        return a @ x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.a_transposed @ grads[0], None, None
+
+
+NETWORK = DotRaters
