@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from cfjobs import __version__
+from cfjobs import __version__, usage
 from cfjobs.config import Config, as_toml, load_config
 from cfjobs.errors import CfjobsError
 
@@ -430,6 +430,10 @@ def config_(config: ConfigFile = None, set_: Settings = None, as_json: AsJson = 
         print(as_toml(found))
 
 
+_NO_MEMORY = ("memory", "failed to map segment")
+"""What libraries say, other than MemoryError, when there is none left."""
+
+
 def main() -> NoReturn:
     """Run the command line; every explained end is one line and an exit code."""
     try:
@@ -439,6 +443,14 @@ def main() -> NoReturn:
         if "--json" in sys.argv:
             print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
         sys.exit(error.exit_code)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _NO_MEMORY):
+            raise
+        print(
+            f"cfjobs: out of memory ({usage.words()}): {plain(error)[:200]}; finished work is kept: rerun with more memory, or a lower shard_users or batch_size",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     sys.exit(0)
 
 

@@ -285,8 +285,10 @@ def _of_client_error(uri: str, error: botocore.exceptions.ClientError) -> Cfjobs
 
 
 def _of_os_error(uri: str, error: Exception) -> CfjobsError:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return StorageFault(f"{uri}: the disk is full; free some space, then rerun: finished work is kept")
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return StorageFault(
+            f"{uri}: the disk is full ({error.strerror}); free some space, then rerun: finished work is kept"
+        )
     text = str(error)
     if any(
         code in text

@@ -125,6 +125,7 @@ def serve(parts: Parts, folder: Path, *, port: int, s3_port: int) -> None:
     parts.wait_for("server", f"http://127.0.0.1:{port}/api/health")
     seed(environment)
     _run([sys.executable, "-m", "deploy.apply"], environment)
+    _run([sys.executable, "-m", "deploy.leftovers"], environment)
     for queue in ("default", "gpu"):
         parts.start(
             f"worker-{queue}",
