@@ -52,7 +52,7 @@ from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
 from cfjobs.publish import Part
 from cfjobs.ranking import History, RankingConfig, fit_ranking
 from cfjobs.saved import Model
-from cfjobs.score import Csr, Lists
+from cfjobs.score import Lists, Pairs
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +278,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
     holdout = evaluate.Holdout(
         test["user_idx"].to_numpy(), test["movie_idx"].to_numpy(), test["rating"].to_numpy()
     )
-    seen = Csr.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)
+    seen = Pairs.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)
     relevant = _relevant_rating(config, prepared)
     n_candidates = int(lists.candidates(model).sum())
 

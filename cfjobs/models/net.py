@@ -40,12 +40,10 @@ class EmbeddingNet(Network):
         return rating
 
     def scores(self) -> MlpScores:
-        first, *rest = self._layers()
-        of_user, of_movie = first.weight.detach().split(self.settings.n_factors, dim=1)
         return MlpScores(
-            user=self.user.weight[:-1].detach() @ of_user.T + first.bias.detach(),
-            movie=self.movie.weight[:-1].detach() @ of_movie.T,
-            layers=tuple((layer.weight.detach(), layer.bias.detach()) for layer in rest),
+            user=self.user.weight[:-1].detach(),
+            movie=self.movie.weight[:-1].detach(),
+            layers=tuple((layer.weight.detach(), layer.bias.detach()) for layer in self._layers()),
         )
 
     def _layers(self) -> list[nn.Linear]:
