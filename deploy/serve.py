@@ -98,7 +98,7 @@ def main() -> int:
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     parts = Parts(folder / "logs")
     try:
-        serve(parts, folder, port=_port(arguments.port), s3_port=_port(arguments.s3_port))
+        serve(parts, folder, port=free_port(arguments.port), s3_port=free_port(arguments.s3_port))
     except Failed as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1
@@ -113,30 +113,46 @@ def main() -> int:
 
 def serve(parts: Parts, folder: Path, *, port: int, s3_port: int) -> None:
     """Start everything, say where it is, and watch it."""
-    environment = environment_of(folder, port=port, s3_port=s3_port)
     print("starting the object store and Prefect, some 30 seconds", file=sys.stderr)
-    start_store(parts, folder, s3_port, environment)
-    prefect = [sys.executable, "-m", "prefect"]
-    parts.start(
-        "server",
-        [*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-        environment | {"PREFECT_SERVER_API_AUTH_STRING": environment["PREFECT_API_AUTH_STRING"]},
-    )
-    parts.wait_for("server", f"http://127.0.0.1:{port}/api/health")
-    seed(environment)
-    _run([sys.executable, "-m", "deploy.apply"], environment)
-    _run([sys.executable, "-m", "deploy.leftovers"], environment)
-    for queue in ("default", "gpu"):
-        parts.start(
-            f"worker-{queue}",
-            [*prefect, "worker", "start", "--pool", "cfjobs", "--work-queue", queue],
-            environment,
-        )
+    environment = environment_of(folder, port=port, s3_port=s3_port)
+    install(parts, folder, environment)
     write_commands(folder, environment)
     print(welcome(folder, environment, port=port, s3_port=s3_port), flush=True)
     while True:
         parts.check()
         time.sleep(1)
+
+
+def install(parts: Parts, folder: Path, environment: Mapping[str, str]) -> None:
+    """Store, server, sample ratings, deployments, workers, in this order."""
+    start_store(parts, folder, environment)
+    start_server(parts, environment)
+    seed(environment)
+    _run([sys.executable, "-m", "deploy.apply"], environment)
+    _run([sys.executable, "-m", "deploy.leftovers"], environment)
+    for queue in ("default", "gpu"):
+        command = [
+            sys.executable,
+            "-m",
+            "prefect",
+            "worker",
+            "start",
+            "--pool",
+            "cfjobs",
+            "--work-queue",
+            queue,
+        ]
+        parts.start(f"worker-{queue}", command, environment)
+
+
+def start_server(parts: Parts, environment: Mapping[str, str]) -> None:
+    """Prefect's server, with the password."""
+    api = environment["PREFECT_API_URL"]
+    port = api.removesuffix("/api").rpartition(":")[2]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    password = {"PREFECT_SERVER_API_AUTH_STRING": environment["PREFECT_API_AUTH_STRING"]}
+    parts.start("server", command, {**environment, **password})
+    parts.wait_for("server", f"{api}/health")
 
 
 def environment_of(folder: Path, *, port: int, s3_port: int) -> dict[str, str]:
@@ -165,18 +181,24 @@ def environment_of(folder: Path, *, port: int, s3_port: int) -> dict[str, str]:
     }
 
 
-def start_store(parts: Parts, folder: Path, port: int, environment: Mapping[str, str]) -> None:
+def start_store(parts: Parts, folder: Path, environment: Mapping[str, str]) -> None:
     """SeaweedFS, bound to loopback."""
+    endpoint = environment["AWS_ENDPOINT_URL"]
     weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if weed is None:
         raise Failed("there is no `weed`: install the development packages, as `make serve` does")
     (folder / "s3").mkdir(exist_ok=True)
     command = [weed, "mini", f"-dir={folder / 's3'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    command += [f"-s3.port={port}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+    command += [
+        f"-s3.port={endpoint.rpartition(':')[2]}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.telemetry=false",
+    ]
     for name in ("master", "volume", "filer", "admin", "webdav"):
-        command.append(f"-{name}.port={_port(0)}")
+        command.append(f"-{name}.port={free_port(0)}")
     parts.start("s3", command, environment)
-    parts.wait_for("s3", f"http://127.0.0.1:{port}")
+    parts.wait_for("s3", endpoint)
 
 
 def seed(environment: Mapping[str, str]) -> None:
@@ -244,7 +266,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
         raise Failed(f"{' '.join(command[1:])} failed:\n{done.stdout}{done.stderr}")
 
 
-def _port(wanted: int) -> int:
+def free_port(wanted: int) -> int:
     """A port that is free, as its neighbour 10,000 above is, which SeaweedFS takes too. Raises Failed for a wanted one that is taken."""
     while True:
         with socket.socket() as probe, socket.socket() as neighbour:
