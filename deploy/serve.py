@@ -23,6 +23,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 ROOT = Path(__file__).parent.parent
 BUCKET = "lake"
@@ -204,7 +208,6 @@ def start_store(parts: Parts, folder: Path, environment: Mapping[str, str]) -> N
 def seed(environment: Mapping[str, str]) -> None:
     """The bucket, and sample ratings where there are none."""
     import boto3
-    from botocore.exceptions import ClientError
 
     store = boto3.client(
         "s3",
@@ -213,17 +216,22 @@ def seed(environment: Mapping[str, str]) -> None:
         aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
         region_name=environment["AWS_REGION"],
     )
-    for _ in range(100):
-        try:
-            store.create_bucket(Bucket=BUCKET)
-            break
-        except (store.exceptions.BucketAlreadyExists, store.exceptions.BucketAlreadyOwnedByYou):
-            break
-        except ClientError:  # it answers before its volumes are ready
-            time.sleep(0.2)
+    make_bucket(store)
     if store.list_objects_v2(Bucket=BUCKET, Prefix="sample/", MaxKeys=1)["KeyCount"] == 0:
         command = [sys.executable, "-m", "cfjobs", "-q", "sample", "--output", f"s3://{BUCKET}/sample"]
         _run(command, environment)
+
+
+def make_bucket(store: "S3Client") -> None:
+    """The bucket, where there is none; a store answers before its volumes are ready, so with patience."""
+    for _ in range(100):
+        try:
+            store.create_bucket(Bucket=BUCKET)
+            return
+        except (store.exceptions.BucketAlreadyExists, store.exceptions.BucketAlreadyOwnedByYou):
+            return
+        except store.exceptions.ClientError:
+            time.sleep(0.2)
 
 
 def write_commands(folder: Path, environment: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -317,3 +318,26 @@ def test_serve_says_where_it_is_and_leaves_nothing_running(tmp_path: Path) -> No
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
     assert environments_with(f"PREFECT_HOME={tmp_path}") == []
+
+
+@pytest.mark.timeout(900)
+def test_every_command_of_the_runbook_runs(installation: Installation) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "deploy" / "README.md").read_text(encoding="utf-8"), re.S)
+    commands = [line for block in blocks for line in block.splitlines() if line]
+    assert len(commands) > 15
+    environment = installation.environment | {
+        "CFJOBS_OUTPUT": f"s3://{serve.BUCKET}/runbook",
+        "COLUMNS": "200",
+    }
+    functions = f'prefect() {{ {sys.executable} -m prefect "$@"; }}; cfjobs() {{ {sys.executable} -m cfjobs "$@"; }}; python() {{ {sys.executable} "$@"; }}; '
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", functions + command],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        assert "finished in state" not in done.stdout or "'Completed'" in done.stdout, done.stdout[-2000:]
