@@ -175,6 +175,8 @@ def environment_of(folder: Path, *, port: int, s3_port: int) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "3",
+        "PREFECT_RUNNER_POLL_FREQUENCY": "3",
+        "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "5",
         "DO_NOT_TRACK": "1",
         "AWS_ACCESS_KEY_ID": "cfjobs",
         "AWS_SECRET_ACCESS_KEY": keys["s3_secret"],

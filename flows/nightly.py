@@ -23,6 +23,7 @@ from flows.stages import TrainingLost, check, gate, prepare, publish, stage, sta
 from flows.staleness import night_name, planned_date, skipped
 from flows.summary import announce
 from flows.training import train
+from flows.waiting import end_of
 
 log = logging.getLogger("cfjobs.flows")
 
@@ -44,8 +45,9 @@ def train_elsewhere(
         "stop_share": stop_share,
     }
     attempt = f"{task_run.id}-{task_run.run_count}-{flow_run.run_count}"
-    run = run_deployment(deployment, parameters=parameters, idempotency_key=attempt)
+    run = run_deployment(deployment, parameters=parameters, idempotency_key=attempt, timeout=0)
     assert isinstance(run, FlowRun)  # called from a task that is not async: no coroutine
+    run = end_of(run)
     trained = jobs.trained_already(night, on=on)
     if trained is None:
         raise _why_lost(deployment, run)
