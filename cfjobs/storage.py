@@ -7,6 +7,7 @@ standard chain (environment, profile, instance role), once, and drive boto3, Pol
 import errno
 import functools
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,6 +116,18 @@ def read_bytes(uri: str) -> bytes:
         return Path(uri).read_bytes()
 
 
+def read_tail(uri: str, n_bytes: int) -> bytes:
+    """The last bytes of one file, all of it when it is shorter; InputError when it is absent."""
+    with explained(uri):
+        if is_s3(uri):
+            bucket, key = _bucket_key(uri)
+            return _client().get_object(Bucket=bucket, Key=key, Range=f"bytes=-{n_bytes}")["Body"].read()
+        with Path(uri).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - n_bytes))
+            return file.read()
+
+
 def write_bytes(uri: str, data: bytes) -> None:
     """Write one file, whole or not at all."""
     with explained(uri):
@@ -214,14 +227,12 @@ def delete(uri: str) -> None:
 
 
 def delete_under(uri: str) -> None:
-    """Remove every file under a URI."""
+    """Remove every file under a URI, what a killed writer left half-written included."""
     for file in list_files(uri, suffix=""):
         delete(file.uri)
     if not is_s3(uri) and Path(uri).is_dir():
-        for folder in sorted(Path(uri).rglob("*"), reverse=True):
-            if folder.is_dir():
-                folder.rmdir()
-        Path(uri).rmdir()
+        with explained(uri):
+            shutil.rmtree(uri)
 
 
 def check_writable(uri: str) -> None:

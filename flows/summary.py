@@ -1,6 +1,6 @@
 """What a run says when it has published: the summary page and the event."""
 
-from cfjobs import nights, report
+from cfjobs import nights, page, report
 from cfjobs.night import Night, Published, Trained
 from flows import pages
 from flows.observe import PUBLISHED, event, summary_artifact
@@ -13,6 +13,7 @@ def announce(night: Night, published: Published, trained: Trained) -> None:
     before = [row for row in nights.published(night.output) if row.run_date <= night.run_date]
     sections = [
         report.markdown(published, trained),
+        f"The night's page, with charts: `{page.uri(night.output, night.run_date)}`",
         "## Loss\n\n" + picture if (picture := pages.loss_picture(trained.losses)) else "",
         "## The nights before\n\n" + pages.nights_table(before[-_NIGHTS_BEFORE - 1 :]),
     ]
