@@ -438,6 +438,7 @@ def commit(
         counts=counts,
         seconds=seconds,
         gate=verdict,
+        report=page.uri(night.output, night.run_date),
     )
 
 
