@@ -81,14 +81,17 @@ class MlpScores:
 class Network(nn.Module, ABC):
     """A network that predicts the rating a user gives a movie.
 
-    recipe: how this network is trained well, used where the configuration leaves it open.
+    recipe: how this network is trained well, used where the configuration leaves it open. forgotten: names of the
+    parameters that it has in training only.
     """
 
     recipe: ClassVar[Recipe]
+    forgotten: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__()
         self.n_users, self.n_movies, self.settings = n_users, n_movies, settings
+        self.unfinished: dict[str, Tensor] = {}
 
     @abstractmethod
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
@@ -102,7 +105,11 @@ class Network(nn.Module, ABC):
         """Called before training with the rows of all training ratings [R], for a network that looks at them."""
 
     def finish(self) -> None:
-        """Called after training, with the weights that are kept."""
+        """Called after training, with the weights that are kept.
+
+        A network that changes or drops some here leaves them, as training knew them, in `unfinished`: a warm
+        start goes on from them.
+        """
 
     def rows(self, table: nn.Embedding, idx: Tensor) -> Tensor:
         """Rows [B, width] of an embedding; UNKNOWN takes the last row.
