@@ -499,6 +499,7 @@ def _commit(
         counts=counts,
         seconds=seconds,
         gate=verdict,
+        report=page.uri(night.output, night.run_date),
     )
 
 
