@@ -206,7 +206,7 @@ def _judged(
         pl.col(config.user_column).cast(id_types["user_id"], strict=False).alias("user_id"),
         pl.col(config.movie_column).cast(id_types["movie_id"], strict=False).alias("movie_id"),
         rating.alias("rating"),
-        _timestamp(config.timestamp_column, schema[config.timestamp_column]).alias("timestamp"),
+        moment(config.timestamp_column, schema[config.timestamp_column]).alias("timestamp"),
         pl.col(config.rating_column).cast(pl.String, strict=False).alias("rating_text"),
     ).with_columns(
         pl.when(pl.col("user_id").is_null())
@@ -229,7 +229,7 @@ def _judged(
     )
 
 
-def _timestamp(column: str, dtype: pl.DataType) -> pl.Expr:
+def moment(column: str, dtype: pl.DataType) -> pl.Expr:
     """A timestamp of any accepted type as naive UTC microseconds; numbers beyond 1e11 are milliseconds."""
     value = pl.col(column)
     if isinstance(dtype, pl.Datetime):

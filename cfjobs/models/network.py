@@ -82,10 +82,12 @@ class MlpScores:
 class Network(nn.Module, ABC):
     """A network that predicts the rating a user gives a movie.
 
-    recipe: how this network is trained well, used where the configuration leaves it open.
+    recipe: how this network is trained well, used where the configuration leaves it open. n_members: networks
+    side by side in this one, whose rows a rating pays for each.
     """
 
     recipe: ClassVar[Recipe]
+    n_members: int = 1
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__()
