@@ -12,7 +12,6 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import torch
 
@@ -68,7 +67,7 @@ def rmse(network: Network, config: Config, new: list[train.Examples], *, known: 
         user_idx = torch.zeros_like(movie_idx)
         folded.append(train.predict(one, user_idx, movie_idx) - rating)
         typical.append(train.predict(network, user_idx + UNKNOWN, movie_idx) - rating)
-    return tuple(float(np.sqrt(torch.cat(errors).square().mean())) for errors in (folded, typical))  # type: ignore[return-value]
+    return tuple(float(torch.cat(errors).square().mean().sqrt()) for errors in (folded, typical))  # type: ignore[return-value]
 
 
 def main() -> int:
