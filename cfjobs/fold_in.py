@@ -1,10 +1,10 @@
 """A user who arrived today, without training: their row of the rating network, solved for with all else fixed.
 
-    row = argmin over x of   sum_i (r_i - rating(x, m_i))^2  +  l2 x (n + n_0) x |x - x_typical|^2
+    row = argmin over x of   sum_i (r_i - rating(x, m_i))^2  +  (l2 x n + h) x |x - x_typical|^2
 
 i = 1..n are the user's ratings, rating() the trained network, and x_typical the row of an unknown user, so that
 without ratings the answer is the typical user. It is the network's own training problem for one row, with the centre
-moved from zero to the typical user and n_0 further ratings' worth of holding. Gauss-Newton: each step solves a ridge
+moved from zero to the typical user and h of holding more, which decides while the ratings are few. Gauss-Newton: each step solves a ridge
 regression in the row's length; for `dot`, which is linear in the row, the first step is the answer.
 
 Source of folding in: Sarwar and others, "Incremental singular value decomposition algorithms for highly scalable
@@ -20,8 +20,9 @@ from torch.func import functional_call
 from cfjobs import models
 from cfjobs.models.network import UNKNOWN, Network
 
-N_TYPICAL = 10.0
-"""n_0: how many ratings' worth a new user is held to the typical one."""
+HOLD = 4.0
+"""h: how tightly a user with few ratings is held to the typical one. Flat from 2 to 6 for every network, by
+`bench/fold_in.py`; without it, one or two ratings predict worse than none."""
 
 _MOST_STEPS = 20
 _SMALLEST_STEP = 1 / 64
@@ -67,7 +68,7 @@ def _solve(one: Network, movie_idx: Tensor, rating: Tensor, *, l2: float) -> dic
     }
     widths = [table.shape[1] for table in tables.values()]
     typical = torch.cat([table[-1].detach() for table in tables.values()]).double()
-    hold = l2 * (len(rating) + N_TYPICAL) / one.n_members
+    hold = (l2 * len(rating) + HOLD) / one.n_members
     user_idx = torch.arange(len(rating), device=rating.device)
 
     def predicted(x_RW: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def test_for_the_dot_product_it_is_ridge_regression() -> None:
     one = fold_in.network_of_one(network, "dot", movie_idx=theirs.movie_idx, rating=theirs.rating, l2=l2)
     weights = network.state_dict()
     movies, typical = weights["movie.weight"][theirs.movie_idx].double(), weights["user.weight"][-1].double()
-    hold = l2 * (12 + fold_in.N_TYPICAL)
+    hold = l2 * 12 + fold_in.HOLD
     normal = movies.T @ movies + hold * torch.eye(8, dtype=torch.float64)
     row = typical + torch.linalg.solve(normal, movies.T @ (theirs.rating - movies @ typical))
     torch.testing.assert_close(one.state_dict()["user.weight"][0].double(), row, rtol=1e-5, atol=1e-6)
