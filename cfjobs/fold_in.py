@@ -4,8 +4,8 @@
 
 i = 1..n are the user's ratings, rating() the trained network, and x_typical the row of an unknown user, so that
 without ratings the answer is the typical user. It is the network's own training problem for one row, with the centre
-moved from zero to the typical user and h of holding more, which decides while the ratings are few. Gauss-Newton: each step solves a ridge
-regression in the row's length; for `dot`, which is linear in the row, the first step is the answer.
+moved from zero to the typical user and h of holding more, which decides while the ratings are few. Gauss-Newton: each
+step solves a ridge regression in the row's length; for `dot`, which is linear in the row, the first is the answer.
 
 Source of folding in: Sarwar and others, "Incremental singular value decomposition algorithms for highly scalable
 recommender systems" (2002).
@@ -21,8 +21,8 @@ from cfjobs import models
 from cfjobs.models.network import UNKNOWN, Network
 
 HOLD = 4.0
-"""h: how tightly a user with few ratings is held to the typical one. Flat from 2 to 6 for every network, by
-`bench/fold_in.py`; without it, one or two ratings predict worse than none."""
+"""h: how tightly a user with few ratings is held to the typical one. With it, every network predicts better from one
+rating on; without it, one rating predicts worse than none (`bench/fold_in.py`)."""
 
 _MOST_STEPS = 20
 _SMALLEST_STEP = 1 / 64
