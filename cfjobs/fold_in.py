@@ -70,11 +70,16 @@ def _solve(one: Network, movie_idx: Tensor, rating: Tensor, *, l2: float) -> dic
     typical = torch.cat([table[-1].detach() for table in tables.values()]).double()
     hold = (l2 * len(rating) + HOLD) / one.n_members
     user_idx = torch.arange(len(rating), device=rating.device)
+    constant = {
+        key: buffer[:1].expand(len(rating), -1)
+        for key, buffer in one.named_buffers()
+        if key.startswith("user")
+    }
 
     def predicted(x_RW: Tensor) -> Tensor:
         """As if each rating were of a user of its own, so that one backward pass gives every rating's slope."""
         parts = dict(zip(tables, x_RW.split(widths, dim=1), strict=True))
-        return cast(Tensor, functional_call(one, parts, (user_idx, movie_idx)))
+        return cast(Tensor, functional_call(one, parts | constant, (user_idx, movie_idx)))
 
     def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
         """Predictions [R], and the slope of each in the row [R, W]."""

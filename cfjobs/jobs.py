@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from cfjobs import (
     __version__,
+    catalogue,
     evaluate,
     lists,
     models,
@@ -80,6 +81,8 @@ def start(
     run_date = run_date or now.date()
     train.resolve_device(config.device)
     uris = _sources(ratings_uri, movies, users)
+    if model is None:
+        catalogue.check_tables(config, movies=uris.get("movies"), users=uris.get("users"))
     output = storage.normal(output)
     listings = {what: ratings.list_parquet(uri, what=what) for what, uri in uris.items()}
     storage.check_writable(output)
@@ -127,6 +130,12 @@ def prepare(night: Night) -> Prepared:
     if night.model:
         model = saved.load_model(night.model)
         clean = ratings.with_rows_of(clean, users=model.users["user_id"], movies=model.movies)
+    elif config.movie_features and movies is not None:
+        clean = catalogue.with_unrated(clean, movies)
+    user_ids = pl.concat([clean.users, clean.cold_users])
+    user_table = catalogue.users_with_columns(user_ids, None if night.model else users, config)
+    if not night.model:
+        catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
     if config.top_n > clean.movies.height:
         raise InputError(
             f"configuration key top_n: got {config.top_n}, but the catalogue has {clean.movies.height} movies; lower top_n"
@@ -140,7 +149,8 @@ def prepare(night: Night) -> Prepared:
     log.info("ratings: %s; %d users, %d movies", cleaned.counts, clean.users.len(), clean.movies.height)
     prepared = Prepared(
         counts=cleaned.counts
-        | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()},
+        | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()}
+        | ({} if night.model else catalogue.unrated_counts(config, found=clean, movies=movies)),
         n_users=clean.users.len(),
         n_movies=clean.movies.height,
         n_cold_users=clean.cold_users.len(),
@@ -152,7 +162,7 @@ def prepare(night: Night) -> Prepared:
         ("ratings", clean.frame),
         ("movies", clean.movies),
         ("rejected", cleaned.rejected),
-        ("users", pl.concat([clean.users, clean.cold_users]).alias("user_id").to_frame()),
+        ("users", user_table),
     ):
         night.write(f"{name}.parquet", saved.parquet_bytes(frame))
     return night.done("prepared", prepared)
@@ -204,6 +214,10 @@ def fit(
         n_movies=prepared.n_movies,
         settings=models.settings(config, y_range=prepared.y_range),
     ).to(device)
+    user_table, movie_table = night.frame("users").head(prepared.n_users), night.frame("movies")
+    encodings = catalogue.encodings(config, movies=movie_table, users=user_table)
+    described = catalogue.encoded(movie_table, encodings.movies)
+    network.describe(users=catalogue.encoded(user_table, encodings.users), movies=described)
     examples = _examples(frame.filter(~held_out), device)
     valid = _examples(frame.filter(held_out), device) if held_out.any() else None
     log.info("training %s on %d ratings, %s", config.model, len(examples), device)
@@ -232,9 +246,9 @@ def fit(
         if on == "all" or not config.refit
         else storage.join(night.work, "model")
     )
-    users = _with_counts(night.frame("users").head(prepared.n_users), examples.user_idx)
-    movies = _with_counts(night.frame("movies"), examples.movie_idx)
-    saved.save_model(uri, Model(network, ranking, config, users, movies))
+    users = _with_counts(user_table, examples.user_idx)
+    movies = _with_counts(movie_table, examples.movie_idx)
+    saved.save_model(uri, Model(network, ranking, config, users, movies, encodings))
     losses = [(e.epoch, e.train_loss, None if math.isnan(e.valid_loss) else e.valid_loss) for e in record]
     return night.done(f"trained-{on}", Trained(model_uri=uri, share=best / epochs, losses=losses))
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from cfjobs import lists, one_user, publish, ratings, saved, storage, tables, train
 from cfjobs.errors import InputError
@@ -62,8 +64,8 @@ def predict_one(model_uri: str, user: str, movie: str, *, device: str = "auto") 
         "user_id": user,
         "movie_id": movie,
         "predicted_rating": float(predict(model, users=users, movies=movies, device=device)[0]),
-        "user_known": bool(_rows(users, model.users, "user_id")[0] >= 0),
-        "movie_known": bool(_rows(movies, model.movies, "movie_id")[0] >= 0),
+        "user_known": bool(_user_rows(users, model)[0] >= 0),
+        "movie_known": bool(_movie_rows(movies, model)[0] >= 0),
     }
 
 
@@ -71,7 +73,7 @@ def predict(model: Model, *, users: pl.Series, movies: pl.Series, device: str = 
     """Predicted ratings of pairs of outside ids, float32, in the order of the pairs."""
     on = train.resolve_device(device)
     network = model.to(on).network
-    user_idx, movie_idx = _rows(users, model.users, "user_id"), _rows(movies, model.movies, "movie_id")
+    user_idx, movie_idx = _user_rows(users, model), _movie_rows(movies, model)
     return pl.Series(train.predict(network, user_idx.to(on), movie_idx.to(on)).cpu().numpy())
 
 
@@ -148,8 +150,15 @@ def _published_night(output: str, run_date: date | None) -> dict[str, Any]:
     return chosen.row(0, named=True)
 
 
-def _rows(ids: pl.Series, known: pl.DataFrame, column: str) -> torch.Tensor:
-    """Rows [R] int64 of outside ids; -1 for one without training ratings."""
-    idx = torch.tensor(ratings.rows_of(ids, known[column]), dtype=torch.int64)
-    rated = torch.from_numpy(known["n_ratings"].to_numpy(writable=True) > 0)
-    return torch.where((idx >= 0) & rated[idx.clamp(min=0)], idx, -1)
+def _user_rows(ids: pl.Series, model: Model) -> torch.Tensor:
+    return _rows(ids, model.users["user_id"], model.users["n_ratings"].to_numpy() > 0)
+
+
+def _movie_rows(ids: pl.Series, model: Model) -> torch.Tensor:
+    return _rows(ids, model.movies["movie_id"], model.knows_movies())
+
+
+def _rows(ids: pl.Series, known: pl.Series, usable: NDArray[np.bool_]) -> torch.Tensor:
+    """Rows [R] int64 of outside ids; -1 for one that the model cannot tell from any other."""
+    idx = torch.tensor(ratings.rows_of(ids, known), dtype=torch.int64)
+    return torch.where((idx >= 0) & torch.tensor(usable)[idx.clamp(min=0)], idx, -1)

@@ -14,12 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cfjobs.features import Features
+from cfjobs.models.side import ValueEmbedding
+
 UNKNOWN = -1
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The part of the configuration that shapes a network; stored beside its weights."""
+    """The part of the configuration that shapes a network; stored beside its weights.
+
+    user_side, movie_side: length of what side features add beside an embedding, in a network that does not add
+    them to it; 0 without features.
+    """
 
     n_factors: int
     init: Literal["uniform", "normal", "kaiming"]
@@ -30,6 +37,8 @@ class Settings:
     y_padding: float | Literal["learned"]
     ensemble: int
     max_raters: int
+    user_side: int = 0
+    movie_side: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ class Network(nn.Module, ABC):
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__()
         self.n_users, self.n_movies, self.settings = n_users, n_movies, settings
+        self.side = nn.ModuleDict()
 
     @abstractmethod
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
@@ -100,6 +110,30 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def scores(self) -> DotScores | MlpScores:
         """How all pairs are scored: increases with the predicted rating, for each user."""
+
+    def describe(self, *, users: Features | None = None, movies: Features | None = None) -> None:
+        """Called before training with the side features of the rows: every table of them gets their sums added."""
+        self._describe_tables("user", users)
+        self._describe_tables("movie", movies)
+
+    def _describe_tables(self, what: str, features: Features | None) -> None:
+        if features is None:
+            return
+        tables = {n: table for n, table in self.named_children() if isinstance(table, nn.Embedding)}
+        for name, table in tables.items():
+            if name.startswith(what):
+                device = table.weight.device
+                self.side[name] = ValueEmbedding(features, table.embedding_dim, device=device)
+
+    def side_norms(self, user_idx: Tensor, movie_idx: Tensor) -> list[Tensor]:
+        """What the examples pay in L2 for the values of their rows, summed; one number a table."""
+        return [
+            values.squared_norms()[user_idx if name.startswith("user") else movie_idx].sum()
+            for name, values in self._values().items()
+        ]
+
+    def _values(self) -> dict[str, ValueEmbedding]:
+        return {name: values for name, values in self.side.items() if isinstance(values, ValueEmbedding)}
 
     def begin(self, user_idx: Tensor, movie_idx: Tensor) -> None:
         """Called before training with the rows of all training ratings [R], for a network that looks at them."""
@@ -114,11 +148,16 @@ class Network(nn.Module, ABC):
         published prediction depends on nothing but its pair.
         """
         found = lookup(table, idx)
+        for name, values in self._values().items():
+            if getattr(self, name) is table:
+                found = found + functional.embedding(idx.clamp_min(0), values()) * (idx >= 0)[:, None]
         return found if self.training else found.double()
 
     @torch.no_grad()
     def fill_unknown(self, trained_users: Tensor, trained_movies: Tensor) -> None:
-        """Give the unknown row, and every row without training ratings, the mean of the trained rows.
+        """Give the unknown row, and every row without training ratings, the mean of the trained rows; fold side features in.
+
+        A described row without ratings is that mean and the sum of its own features.
 
         trained_users [U], trained_movies [M]: True for a row that had training ratings.
         """
@@ -127,6 +166,13 @@ class Network(nn.Module, ABC):
                 trained = trained_users if name.startswith("user") else trained_movies
                 untrained = torch.cat([~trained, trained.new_ones(1)])
                 table.weight[untrained] = table.weight[:-1][trained].mean(dim=0)
+        for name, values in self._values().items():
+            self.fold_side(name, values.filled(trained_users if name.startswith("user") else trained_movies))
+        self.side = nn.ModuleDict()
+
+    def fold_side(self, name: str, sums: Tensor) -> None:
+        """Make the sums of a table's features [N + 1, width] part of the network."""
+        getattr(self, name).weight += sums
 
 
 class RatingRange(nn.Module):
