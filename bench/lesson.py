@@ -26,9 +26,17 @@ N_VALID = 20_000
 Y_RANGE = (0.5, 5.0)
 
 
-def lesson_split(file: Path) -> tuple[train.Examples, train.Examples]:
+def data_folder() -> Path:
+    """The folder of the lesson's ratings; ends the bench with a word when it is not given."""
+    folder = os.environ.get("CFJOBS_ML_LATEST_SMALL")
+    if not folder:
+        sys.exit("set CFJOBS_ML_LATEST_SMALL to the folder that holds ml-latest-small/")
+    return Path(folder) / "ml-latest-small"
+
+
+def lesson_split() -> tuple[train.Examples, train.Examples]:
     """Training and validation ratings of the lesson."""
-    ratings = pl.read_parquet(file)
+    ratings = pl.read_parquet(data_folder() / "ratings.parquet")
     user, movie = (
         ratings[name].rank("dense").cast(pl.Int64).to_numpy() - 1 for name in ("user_id", "movie_id")
     )
@@ -59,15 +67,11 @@ def measure(name: str, *, seed: int, learn: train.Examples, valid: train.Example
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds; the mean is compared")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    folder = os.environ.get("CFJOBS_ML_LATEST_SMALL")
-    if not folder:
-        print("set CFJOBS_ML_LATEST_SMALL to the folder that holds ml-latest-small/", file=sys.stderr)
-        return 2
-    learn, valid = lesson_split(Path(folder) / "ml-latest-small" / "ratings.parquet")
+    learn, valid = lesson_split()
     rows = []
     for name, lesson in LESSON.items():
         found = [measure(name, seed=seed, learn=learn, valid=valid) for seed in range(arguments.seeds)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cfjobs.score import NO_MOVIE, Csr, Lists
+from cfjobs.score import NO_MOVIE, Lists, Pairs
 
 K = 10
 
@@ -42,7 +42,7 @@ def list_metrics(
     2002). recall@k = hits / relevant. coverage = share of the candidates that are in anybody's list of k.
     """
     liked = holdout.rating >= relevant_rating
-    relevant = Csr.of(holdout.user_idx[liked], holdout.movie_idx[liked], n_users=n_users)
+    relevant = Pairs.of(holdout.user_idx[liked], holdout.movie_idx[liked], n_users=n_users)
     discount = 1 / np.log2(np.arange(2, k + 2))
     best = np.concatenate([[0.0], np.cumsum(discount)])
     n_measured, ndcg, recall = 0, 0.0, 0.0
@@ -51,7 +51,7 @@ def list_metrics(
         top = batch.movie_idx[:, :k]
         listed.update(np.unique(top[top != NO_MOVIE]).tolist())
         for row, movies in enumerate(top):
-            wanted = relevant[batch.first_user + row]
+            wanted = relevant.of_user(batch.first_user + row)
             if wanted.size == 0:
                 continue
             hit = np.isin(movies, wanted)

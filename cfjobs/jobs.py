@@ -49,7 +49,7 @@ from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
 from cfjobs.publish import Part
 from cfjobs.ranking import History, RankingConfig, fit_ranking
 from cfjobs.saved import Model
-from cfjobs.score import Csr, Lists
+from cfjobs.score import Lists, Pairs
 
 log = logging.getLogger(__name__)
 
@@ -158,8 +158,8 @@ def prepare(night: Night) -> Prepared:
     )
     night.write("inputs.json", json.dumps([asdict(file) for file in files]).encode())
     night.write("night.json", night.model_dump_json().encode())
+    ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
     for name, frame in (
-        ("ratings", clean.frame),
         ("movies", clean.movies),
         ("rejected", cleaned.rejected),
         ("users", user_table),
@@ -275,7 +275,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
     holdout = evaluate.Holdout(
         test["user_idx"].to_numpy(), test["movie_idx"].to_numpy(), test["rating"].to_numpy()
     )
-    seen = Csr.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)
+    seen = Pairs.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)
     relevant = _relevant_rating(config, prepared)
     n_candidates = int(lists.candidates(model).sum())
 

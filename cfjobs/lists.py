@@ -16,7 +16,7 @@ from cfjobs import tables, train
 from cfjobs.models.network import UNKNOWN, DotScores, MlpScores
 from cfjobs.ranking import History
 from cfjobs.saved import Model
-from cfjobs.score import NO_MOVIE, Csr, Lists, top_n
+from cfjobs.score import NO_MOVIE, Lists, Pairs, top_n
 
 
 def candidates(model: Model) -> NDArray[np.bool_]:
@@ -42,7 +42,7 @@ def best(model: Model, ratings: pl.DataFrame, *, users: range, n: int) -> Iterat
     users: rows that the network either all knows or all does not know.
     """
     mine = of_users(ratings, users)
-    seen = Csr.of(mine["user_idx"].to_numpy(), mine["movie_idx"].to_numpy(), n_users=len(users))
+    seen = Pairs.of(mine["user_idx"].to_numpy(), mine["movie_idx"].to_numpy(), n_users=len(users))
     modelled = _ranked_by_model(model, mine, users=users)
     if not modelled.any():
         yield from popular(model, seen, n=n, first_user=users.start)
@@ -51,7 +51,7 @@ def best(model: Model, ratings: pl.DataFrame, *, users: range, n: int) -> Iterat
     for lists in top_n(scores(model, mine, users=users), n=n, seen=seen, candidates=candidates(model)):
         own = modelled[lists.first_user : lists.first_user + len(lists.movie_idx)]
         for row in np.flatnonzero(~own).tolist():
-            _fill(lists, row, order, seen[lists.first_user + row], model)
+            _fill(lists, row, order, seen.of_user(lists.first_user + row), model)
         yield Batch(lists.first_user + users.start, lists.movie_idx, lists.score, own)
 
 
@@ -71,7 +71,7 @@ def scores(model: Model, ratings: pl.DataFrame, *, users: range) -> DotScores | 
 
 
 def popular(
-    model: Model, seen: Csr, *, n: int, first_user: int = 0, batch_users: int = 1024
+    model: Model, seen: Pairs, *, n: int, first_user: int = 0, batch_users: int = 1024
 ) -> Iterator[Batch]:
     """For each user of `seen`, the movies with most training ratings, ties by row. Score: the number of ratings."""
     order = _by_popularity(model)
@@ -83,7 +83,7 @@ def popular(
             start + first_user, movie_idx, np.zeros(movie_idx.shape, np.float32), np.zeros(size, np.bool_)
         )
         for row in range(size):
-            _fill(batch, row, order, seen[start + row], model)
+            _fill(batch, row, order, seen.of_user(start + row), model)
         yield batch
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from cfjobs import fold_in, models, ratings, storage
+from cfjobs import cleaning, fold_in, models, ratings, storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.saved import Model
@@ -112,7 +112,7 @@ def _moment(table: pl.DataFrame, column: str, uri: str) -> pl.Expr:
         raise InputError(
             f"ratings of one user, {uri}: {column!r} is {dtype}, expected a datetime or seconds since 1970; mend it, or leave the column out"
         )
-    return ratings.moment(column, dtype)
+    return cleaning.utc_microseconds(pl.col(column), dtype).cast(pl.Datetime("us"))
 
 
 def _check_rows(frame: pl.DataFrame, uri: str, *, y_range: tuple[float, float]) -> None:

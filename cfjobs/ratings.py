@@ -1,26 +1,31 @@
 """Rating files in, a clean indexed table out; every row kept, superseded, or rejected with its reason.
 
-    files -> one query a file, in canonical columns, each row with its reason to be rejected or none
-          -> kept rows, latest of each (user, movie) pair
-          -> ids mapped to rows 0..U-1 and 0..M-1 in the order of the ids, sorted by user, time, movie
+    files -> footers, groups of equal types, batches of judged rows           (rating_files, cleaning)
+          -> rejected rows set aside; good ones into columns, ids numbered     (here)
+          -> ids to rows 0..U-1 and 0..M-1 in the order of the ids             (numbering)
+          -> sorted by user, time, movie, the latest of each pair kept, in place   (arrange)
 
-Reading goes through Polars, so a local path and an object store are the same code.
+A night of R input rows takes 20 R bytes (16 R while it reads, if times are whole seconds), and what a few
+batches and the rejected rows take.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from cfjobs import storage
+from cfjobs import cleaning, rating_files, storage
+from cfjobs.arrange import Columns, Times, arrange
 from cfjobs.config import Config
 from cfjobs.errors import InputError
+from cfjobs.numbering import IntegerIds, TextIds, relabel
+from cfjobs.rating_files import Group
 from cfjobs.storage import FileInfo
-
-_CANONICAL = ("user_id", "movie_id", "rating", "timestamp")
 
 
 @dataclass(frozen=True)
@@ -63,62 +68,70 @@ def read_ratings(
 
     until: the end of the night's date; later ratings belong to another night and are left out, counted as
     `later`. now: ratings after this moment cannot be and are rejected. Both naive UTC. movies, users: the
-    optional tables, as `read_table` gives them. Raises InputError for a file without the columns or with wrong types, for
-    no ratings at all, and for a share of rejected rows above `max_rejected`.
+    optional tables, as `read_table` gives them.
+
+    Of a pair's ratings the latest is kept; of several at that time the highest, so that the order of the
+    files does not matter. Raises InputError for a file that is not whole Parquet, lacks a column, has a wrong
+    type or changes meanwhile, for no ratings at all, and for a share of rejected rows above `max_rejected`.
     """
-    schemas = {file.uri: _schema(file, config) for file in files}
-    id_types = {
-        name: pl.Int64 if all(_is_int64(schema[column]) for schema in schemas.values()) else pl.String
-        for name, column in (("user_id", config.user_column), ("movie_id", config.movie_column))
-    }
-    parts, rejected_parts, n_later = [], [], 0
-    for number, file in enumerate(files):
-        judged = _judged(file, schemas[file.uri], config, id_types, now)
-        with storage.explained(file.uri):
-            rows = _collect(judged, file)
-        bad = rows.filter(pl.col("reason").is_not_null())
-        rejected_parts.append(_rejected(bad, file))
-        good = rows.filter(pl.col("reason").is_null())
-        tonight = good.filter(pl.col("timestamp") < until)
-        n_later += good.height - tonight.height
-        parts.append(tonight.select(*_CANONICAL, pl.lit(number, pl.Int32).alias("part"), "row"))
-    table = pl.concat(parts)
-    rejected = pl.concat(rejected_parts)
-    n_read = table.height + rejected.height
-    _check_share(table.height, rejected, n_read, config)
-    kept = table.sort("timestamp", "part", "row").unique(
-        ["user_id", "movie_id"], keep="last", maintain_order=True
-    )
-    counts = {
-        "read": n_read,
-        "kept": kept.height,
-        "superseded": table.height - kept.height,
-        "rejected": rejected.height,
-        "later": n_later,
-    }
-    return Cleaned(_indexed(kept, movies, users), rejected, counts)
+    footers = rating_files.read_footers(files, columns=cleaning.columns_of(config), what="ratings")
+    groups = rating_files.group_files(footers, config=config)
+    ids = cleaning.id_types(group.types for group in groups)
+    intake = _Intake(sum(group.n_rows for group in groups), ids, config=config, until=until)
+    for group in groups:
+        for batch in rating_files.judged_batches(group, ids=ids, config=config, now=now):
+            intake.add(batch, group)
+    rating_files.check_unchanged(files)
+    intake.check_share()
+    intake.times.widen()
+    good = intake.columns.head(intake.n_good)
+    user_ids = relabel(good.user, intake.users.seen().alias("user_id"))
+    movie_ids = relabel(good.movie, intake.movies.seen().alias("movie_id"))
+    n_kept = arrange(good, n_users=user_ids.len(), n_movies=movie_ids.len()).user.size
+    intake.columns.shrink(n_kept)
+    counts = intake.counts | {"kept": n_kept, "superseded": intake.n_good - n_kept}
+    catalogue, cold = _described(movie_ids, movies), _cold(user_ids, users)
+    return Cleaned(Ratings(_frame(intake.columns), user_ids, catalogue, cold), intake.rejected(), counts)
+
+
+def write_frame(frame: pl.DataFrame, uri: str) -> None:
+    """Write a frame as one Parquet file, streaming: its encoded form is never in memory whole."""
+    with storage.explained(uri):
+        frame.lazy().sink_parquet(
+            uri,
+            compression="zstd",
+            statistics=True,
+            mkdir=True,
+            engine="streaming",
+            storage_options=storage.options(uri),
+        )
 
 
 def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
     """A movies or users table: every Parquet file under the URI, its key column renamed to `{name}_id`.
 
     Null and repeated keys are dropped (the first row of a key stays). Raises InputError when there is no
-    file, or no key column.
+    file, no key column, or a key that is neither an integer nor a string.
     """
-    files = list_parquet(uri, what=f"{name}s")
     frames = []
-    for file in files:
-        schema = _read_schema(file)
-        if key not in schema:
+    for file in list_parquet(uri, what=f"{name}s"):
+        frame = rating_files.read_parquet(file, what=f"{name}s")
+        if key not in frame.columns:
             raise InputError(
-                f"{name}s {file.uri}: has no column {key!r} (got {', '.join(schema)}); rename it or set {name}_column"
+                f"{name}s {file.uri}: has no column {key!r} (got {', '.join(frame.columns)}); "
+                f"rename it or set {name}_column"
             )
-        with storage.explained(file.uri):
-            frames.append(pl.read_parquet(file.uri, storage_options=storage.options(file.uri)))
-    table = pl.concat(frames, how="diagonal_relaxed").rename({key: f"{name}_id"})
-    return table.filter(pl.col(f"{name}_id").is_not_null()).unique(
-        f"{name}_id", keep="first", maintain_order=True
-    )
+        if frame.height:
+            cleaning.check_type(frame.schema[key], f"{name}_column", column=key, file=f"{name}s {file.uri}")
+            id_type = cleaning.id_type(frame.schema[key])
+            frames.append(frame.with_columns(pl.col(key).cast(id_type, strict=False)))
+    if not frames:
+        raise InputError(f"{name}s {uri}: holds no rows; check the export, or leave {name}s out")
+    text = any(frame.schema[key] == pl.String for frame in frames)
+    frames = [frame.with_columns(pl.col(key).cast(pl.String)) if text else frame for frame in frames]
+    column = f"{name}_id"
+    table = pl.concat(frames, how="diagonal_relaxed").rename({key: column})
+    return table.filter(pl.col(column).is_not_null()).unique(column, keep="first", maintain_order=True)
 
 
 def list_parquet(uri: str, *, what: str) -> list[FileInfo]:
@@ -126,7 +139,8 @@ def list_parquet(uri: str, *, what: str) -> list[FileInfo]:
     files = storage.list_files(uri)
     if not files:
         raise InputError(
-            f"{what} {uri}: holds no .parquet file; give a Parquet file or a folder of them (GroupLens files: `cfjobs import`)"
+            f"{what} {uri}: holds no .parquet file; give a Parquet file or a folder of them "
+            "(GroupLens files: `cfjobs import`)"
         )
     return files
 
@@ -134,22 +148,21 @@ def list_parquet(uri: str, *, what: str) -> list[FileInfo]:
 def with_rows_of(found: Ratings, *, users: pl.Series, movies: pl.DataFrame) -> Ratings:
     """The same ratings with the rows of an existing model.
 
-    users: the model's user ids by row; movies: its movies by row. A user it does not know becomes a cold one;
-    ratings of a movie it does not know are left out, since it can neither score nor list that movie.
+    users: the model's user ids by row; movies: its movies by row. A user it does not know becomes a cold
+    one; ratings of a movie it does not know are left out, since it can neither score nor list that movie.
     """
-    for known, tonight, column in (
-        (users, found.users, "user_id"),
-        (movies["movie_id"], found.movies["movie_id"], "movie_id"),
-    ):
+    movie_ids = movies["movie_id"]
+    for known, tonight in ((users, found.users), (movie_ids, found.movies["movie_id"])):
         if known.dtype != tonight.dtype:
             raise InputError(
-                f"ratings: {column} is {tonight.dtype}, but the model was trained on {known.dtype}; keep the type, or train again"
+                f"ratings: {tonight.name} is {tonight.dtype}, but the model was trained on {known.dtype}; "
+                "keep the type, or train again"
             )
     unknown = found.users.filter(~found.users.is_in(users.implode()))
     cold = pl.concat([unknown, found.cold_users]).unique().sort()
     cold = cold.filter(~cold.is_in(users.implode()))
     user_rows = rows_of(found.users, pl.concat([users, cold]))
-    movie_rows = rows_of(found.movies["movie_id"], movies["movie_id"])
+    movie_rows = rows_of(found.movies["movie_id"], movie_ids)
     frame = found.frame.with_columns(
         pl.Series("user_idx", user_rows[found.column("user_idx")]),
         pl.Series("movie_idx", movie_rows[found.column("movie_idx")]),
@@ -166,180 +179,107 @@ def rows_of(ids: pl.Series, known: pl.Series) -> NDArray[np.int32]:
     return rows.fill_null(-1).to_numpy()
 
 
-def _indexed(kept: pl.DataFrame, movies: pl.DataFrame | None, users: pl.DataFrame | None) -> Ratings:
-    user_ids = kept["user_id"].unique().sort()
-    movie_ids = kept["movie_id"].unique().sort()
-    frame = pl.DataFrame(
-        {
-            "user_idx": rows_of(kept["user_id"], user_ids),
-            "movie_idx": rows_of(kept["movie_id"], movie_ids),
-            "rating": kept["rating"].cast(pl.Float32),
-            "timestamp": kept["timestamp"],
-        }
-    ).sort("user_idx", "timestamp", "movie_idx")
-    catalogue = pl.DataFrame({"movie_id": movie_ids})
-    if movies is not None:
-        described = movies.with_columns(_as_ids(movies["movie_id"], movie_ids.dtype).alias("movie_id"))
-        catalogue = catalogue.join(described, on="movie_id", how="left", maintain_order="left")
-    cold = pl.Series("user_id", [], dtype=user_ids.dtype)
-    if users is not None:
-        listed = _as_ids(users["user_id"], user_ids.dtype).drop_nulls().unique().sort()
-        cold = listed.filter(~listed.is_in(user_ids.implode()))
-    return Ratings(frame, user_ids, catalogue, cold)
+class _Intake:
+    """Takes batches of judged rows: good ones into columns, with their ids numbered, rejected ones apart."""
 
+    def __init__(self, n_rows: int, ids: cleaning.IdTypes, *, config: Config, until: datetime) -> None:
+        self.columns = Columns.empty(n_rows)
+        self.times = Times(self.columns.timestamp)
+        self.users, self.movies = _numbering(ids.user), _numbering(ids.movie)
+        self.n_good = 0
+        self._n_rows, self._n_later, self._n_rejected = n_rows, 0, 0
+        self._config, self._until = config, cleaning.microseconds(until)
+        self._rejected: list[pl.DataFrame] = []
+        self._n_reasons = np.zeros(len(cleaning.REASONS), dtype=np.int64)
 
-def _judged(
-    file: FileInfo,
-    schema: pl.Schema,
-    config: Config,
-    id_types: dict[str, type[pl.Int64] | type[pl.String]],
-    now: datetime,
-) -> pl.LazyFrame:
-    """The rows of one file in canonical columns, with `row` and with `reason`, null for a good row."""
-    rating = pl.col(config.rating_column).cast(pl.Float64, strict=False)
-    lowest, highest = config.y_range or (-float("inf"), float("inf"))
-    query = pl.scan_parquet(
-        file.uri, storage_options=storage.options(file.uri), row_index_name="row", hive_partitioning=False
-    )
-    return query.select(
-        pl.col("row").cast(pl.Int64),
-        pl.col(config.user_column).cast(id_types["user_id"], strict=False).alias("user_id"),
-        pl.col(config.movie_column).cast(id_types["movie_id"], strict=False).alias("movie_id"),
-        rating.alias("rating"),
-        moment(config.timestamp_column, schema[config.timestamp_column]).alias("timestamp"),
-        pl.col(config.rating_column).cast(pl.String, strict=False).alias("rating_text"),
-    ).with_columns(
-        pl.when(pl.col("user_id").is_null())
-        .then(pl.lit("user is missing"))
-        .when(pl.col("movie_id").is_null())
-        .then(pl.lit("movie is missing"))
-        .when(pl.col("rating").is_null())
-        .then(pl.lit("rating is missing"))
-        .when(~pl.col("rating").is_finite())
-        .then(pl.lit("rating is not a finite number"))
-        .when((pl.col("rating") < lowest) | (pl.col("rating") > highest))
-        .then(pl.lit("rating is out of y_range"))
-        .when(pl.col("rating").abs() > float(np.finfo(np.float32).max))
-        .then(pl.lit("rating is too large"))
-        .when(pl.col("timestamp").is_null())
-        .then(pl.lit("timestamp is missing"))
-        .when(pl.col("timestamp") > now)
-        .then(pl.lit("timestamp is in the future"))
-        .alias("reason"),
-    )
+    @property
+    def counts(self) -> dict[str, int]:
+        n_read = self._n_rows - self._n_later
+        return {"read": n_read, "rejected": self._n_rejected, "later": self._n_later}
 
+    def add(self, batch: pl.DataFrame, group: Group) -> None:
+        is_good = batch["code"] == cleaning.GOOD
+        if not is_good.all():
+            self._set_aside(batch.filter(~is_good), group)
+            batch = batch.filter(is_good)
+        tonight = batch["timestamp"] < self._until
+        if not tonight.all():
+            self._n_later += int((~tonight).sum())
+            batch = batch.filter(tonight)
+        here = slice(self.n_good, self.n_good + batch.height)
+        self.users.number(batch["user"], self.columns.user[here])
+        self.movies.number(batch["movie"], self.columns.movie[here])
+        self.columns.rating[here] = batch["rating"].to_numpy()
+        self.times.append(batch["timestamp"].to_numpy())
+        self.n_good += batch.height
 
-def moment(column: str, dtype: pl.DataType) -> pl.Expr:
-    """A timestamp of any accepted type as naive UTC microseconds; numbers beyond 1e11 are milliseconds."""
-    value = pl.col(column)
-    if isinstance(dtype, pl.Datetime):
-        return (
-            value.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if dtype.time_zone else value
-        ).cast(pl.Datetime("us"))
-    if dtype == pl.Date:
-        return value.cast(pl.Datetime("us"))
-    seconds = value.cast(pl.Float64)
-    finite = pl.when(seconds.is_finite() & (seconds.abs() < 1e14)).then(seconds)
-    microseconds = pl.when(finite.abs() > 1e11).then(finite * 1e3).otherwise(finite * 1e6)
-    return microseconds.cast(pl.Int64).cast(pl.Datetime("us"))
+    def rejected(self) -> pl.DataFrame:
+        """Every rejected row, by file and row."""
+        return pl.concat([cleaning.REJECTED_SCHEMA.to_frame(), *self._rejected]).sort("file", "row")
 
-
-def _schema(file: FileInfo, config: Config) -> pl.Schema:
-    schema = _read_schema(file)
-    for column, knob in (
-        (config.user_column, "user_column"),
-        (config.movie_column, "movie_column"),
-        (config.rating_column, "rating_column"),
-        (config.timestamp_column, "timestamp_column"),
-    ):
-        if column not in schema:
+    def check_share(self) -> None:
+        """Raise InputError when there is nothing to learn from, or too much was rejected."""
+        n_read = self._n_rows - self._n_later
+        if self._n_rows == 0:
+            raise InputError("ratings: the files hold no rows; check the export")
+        if n_read == 0:
             raise InputError(
-                f"ratings {file.uri}: has no column {column!r} (got {', '.join(schema)}); rename it on export or set {knob}"
+                f"ratings: all {self._n_later:,} rows are later than the night's date; "
+                "check the date of the run"
             )
-        dtype = schema[column]
-        if knob in {"user_column", "movie_column"}:
-            fits, expected = dtype.is_integer() or dtype == pl.String, "an integer or a string"
-        elif knob == "rating_column":
-            fits, expected = dtype.is_numeric(), "a number"
-        else:
-            fits, expected = (
-                dtype.is_numeric() or isinstance(dtype, pl.Datetime) or dtype == pl.Date,
-                "a datetime or seconds since 1970",
-            )
-        if not fits:
-            raise InputError(
-                f"ratings {file.uri}: {column!r} is {dtype}, expected {expected}; cast it on export or map another column with {knob}"
-            )
-    return schema
-
-
-def _read_schema(file: FileInfo) -> pl.Schema:
-    with storage.explained(file.uri):
-        try:
-            return pl.scan_parquet(
-                file.uri, storage_options=storage.options(file.uri), hive_partitioning=False
-            ).collect_schema()
-        except (pl.exceptions.ComputeError, OSError) as error:
-            if _is_damage(error):
-                raise InputError(
-                    f"{file.uri}: is not a readable Parquet file; export it again or take it out of the folder"
-                ) from error
-            raise
-
-
-def _collect(query: pl.LazyFrame, file: FileInfo) -> pl.DataFrame:
-    try:
-        return query.collect(engine="streaming")
-    except (pl.exceptions.ComputeError, OSError) as error:
-        if _is_damage(error):
-            raise InputError(
-                f"{file.uri}: is damaged or was changed while it was read; export it again, then rerun"
-            ) from error
-        raise
-
-
-def _is_damage(error: Exception) -> bool:
-    text = str(error).lower()
-    return any(
-        word in text
-        for word in (
-            "parquet",
-            "thrift",
-            "out of specification",
-            "eof",
-            "magic",
-            "corrupt",
-            "file size is",
-            "underlying",
+        if self.n_good and self._n_rejected <= self._config.max_rejected * n_read:
+            return
+        reason = int(self._n_reasons.argmax())
+        raise InputError(
+            f"ratings: {self._n_rejected:,} of {n_read:,} rows are rejected, most often because the "
+            f"{cleaning.REASONS[reason]} ({self._n_reasons[reason]:,}); "
+            f"mend the export, or raise max_rejected (now {self._config.max_rejected})"
         )
-    )
+
+    def _set_aside(self, bad: pl.DataFrame, group: Group) -> None:
+        self._n_reasons += np.bincount(bad["code"].to_numpy(), minlength=self._n_reasons.size)
+        self._n_rejected += bad.height
+        if self._n_rejected <= self._config.max_rejected * self._n_rows:  # else the night ends: only count
+            files, rows = group.locate(bad[cleaning.ROW].to_numpy().astype(np.int64))
+            self._rejected.append(cleaning.rejected_rows(bad, files=files, rows=rows))
 
 
-def _rejected(bad: pl.DataFrame, file: FileInfo) -> pl.DataFrame:
-    return bad.select(
-        pl.lit(file.uri).alias("file"),
-        "row",
-        "reason",
-        pl.col("user_id").cast(pl.String),
-        pl.col("movie_id").cast(pl.String),
-        pl.col("rating_text").alias("rating"),
-    )
+def _numbering(dtype: pl.DataType) -> IntegerIds | TextIds:
+    return IntegerIds() if dtype == pl.Int64 else TextIds()
 
 
-def _check_share(n_good: int, rejected: pl.DataFrame, n_read: int, config: Config) -> None:
-    if n_read == 0:
-        raise InputError("ratings: the files hold no rows; check the export")
-    if n_good and rejected.height / n_read <= config.max_rejected:
-        return
-    reason, number = rejected["reason"].value_counts(sort=True).row(0)
-    raise InputError(
-        f"ratings: {rejected.height:,} of {n_read:,} rows are rejected, most often because the {reason} ({number:,}); "
-        f"mend the export, or raise max_rejected (now {config.max_rejected})"
-    )
+def _frame(columns: Columns) -> pl.DataFrame:
+    """The columns as a frame on the same memory."""
+    types: dict[str, tuple[NDArray[Any], pa.DataType]] = {
+        "user_idx": (columns.user, pa.int32()),
+        "movie_idx": (columns.movie, pa.int32()),
+        "rating": (columns.rating, pa.float32()),
+        "timestamp": (columns.timestamp, pa.timestamp("us")),
+    }
+    arrays = [  # not pa.array, which imports pandas first
+        pa.Array.from_buffers(dtype, data.size, [None, pa.py_buffer(data)]) for data, dtype in types.values()
+    ]
+    frame = pl.from_arrow(pa.Table.from_arrays(arrays, names=list(types)))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
-def _is_int64(dtype: pl.DataType) -> bool:
-    return dtype.is_integer() and dtype not in (pl.UInt64, pl.Int128, pl.UInt128)
+def _described(movie_ids: pl.Series, movies: pl.DataFrame | None) -> pl.DataFrame:
+    """The catalogue: movies by row, with what the movies table says of each."""
+    catalogue = movie_ids.to_frame()
+    if movies is None:
+        return catalogue
+    described = movies.with_columns(_as_ids(movies["movie_id"], movie_ids.dtype).alias("movie_id"))
+    described = described.filter(pl.col("movie_id").is_not_null()).unique("movie_id", keep="first")
+    return catalogue.join(described, on="movie_id", how="left", maintain_order="left")
+
+
+def _cold(user_ids: pl.Series, users: pl.DataFrame | None) -> pl.Series:
+    """Users of the users table that have rated nothing, ascending."""
+    if users is None:
+        return user_ids.clear()
+    listed = _as_ids(users["user_id"], user_ids.dtype).drop_nulls().unique().sort()
+    return listed.filter(~listed.is_in(user_ids.implode()))
 
 
 def _as_ids(ids: pl.Series, dtype: pl.DataType) -> pl.Series:

@@ -113,6 +113,18 @@ def read_bytes(uri: str) -> bytes:
         return Path(uri).read_bytes()
 
 
+def read_tail(uri: str, n_bytes: int) -> bytes:
+    """The last bytes of one file, all of it when it is shorter; InputError when it is absent."""
+    with explained(uri):
+        if is_s3(uri):
+            bucket, key = _bucket_key(uri)
+            return _client().get_object(Bucket=bucket, Key=key, Range=f"bytes=-{n_bytes}")["Body"].read()
+        with Path(uri).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - n_bytes))
+            return file.read()
+
+
 def write_bytes(uri: str, data: bytes) -> None:
     """Write one file, whole or not at all."""
     with explained(uri):

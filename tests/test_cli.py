@@ -169,7 +169,7 @@ def test_config_prints_every_key(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda r: r.drop("rating"), "has no column 'rating'"),
-        (lambda r: r.with_columns(pl.lit("good").alias("rating")), "'rating' is String, expected a number"),
+        (lambda r: r.with_columns(pl.lit("good").alias("rating")), "'rating' is string, expected a number"),
         (lambda r: r.head(0), "hold no rows"),
         (lambda r: r.with_columns(pl.lit(3.0).alias("rating")), "every rating is 3.0"),
         (lambda r: r.with_columns(pl.lit(None, pl.Float64).alias("rating")), "rating is missing"),
@@ -191,7 +191,7 @@ def test_files_that_will_not_do(failure: Callable[..., str], data_set: Path, tmp
     assert "holds no .parquet file" in failure(*night(tmp_path / "absent", output))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.parquet").write_bytes(b"PAR1 this is not Parquet")
-    assert "is not a readable Parquet file" in failure(*night(tmp_path / "broken", output))
+    assert "export it again" in failure(*night(tmp_path / "broken", output))
     assert "the catalogue has" in failure(*night(data_set, output, "--set", "top_n=5000"))
     assert "did you mean epochs?" in failure(*night(data_set, output, "--set", "epoch=1"))
     assert "configuration key model: got 'magic'" in failure(*night(data_set, output, "--set", "model=magic"))

@@ -48,14 +48,10 @@ class EmbeddingNet(Network):
         return rating
 
     def scores(self) -> MlpScores:
-        first, *rest = self._layers()
-        user_UH = torch.cat([self.user.weight, self.get_buffer("user_side")], dim=1)[:-1].detach()
-        movie_MH = torch.cat([self.movie.weight, self.get_buffer("movie_side")], dim=1)[:-1].detach()
-        of_user, of_movie = first.weight.detach().split([user_UH.shape[1], movie_MH.shape[1]], dim=1)
         return MlpScores(
-            user=user_UH @ of_user.T + first.bias.detach(),
-            movie=movie_MH @ of_movie.T,
-            layers=tuple((layer.weight.detach(), layer.bias.detach()) for layer in rest),
+            user=torch.cat([self.user.weight, self.get_buffer("user_side")], dim=1)[:-1].detach(),
+            movie=torch.cat([self.movie.weight, self.get_buffer("movie_side")], dim=1)[:-1].detach(),
+            layers=tuple((layer.weight.detach(), layer.bias.detach()) for layer in self._layers()),
         )
 
     def describe(self, *, users: Features | None = None, movies: Features | None = None) -> None:

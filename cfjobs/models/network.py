@@ -77,10 +77,9 @@ class DotScores:
 
 @dataclass(frozen=True)
 class MlpScores:
-    """score(u, m) = the layers over relu(user[u] + movie[m]): the halves of a first layer that is linear in each.
+    """score(u, m) = the layers over the two embeddings side by side, ReLU between them. user [U, D_u], movie [M, D_m].
 
-    user [U, H], movie [M, H]; layers: (weight [H_out, H_in], bias [H_out]) of the rest, the last one to width 1,
-    ReLU between them.
+    layers: (weight [H_out, H_in], bias [H_out]) each, the first of H_in = D_u + D_m, the last to width 1; float32.
     """
 
     user: Tensor

@@ -10,7 +10,7 @@ from cfjobs import models, saved, train
 from cfjobs.config import Config
 from cfjobs.models.network import UNKNOWN, Network
 from cfjobs.saved import Model
-from cfjobs.score import Csr, top_n
+from cfjobs.score import Pairs, top_n
 
 U, M = 40, 30
 
@@ -56,7 +56,7 @@ def test_a_row_without_ratings_is_predicted_as_an_unknown_id(name: str) -> None:
 
 def test_its_scores_order_movies_as_its_predictions_do(name: str) -> None:
     found = trained(name)
-    nothing_seen = Csr(np.zeros(U + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
+    nothing_seen = Pairs(np.zeros(U + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
     lists = next(top_n(found.scores(), n=M, seen=nothing_seen))
     for user in range(U):
         movies = torch.from_numpy(lists.movie_idx[user].astype(np.int64))

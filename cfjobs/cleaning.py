@@ -1,0 +1,252 @@
+"""What a rating must be: the accepted column types, and the reason for which a row is set aside.
+
+Types are a matter of the file, judged once from its footer; values are a matter of the row, judged by one
+Polars expression, so that the streaming engine does it as it reads.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cfjobs.config import Config
+from cfjobs.errors import InputError
+
+ROW = "__row"
+"""Column of a query that holds the row's number."""
+GOOD = 0
+REASONS = (
+    "",
+    "user is missing",
+    "movie is missing",
+    "user is not a valid id",
+    "movie is not a valid id",
+    "rating is missing",
+    "rating is not a finite number",
+    "rating is too large",
+    "rating is out of y_range",
+    "timestamp is missing",
+    "timestamp is outside of the calendar",
+    "timestamp is in the future",
+)
+"""By code; 0 is a good row. A row with several faults gets the first of them."""
+
+_ROLES = {
+    "user_column": "an integer or a string",
+    "movie_column": "an integer or a string",
+    "rating_column": "a number",
+    "timestamp_column": "a datetime or seconds since 1970",
+}
+_MICROSECONDS = {"ms": 1_000, "us": 1, "ns": -1_000}
+_EPOCH = datetime(1970, 1, 1)
+_YEAR_1, _YEAR_10000 = -62_135_596_800_000_000, 253_402_300_800_000_000
+
+
+@dataclass(frozen=True)
+class IdTypes:
+    """Types of the ids of a night: Int64 when every file has integers, else String."""
+
+    user: pl.DataType
+    movie: pl.DataType
+
+
+def columns_of(config: Config) -> tuple[str, ...]:
+    """Names of the user, movie, rating and timestamp columns in the files."""
+    return tuple(getattr(config, knob) for knob in _ROLES)
+
+
+def check_columns(
+    schema: Mapping[str, pl.DataType],
+    *,
+    file: str,
+    config: Config,
+) -> tuple[pl.DataType, ...]:
+    """Types of the user, movie, rating and timestamp column; InputError for one absent or of a wrong type."""
+    return tuple(_checked(schema, knob, file=file, config=config) for knob in _ROLES)
+
+
+def id_types(types: Iterable[tuple[pl.DataType, ...]]) -> IdTypes:
+    """The common type of the ids of all files: where types mix, 7 and "7" are one id.
+
+    It depends on types alone, not on values: the published tables keep their types from night to night.
+    Unsigned 64-bit ids do not fit Int64 and become text.
+    """
+    found = list(types)
+    whole = [all(_fits_int64(file[column]) for file in found) for column in (0, 1)]
+    return IdTypes(*(pl.Int64() if fits else pl.String() for fits in whole))
+
+
+def check_type(dtype: pl.DataType, knob: str, *, column: str, file: str) -> None:
+    """InputError for a type that cannot be used. file: how the line begins, as in 'movies part-0.parquet'."""
+    if not _is_usable(dtype, knob):
+        raise InputError(
+            f"{file}: {column!r} is {_spoken(dtype)}, expected {_ROLES[knob]}; "
+            f"cast it on export or map another column with {knob}"
+        )
+
+
+def id_type(dtype: pl.DataType) -> pl.DataType:
+    """Int64 for a column of integers that fit it, else String."""
+    return pl.Int64() if _fits_int64(dtype) else pl.String()
+
+
+def judged(
+    query: pl.LazyFrame,
+    types: tuple[pl.DataType, ...],
+    *,
+    ids: IdTypes,
+    config: Config,
+    now: datetime,
+) -> pl.LazyFrame:
+    """Rows in canonical form, each with the code of its reason, `GOOD` for none.
+
+    Columns: user, movie (of the id types), rating (float32), timestamp (int64 microseconds, UTC), code
+    (uint8), user_raw, movie_raw, rating_raw as they came, and `ROW` of the query. now: naive UTC.
+    """
+    user, movie, rating, timestamp = (pl.col(column) for column in columns_of(config))
+    low, high = (pl.lit(end, pl.Float32) for end in config.y_range or (-float("inf"), float("inf")))
+    wide = rating.cast(pl.Float64, strict=False)
+    narrow = wide.cast(pl.Float32) + pl.lit(0, pl.Float32)  # -0 becomes 0: equal ratings have equal bits
+    query = query.select(
+        ROW,
+        user.cast(ids.user, strict=False).alias("user"),
+        movie.cast(ids.movie, strict=False).alias("movie"),
+        wide.alias("wide"),
+        narrow.alias("rating"),
+        utc_microseconds(timestamp, types[3]).alias("timestamp"),
+        user.alias("user_raw"),
+        movie.alias("movie_raw"),
+        rating.alias("rating_raw"),
+        _is_no_time(timestamp, types[3]).alias("untimed"),
+    )
+    faults = (
+        _is_no_id("user", ids.user),
+        _is_no_id("movie", ids.movie),
+        pl.col("user").is_null(),
+        pl.col("movie").is_null(),
+        pl.col("wide").is_null(),
+        ~pl.col("wide").is_finite(),
+        ~pl.col("rating").is_finite(),
+        (pl.col("rating") < low) | (pl.col("rating") > high),
+        pl.col("untimed"),
+        pl.col("timestamp").is_null() | (pl.col("timestamp") < _YEAR_1),
+        pl.col("timestamp") > microseconds(now),
+    )
+    code = pl.lit(GOOD, pl.UInt8)
+    for number in range(len(faults), 0, -1):
+        code = pl.when(faults[number - 1]).then(pl.lit(number, pl.UInt8)).otherwise(code)
+    return query.with_columns(code.alias("code")).drop("wide", "untimed")
+
+
+def rejected_rows(bad: pl.DataFrame, *, files: list[str], rows: NDArray[np.int64]) -> pl.DataFrame:
+    """Judged rows with a reason, as rows of the rejected table. files, rows [R]: where each row is from."""
+    return bad.select(
+        pl.Series("file", files, dtype=pl.String),
+        pl.Series("row", rows, dtype=pl.Int64),
+        pl.col("code").replace_strict(range(len(REASONS)), REASONS, return_dtype=pl.String).alias("reason"),
+        *(
+            pl.col(raw).cast(pl.String, strict=False).alias(name)
+            for raw, name in (("user_raw", "user_id"), ("movie_raw", "movie_id"), ("rating_raw", "rating"))
+        ),
+    )
+
+
+REJECTED_SCHEMA = pl.Schema(
+    {
+        "file": pl.String(),
+        "row": pl.Int64(),
+        "reason": pl.String(),
+        "user_id": pl.String(),
+        "movie_id": pl.String(),
+        "rating": pl.String(),
+    }
+)
+
+
+def microseconds(moment: datetime) -> int:
+    """Microseconds since 1970 of a naive UTC datetime."""
+    passed = moment - _EPOCH
+    return (passed.days * 86_400 + passed.seconds) * 1_000_000 + passed.microseconds
+
+
+def _checked(schema: Mapping[str, pl.DataType], knob: str, *, file: str, config: Config) -> pl.DataType:
+    column = getattr(config, knob)
+    if column not in schema:
+        remedy = f"rename it on export or set {knob}"
+        if f"/{column}=" in file:
+            remedy = "a folder's name is not read as a column: write it into the file"
+        raise InputError(f"ratings {file}: has no column {column!r} (got {', '.join(schema)}); {remedy}")
+    check_type(schema[column], knob, column=column, file=f"ratings {file}")
+    return schema[column]
+
+
+def _is_usable(dtype: pl.DataType, knob: str) -> bool:
+    if dtype == pl.Null:
+        return True
+    if knob in {"user_column", "movie_column"}:
+        text = isinstance(dtype, pl.String | pl.Categorical | pl.Enum | pl.Binary)
+        return text or dtype.is_integer() or (isinstance(dtype, pl.Decimal) and dtype.scale == 0)
+    return dtype.is_numeric() or (knob == "timestamp_column" and isinstance(dtype, pl.Datetime | pl.Date))
+
+
+def _fits_int64(dtype: pl.DataType) -> bool:
+    if isinstance(dtype, pl.Decimal) or dtype == pl.Null:
+        return True
+    return dtype.is_integer() and dtype not in (pl.UInt64, pl.Int128, pl.UInt128)
+
+
+def _is_no_id(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Null, or an empty text."""
+    absent = pl.col(f"{name}_raw").is_null()
+    return absent | (pl.col(name) == "") if dtype == pl.String else absent
+
+
+def _is_no_time(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Null, or NaN, which stands for it in a column of floats."""
+    return column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
+
+
+def utc_microseconds(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A timestamp of any accepted type as UTC microseconds; null when it lies outside of the calendar.
+
+    Plain numbers are seconds up to 1e11, the year 5138; beyond it milliseconds, from 1973 on; from 1e14
+    microseconds and from 1e17 nanoseconds, likewise.
+    """
+    if isinstance(dtype, pl.Datetime):
+        factor = _MICROSECONDS[dtype.time_unit]
+        stamp = column.to_physical()
+        return stamp.floordiv(-factor) if factor < 0 else _scaled(stamp, factor)
+    if dtype == pl.Date:
+        return _scaled(column.to_physical().cast(pl.Int64), 86_400_000_000)
+    if dtype.is_integer():
+        number = column.cast(pl.Int64, strict=False)
+        seconds, milli, nano = number * 1_000_000, number * 1_000, number.floordiv(1_000)
+    else:
+        number = column.cast(pl.Float64)
+        number = pl.when(number.is_finite() & (number.abs() < 9e18)).then(number)
+        seconds, milli, nano = number * 1e6, number * 1e3, number / 1e3
+    return (
+        pl.when(number.is_between(-(10**11), 10**11))
+        .then(seconds)
+        .when(number.is_between(-(10**14), 10**14))
+        .then(milli)
+        .when(number.is_between(-(10**17), 10**17))
+        .then(number)
+        .otherwise(nano)
+    ).cast(pl.Int64)
+
+
+def _scaled(stamp: pl.Expr, factor: int) -> pl.Expr:
+    """A moment in microseconds; null where the product would not fit 64 bits."""
+    if factor == 1:
+        return stamp
+    inside = (stamp >= _YEAR_1 // factor) & (stamp <= _YEAR_10000 // factor)
+    return pl.when(inside).then(stamp * factor)
+
+
+def _spoken(dtype: pl.DataType) -> str:
+    names = {pl.String: "string", pl.Boolean: "boolean", pl.Binary: "binary"}
+    return names.get(dtype.base_type(), str(dtype).partition("(")[0])
