@@ -9,8 +9,8 @@ A column is taken as
     boolean             the categories true and false
     number              one value, standardised over the table; missing is a value of its own
 
-k categories of a row weigh 1 / sqrt(k) each, so that a movie of many genres is as long as one of few. A category that
-the encoding has not seen, or that only one row has, is left out. A row of which no column says anything is not
+k categories of a row weigh 1 / k each: what a movie of several genres is said to be is their mean. A category that the
+encoding has not seen, or that only one row has, is left out. A row of which no column says anything is not
 described: it has no features at all.
 """
 
@@ -139,7 +139,7 @@ def _encode_categories(cells: pl.Series, column: Column) -> tuple[_Triples, NDAr
     count = np.array([len(found) for found in of_rows], dtype=np.int64)
     row = np.repeat(np.arange(cells.len()), count)
     value = np.fromiter(chain.from_iterable(of_rows), dtype=np.int64, count=int(count.sum()))
-    return (row, value, 1 / np.sqrt(np.maximum(count, 1))[row]), count > 0
+    return (row, value, 1 / np.maximum(count, 1)[row]), count > 0
 
 
 def _learn_column(table: pl.DataFrame, name: str, what: str) -> Column:

@@ -57,14 +57,16 @@ class DotRaters(Network):
 
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
         """In training one prediction for each member [B, K]; otherwise that of their mean logit [B]."""
-        user_BW, movie_BW = self.rows(self.user, user_idx), self.rows(self.movie, movie_idx)
+        more: Tensor | None = None
         if self.raters is not None:
             sums = self.raters.sums(self.user_as_rater.weight)
             known = torch.where(movie_idx < 0, 0, movie_idx)
-            movie_BW = movie_BW + nn.functional.embedding(known, sums) * (movie_idx >= 0)[:, None]
+            more = nn.functional.embedding(known, sums) * (movie_idx >= 0)[:, None]
             if self.training:
                 own = self.raters.own(user_idx, movie_idx)[:, None]
-                movie_BW = movie_BW - own * self.rows(self.user_as_rater, user_idx)
+                more = more - own * self.rows(self.user_as_rater, user_idx)
+        user_BW = self.rows(self.user, user_idx)
+        movie_BW = self.rows(self.movie, movie_idx, more=more)
         user_BKD, movie_BKD = self._members(user_BW), self._members(movie_BW)
         logit_BK = (user_BKD[..., :-1] * movie_BKD[..., :-1]).sum(2) + user_BKD[..., -1] + movie_BKD[..., -1]
         rating: Tensor = self.range((logit_BK if self.training else logit_BK.mean(1)) + self.offset)

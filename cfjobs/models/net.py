@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from cfjobs.features import Features
 from cfjobs.models.network import MlpScores, Network, RatingRange, Recipe, Settings, embedding, linear
-from cfjobs.models.side import ValueEmbedding
+from cfjobs.models.side import HIDDEN_MOVIES, ValueEmbedding
 
 
 class EmbeddingNet(Network):
@@ -39,7 +39,10 @@ class EmbeddingNet(Network):
 
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
         user_BH = [self.rows(self.user, user_idx), self._side_rows("user_side", user_idx)]
-        movie_BH = [self.rows(self.movie, movie_idx), self._side_rows("movie_side", movie_idx)]
+        movie_BD = self.rows(self.movie, movie_idx)
+        if self.training and "movie_side" in self.side:
+            movie_BD = movie_BD * self.values()["movie_side"].shown(movie_idx)
+        movie_BH = [movie_BD, self._side_rows("movie_side", movie_idx)]
         x_BH = self.dropout_1(torch.cat(user_BH + movie_BH, dim=1))
         *hidden, last = self._layers()
         for layer in hidden:
@@ -58,7 +61,10 @@ class EmbeddingNet(Network):
         for name, features in (("user_side", users), ("movie_side", movies)):
             if features is not None:
                 buffer = self.get_buffer(name)
-                self.side[name] = ValueEmbedding(features, buffer.shape[1], device=buffer.device)
+                hidden = HIDDEN_MOVIES if name.startswith("movie") else 0.0
+                self.side[name] = ValueEmbedding(
+                    features, buffer.shape[1], hidden=hidden, device=buffer.device
+                )
 
     @torch.no_grad()
     def fold_side(self, name: str, sums: Tensor) -> None:

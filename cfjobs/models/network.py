@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cfjobs.features import Features
-from cfjobs.models.side import ValueEmbedding
+from cfjobs.models.side import HIDDEN_MOVIES, ValueEmbedding
 
 UNKNOWN = -1
 
@@ -112,26 +112,24 @@ class Network(nn.Module, ABC):
 
     def describe(self, *, users: Features | None = None, movies: Features | None = None) -> None:
         """Called before training with the side features of the rows: every table of them gets their sums added."""
-        self._describe_tables("user", users)
-        self._describe_tables("movie", movies)
-
-    def _describe_tables(self, what: str, features: Features | None) -> None:
-        if features is None:
-            return
         tables = {n: table for n, table in self.named_children() if isinstance(table, nn.Embedding)}
         for name, table in tables.items():
-            if name.startswith(what):
-                device = table.weight.device
-                self.side[name] = ValueEmbedding(features, table.embedding_dim, device=device)
+            features = users if name.startswith("user") else movies
+            if features is not None:
+                hidden = HIDDEN_MOVIES if name.startswith("movie") else 0.0
+                self.side[name] = ValueEmbedding(
+                    features, table.embedding_dim, hidden=hidden, device=table.weight.device
+                )
 
     def side_norms(self, user_idx: Tensor, movie_idx: Tensor) -> list[Tensor]:
         """What the examples pay in L2 for the values of their rows, summed; one number a table."""
         return [
             values.squared_norms()[user_idx if name.startswith("user") else movie_idx].sum()
-            for name, values in self._values().items()
+            for name, values in self.values().items()
         ]
 
-    def _values(self) -> dict[str, ValueEmbedding]:
+    def values(self) -> dict[str, ValueEmbedding]:
+        """What side features are being learnt, by the name of what they add to."""
         return {name: values for name, values in self.side.items() if isinstance(values, ValueEmbedding)}
 
     def begin(self, user_idx: Tensor, movie_idx: Tensor) -> None:
@@ -140,33 +138,40 @@ class Network(nn.Module, ABC):
     def finish(self) -> None:
         """Called after training, with the weights that are kept."""
 
-    def rows(self, table: nn.Embedding, idx: Tensor) -> Tensor:
-        """Rows [B, width] of an embedding; UNKNOWN takes the last row.
+    def rows(self, table: nn.Embedding, idx: Tensor, *, more: Tensor | None = None) -> Tensor:
+        """Rows [B, width] of an embedding, with more [B, width] and with their side features; UNKNOWN takes the last row.
 
         After training they are float64: sums then round alike whatever the batch, its tail or the device, so a
         published prediction depends on nothing but its pair.
         """
         found = lookup(table, idx)
-        for name, values in self._values().items():
+        if more is not None:
+            found = found + more
+        for name, values in self.values().items():
             if getattr(self, name) is table:
-                found = found + functional.embedding(idx.clamp_min(0), values()) * (idx >= 0)[:, None]
+                found = (found * values.shown(idx) if self.training else found) + values.rows(idx)
         return found if self.training else found.double()
 
     @torch.no_grad()
     def fill_unknown(self, trained_users: Tensor, trained_movies: Tensor) -> None:
         """Give the unknown row, and every row without training ratings, the mean of the trained rows; fold side features in.
 
-        A described row without ratings is that mean and the sum of its own features.
+        A described row without ratings is what its features say, and nothing else.
 
         trained_users [U], trained_movies [M]: True for a row that had training ratings.
         """
+        trained_rows = {"user": trained_users, "movie": trained_movies}
         for name, table in self.named_modules():
             if isinstance(table, nn.Embedding):
-                trained = trained_users if name.startswith("user") else trained_movies
+                trained = trained_rows["user" if name.startswith("user") else "movie"]
                 untrained = torch.cat([~trained, trained.new_ones(1)])
                 table.weight[untrained] = table.weight[:-1][trained].mean(dim=0)
-        for name, values in self._values().items():
-            self.fold_side(name, values.filled(trained_users if name.startswith("user") else trained_movies))
+        for name, values in self.values().items():
+            what = "user" if name.startswith("user") else "movie"
+            for own in (table for n, table in self.named_children() if n.startswith(what)):
+                if isinstance(own, nn.Embedding):
+                    own.weight[:-1][values.described & ~trained_rows[what]] = 0
+            self.fold_side(name, values.filled(trained_rows[what]))
         self.side = nn.ModuleDict()
 
     def fold_side(self, name: str, sums: Tensor) -> None:

@@ -3,7 +3,10 @@
     added_n = sum over the values v of row n of  weight_nv x E_v
 
 While a network is trained the sums are added to its rows (or put beside them); afterwards they are folded in, so that
-scoring never hears of features.
+scoring never hears of features. In training a movie's own row is hidden now and then, so that its features learn to do
+without it; a movie without ratings is then what its features say.
+
+Source of the hiding: Volkovs, Yu and Poutanen, "DropoutNet" (2017).
 """
 
 import warnings
@@ -16,11 +19,27 @@ from torch import Tensor, nn
 from cfjobs.features import Features
 
 
-class ValueEmbedding(nn.Module):
-    """E [V, width], which begins at zero, for the features of N rows."""
+HIDDEN_MOVIES = 0.1
+"""Share of the examples in which a described movie does without its own row; more predicts movies without ratings
+better and the others worse (`bench/features.py`)."""
 
-    def __init__(self, features: Features, width: int, *, device: torch.device | str = "cpu") -> None:
+
+class ValueEmbedding(nn.Module):
+    """E [V, width], which begins at zero, for the features of N rows.
+
+    hidden: share of the examples whose described row is hidden in training.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        width: int,
+        *,
+        hidden: float = 0.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
         super().__init__()
+        self.hidden = hidden
         self.weight = nn.Parameter(torch.zeros(features.n_values, width, device=device))
         n_rows = len(features.indptr) - 1
         row = torch.from_numpy(np.repeat(np.arange(n_rows), np.diff(features.indptr)))
@@ -35,6 +54,15 @@ class ValueEmbedding(nn.Module):
     def forward(self) -> Tensor:
         """The sums [N, width]."""
         return sparse_product(self.weight, self._of_row, self._of_value)
+
+    def rows(self, idx: Tensor) -> Tensor:
+        """The sums of some rows [B, width]; zero for an unknown id, -1."""
+        return nn.functional.embedding(idx.clamp_min(0), self()) * (idx >= 0)[:, None]
+
+    def shown(self, idx: Tensor) -> Tensor:
+        """1, or at random 0 for a described row that is to do without what is its own [B, 1]."""
+        drawn = torch.rand(len(idx), device=idx.device) >= self.hidden
+        return (drawn | ~self.described[idx])[:, None]
 
     def squared_norms(self) -> Tensor:
         """For each row the sum over its values of (weight x |E_v|)^2 [N]: what it pays in L2."""
