@@ -436,5 +436,7 @@ def _progress() -> Iterator[Callable[[str, float, str], None]]:
         yield update
 
 
+import cfjobs.cli_look  # noqa: E402, F401  # its commands join this application
+
 if __name__ == "__main__":
     main()

@@ -196,6 +196,11 @@ class Config(BaseModel):
     # Scoring ---------------------------------------------------------------------------------------
     top_n: int = Field(100, ge=1, le=32_767, description="Movies in a user's list.")
     min_ratings: int = Field(1, ge=0, description="A movie needs this many ratings to be listed.")
+    similar_min_ratings: int = Field(
+        5,
+        ge=1,
+        description="A movie with fewer training ratings is listed as similar to none: its embedding is mostly chance.",
+    )
     shard_users: int = Field(
         200_000, ge=1, description="Users scored as one task, which writes one Parquet part."
     )

@@ -31,10 +31,12 @@ from numpy.typing import NDArray
 
 from cfjobs import (
     __version__,
+    beside,
     catalogue,
     evaluate,
     lists,
     models,
+    page,
     publish,
     ratings,
     saved,
@@ -49,7 +51,7 @@ from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
 from cfjobs.publish import Part
 from cfjobs.ranking import History, RankingConfig, fit_ranking
 from cfjobs.saved import Model
-from cfjobs.score import Lists, Pairs
+from cfjobs.score import Pairs
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +158,7 @@ def prepare(night: Night) -> Prepared:
         n_cold_users=clean.cold_users.len(),
         y_range=(low, high),
     )
-    night.write("inputs.json", json.dumps([asdict(file) for file in files]).encode())
+    night.write("inputs.json", json.dumps(_inputs(night, files)).encode())
     night.write("night.json", night.model_dump_json().encode())
     ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
     for name, frame in (
@@ -166,6 +168,15 @@ def prepare(night: Night) -> Prepared:
     ):
         night.write(f"{name}.parquet", saved.parquet_bytes(frame))
     return night.done("prepared", prepared)
+
+
+def _inputs(night: Night, rating_files: Sequence[storage.FileInfo]) -> list[dict[str, Any]]:
+    """Every file that the night reads, with what it holds."""
+    read = {"ratings": rating_files}
+    for what, uri in (("movies", night.movies), ("users", night.users)):
+        if uri:
+            read[what] = ratings.list_parquet(uri, what=what)
+    return [{"what": what, **asdict(file)} for what, files in read.items() for file in files]
 
 
 def hold_out(night: Night, prepared: Prepared) -> int:
@@ -260,10 +271,9 @@ def trained_already(night: Night, *, on: Literal["train", "all"]) -> Trained | N
 
 def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, float | None]:
     """Holdout metrics of a model that has not seen the holdout; all None without one."""
-    names = ("rmse", "mae", "ndcg_at_10", "recall_at_10", "coverage", "ndcg_at_10_popular")
     held_out = _held_out(night)
     if not held_out.any():
-        return dict.fromkeys(names)
+        return dict.fromkeys(evaluate.NAMES)
     config = night.config
     model = saved.load_model(trained.model_uri).to(train.resolve_device(config.device))
     frame = night.frame("ratings")
@@ -271,26 +281,20 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
     kept, test = frame.filter(~held_out).filter(known), frame.filter(held_out).filter(known)
     test_examples = _examples(test, model.device)
     predicted = train.predict(model.network, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
-    stars = evaluate.star_metrics(predicted, test["rating"].to_numpy())
-    holdout = evaluate.Holdout(
-        test["user_idx"].to_numpy(), test["movie_idx"].to_numpy(), test["rating"].to_numpy()
-    )
     seen = Pairs.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)
-    relevant = _relevant_rating(config, prepared)
-    n_candidates = int(lists.candidates(model).sum())
-
-    def measured(found: Iterator[Lists]) -> dict[str, float]:
-        return evaluate.list_metrics(
-            found,
-            holdout,
-            relevant_rating=relevant,
-            n_users=prepared.n_users,
-            n_candidates=n_candidates,
-        )
-
-    ranked = measured(lists.best(model, kept, users=range(prepared.n_users), n=evaluate.K))
-    popular = measured(lists.popular(model, seen, n=evaluate.K))
-    metrics: dict[str, float | None] = {**stars, **ranked, "ndcg_at_10_popular": popular["ndcg_at_10"]}
+    measures = evaluate.measures(
+        holdout=evaluate.Holdout.of(test),
+        training=evaluate.Holdout.of(kept),
+        predicted=predicted,
+        lists=lists.best(model, kept, users=range(prepared.n_users), n=evaluate.K),
+        popular=lists.popular(model, seen, n=evaluate.K),
+        relevant_rating=_relevant_rating(config, prepared),
+        candidates=lists.candidates(model),
+        n_users=prepared.n_users,
+        seed=config.seed,
+    )
+    beside.keep_measures(night, measures, held_out=test, training=kept, predicted=predicted)
+    metrics: dict[str, float | None] = {**evaluate.overall(measures)}
     log.info(
         "holdout: %s",
         ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None),
@@ -402,17 +406,8 @@ def commit(
             run_date=night.run_date,
             run_id=night.run_id,
         ),
-        tables.METRICS.name: publish.publish_rows(
-            night.output,
-            tables.METRICS,
-            _metric_rows(night, metrics),
-            run_date=night.run_date,
-            run_id=night.run_id,
-        ),
-        tables.REJECTED.name: publish.publish_rows(
-            night.output, tables.REJECTED, _rejected_rows(night), run_date=night.run_date, run_id=night.run_id
-        ),
     }
+    versions |= beside.publish_all(night, saved.load_model(trained.model_uri))
     row = {
         tables.RUN_DATE: night.run_date,
         "run_id": night.run_id,
@@ -426,6 +421,9 @@ def commit(
         "config": night.config.model_dump_json(),
         "inputs": storage.read_bytes(storage.join(night.work, "inputs.json")).decode(),
         "versions": json.dumps(_versions()),
+        "losses": json.dumps((trained_already(night, on="train") or trained).losses),
+        "git_commit": beside.git_commit(),
+        "report_uri": page.uri(night.output, night.run_date),
         "gate": verdict,
     }
     versions[tables.RUNS.name] = publish.publish_rows(
@@ -435,6 +433,7 @@ def commit(
         run_date=night.run_date,
         run_id=night.run_id,
     )
+    page.build_after_publishing(night.output, run_date=night.run_date)
     storage.delete_under(night.work)
     log.info(
         "published run %s of %s: %d lists, %d rows",
@@ -608,20 +607,6 @@ def _top_n_schema(user_type: pl.DataType, movie_type: pl.DataType) -> pa.Schema:
 def _plain_schema(table: tables.Table) -> pa.Schema:
     """The schema of a table without outside ids."""
     return table.schema(user_type=pa.string(), movie_type=pa.string())
-
-
-def _metric_rows(night: Night, metrics: dict[str, float | None]) -> pa.Table:
-    rows = [
-        {tables.RUN_DATE: night.run_date, "metric": name, "value": value}
-        for name, value in metrics.items()
-        if value is not None
-    ]
-    return pa.Table.from_pylist(rows, schema=_plain_schema(tables.METRICS))
-
-
-def _rejected_rows(night: Night) -> pa.Table:
-    rejected = night.frame("rejected").select(pl.lit(night.run_date).alias(tables.RUN_DATE), pl.all())
-    return rejected.to_arrow().cast(_plain_schema(tables.REJECTED))
 
 
 def _epoch_reporter(epochs: int, progress: Progress | None) -> Callable[[train.Epoch], None] | None:

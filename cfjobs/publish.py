@@ -4,6 +4,7 @@ Parts of `top_n` are written by the shards into the table's own folder, where no
 no commit names. `publish_parts` names them all at once and drops the date's former ones in the same commit.
 """
 
+import io
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from datetime import date
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable, Schema, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, create_table_with_add_actions
@@ -48,6 +50,16 @@ def part_stats(table: pa.Table) -> str:
         low[name], high[name] = extremes["min"], extremes["max"]
     nulls = {name: table[name].null_count for name in table.column_names}
     return json.dumps({"numRecords": table.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls})
+
+
+def write_part(output: str, table: Table, rows: pa.Table, *, run_date: date, name: str) -> Part:
+    """Write rows without the date as a part of a night, which no commit names yet. Its statistics: ids and ranks."""
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, compression="zstd")
+    path, data = part_path(run_date, name), buffer.getvalue()
+    storage.write_bytes(storage.join(output, table.name, path), data)
+    keys = [column for column in rows.column_names if column == "rank" or column.endswith("_id")]
+    return Part(path, len(data), rows.num_rows, part_stats(rows.select(keys)))
 
 
 def publish_parts(

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from cfjobs.features import Features
 
-
 HIDDEN_MOVIES = 0.1
 """Share of the examples in which a described movie does without its own row; more predicts movies without ratings
 better and the others worse (`bench/features.py`)."""
