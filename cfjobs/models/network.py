@@ -160,18 +160,16 @@ class Network(nn.Module, ABC):
 
         trained_users [U], trained_movies [M]: True for a row that had training ratings.
         """
-        trained_rows = {"user": trained_users, "movie": trained_movies}
-        for name, table in self.named_modules():
-            if isinstance(table, nn.Embedding):
-                trained = trained_rows["user" if name.startswith("user") else "movie"]
-                untrained = torch.cat([~trained, trained.new_ones(1)])
-                table.weight[untrained] = table.weight[:-1][trained].mean(dim=0)
-        for name, values in self.values().items():
-            what = "user" if name.startswith("user") else "movie"
-            for own in (table for n, table in self.named_children() if n.startswith(what)):
-                if isinstance(own, nn.Embedding):
-                    own.weight[:-1][values.described & ~trained_rows[what]] = 0
-            self.fold_side(name, values.filled(trained_rows[what]))
+        for what, trained in (("user", trained_users), ("movie", trained_movies)):
+            side = {name: values for name, values in self.values().items() if name.startswith(what)}
+            untrained = torch.cat([~trained, trained.new_ones(1)])
+            for name, table in self.named_modules():
+                if isinstance(table, nn.Embedding) and name.startswith(what):
+                    table.weight[untrained] = table.weight[:-1][trained].mean(dim=0)
+                    for values in side.values():
+                        table.weight[:-1][values.described & ~trained] = 0
+            for name, values in side.items():
+                self.fold_side(name, values.filled(trained))
         self.side = nn.ModuleDict()
 
     def fold_side(self, name: str, sums: Tensor) -> None:
