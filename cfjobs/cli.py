@@ -331,6 +331,83 @@ def import_(
     _show(dict(grouplens.import_to(source, output)), as_json=as_json)
 
 
+@app.command()
+def tune(
+    ratings: RatingsUri,
+    output: OutputUri,
+    objective: Annotated[
+        str, typer.Option("--objective", help="rmse: of the predicted stars; ndcg: nDCG@10 of the lists.")
+    ] = "ndcg",
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Trials in all, earlier ones included.")
+    ] = 50,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Begin no trial after this.")
+    ] = None,
+    run_date: RunDate = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search for better knobs on the training ratings; writes OUTPUT/tune/OBJECTIVE.toml for --config.
+
+    The holdout is never looked at. A search that was stopped goes on by the same command.
+    Needs Optuna: pip install 'cfjobs[tune]'.
+    """
+    from cfjobs.explore import tuned
+
+    with _progress() as progress:
+        found = tuned(
+            ratings,
+            output=output,
+            objective=objective,
+            trials=trials,
+            timeout=timeout,
+            run_date=_date(run_date),
+            config=load_config(config, set_ or ()),
+            on_trial=lambda n, value, best: progress(
+                "tune", (n + 1) / trials, f"trial {n + 1}: {value:.4f}, best {best:.4f}"
+            ),
+        )
+    _show(found, as_json=as_json)
+
+
+@app.command(name="lr-find")
+def lr_find(
+    ratings: RatingsUri,
+    svg: Annotated[Path, typer.Option("--svg", metavar="FILE.svg", help="Where the plot goes.")] = Path(
+        "lr-find.svg"
+    ),
+    steps: Annotated[
+        int, typer.Option("--steps", min=20, help="Steps from the lowest rate to the highest.")
+    ] = 200,
+    run_date: RunDate = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find a learning rate: the loss while the rate rises from step to step, as a plot and as two suggestions.
+
+    Trains the rating network for a few hundred steps on the ratings outside the holdout, and forgets it.
+    """
+    from cfjobs.explore import learning_rates_tried
+
+    found = learning_rates_tried(
+        ratings,
+        svg=svg,
+        steps=steps,
+        run_date=_date(run_date),
+        config=load_config(config, set_ or ()),
+    )
+    if as_json:
+        _show(found, as_json=True)
+    else:
+        console.print(found["sketch"], markup=False, highlight=False)
+        _show(
+            {name: value for name, value in found.items() if name not in {"points", "sketch"}}, as_json=False
+        )
+
+
 @app.command(name="config")
 def config_(config: ConfigFile = None, set_: Settings = None, as_json: AsJson = False) -> None:
     """Print every configuration key with its value and meaning, as a TOML file."""

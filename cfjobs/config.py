@@ -134,6 +134,25 @@ class Config(BaseModel):
         5, ge=0, description="Stop after this many epochs without a better holdout loss; 0 never stops early."
     )
 
+    warm_start: bool = Field(
+        False,
+        description="Go on from the last published model of the output, with tonight's users and movies, instead of from random weights; the model is kept larger for it. Without a fitting model, training starts cold and the log says why.",
+    )
+    warm_share: float = Field(
+        0.3, gt=0, le=1, description="Share of the steps of both networks that a warm start takes."
+    )
+    checkpoint_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="Seconds between checkpoints of a training in the work folder, from which a killed night goes on; never more than a twentieth of the time goes into them; 0 writes none.",
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Processes that train together, one a GPU, started by torchrun; the total batch stays the same.",
+    )
+
     # Ranking ---------------------------------------------------------------------------------------
     rank_by: Literal["affinity", "rating"] = Field(
         "affinity",

@@ -26,7 +26,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from cfjobs import (
@@ -34,9 +33,11 @@ from cfjobs import (
     beside,
     catalogue,
     evaluate,
+    fitting,
     lists,
     models,
     page,
+    previous,
     publish,
     ratings,
     saved,
@@ -47,16 +48,13 @@ from cfjobs import (
 )
 from cfjobs.config import Config
 from cfjobs.errors import GateRefused, InputError
+from cfjobs.fitting import Progress
 from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
 from cfjobs.publish import Part
-from cfjobs.ranking import History, RankingConfig, fit_ranking
 from cfjobs.saved import Model
 from cfjobs.score import Pairs
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[float, str], None]
-"""Called with the share done, 0 to 1, and a few words."""
 
 
 # Start ----------------------------------------------------------------------------------------------
@@ -211,57 +209,55 @@ def fit(
     stop_share: float = 1.0,
     progress: Progress | None = None,
 ) -> Trained:
-    """Train the network on the ratings outside the holdout, or on all, and save the model."""
+    """Train on the ratings outside the holdout, or on all, and save the model."""
     if done := trained_already(night, on=on):
         return done
     config = night.config
-    device = train.resolve_device(config.device)
     frame = night.frame("ratings")
     held_out = _held_out(night) if on == "train" else np.zeros(frame.height, dtype=np.bool_)
-    torch.manual_seed(config.seed)
-    network = models.build(
-        config.model,
-        n_users=prepared.n_users,
-        n_movies=prepared.n_movies,
-        settings=models.settings(config, y_range=prepared.y_range),
-    ).to(device)
+    kept, valid = frame.filter(~held_out), frame.filter(held_out)
     user_table, movie_table = night.frame("users").head(prepared.n_users), night.frame("movies")
     encodings = catalogue.encodings(config, movies=movie_table, users=user_table)
-    described = catalogue.encoded(movie_table, encodings.movies)
-    network.describe(users=catalogue.encoded(user_table, encodings.users), movies=described)
-    examples = _examples(frame.filter(~held_out), device)
-    valid = _examples(frame.filter(held_out), device) if held_out.any() else None
-    log.info("training %s on %d ratings, %s", config.model, len(examples), device)
-    _, epochs = models.plan(config, n_ratings=len(examples))
-    record = train.fit(
-        network,
-        examples,
-        config=config,
+    task = fitting.Task(
+        config,
+        n_users=prepared.n_users,
+        n_movies=prepared.n_movies,
+        y_range=prepared.y_range,
+        kept=kept,
+        user_features=catalogue.encoded(user_table, encodings.users),
+        movie_features=catalogue.encoded(movie_table, encodings.movies),
         valid=valid,
         stop_share=stop_share,
-        on_epoch=_epoch_reporter(epochs, progress),
+        start=previous.start_of(night, prepared, on=on, valid=valid),
     )
-    best = train.best_epoch(record)
-    ranking = None
-    if config.rank_by == "affinity":
-        ranking = fit_ranking(
-            History.of(frame.filter(~held_out), n_users=prepared.n_users),
-            n_movies=prepared.n_movies,
-            config=_ranking_config(config, prepared),
-            device=device,
-            seed=config.seed,
-            on_step=_step_reporter(config, progress),
-        )
-    uri = (
-        storage.join(night.output, "models", night.run_id)
-        if on == "all" or not config.refit
-        else storage.join(night.work, "model")
+    device = train.resolve_device(config.device)
+    kit = fitting.Kit(
+        device,
+        rating=night.checkpoints(f"{on}-rating"),
+        ranking=night.checkpoints(f"{on}-ranking"),
+        progress=progress,
     )
-    users = _with_counts(user_table, examples.user_idx)
-    movies = _with_counts(movie_table, examples.movie_idx)
-    saved.save_model(uri, Model(network, ranking, config, users, movies, encodings))
-    losses = [(e.epoch, e.train_loss, None if math.isnan(e.valid_loss) else e.valid_loss) for e in record]
-    return night.done(f"trained-{on}", Trained(model_uri=uri, share=best / epochs, losses=losses))
+    fitted = fitting.fit(task, kit)
+    uri = _model_uri(night, on=on)
+    users = _with_counts(user_table, task.kept["user_idx"])
+    movies = _with_counts(movie_table, task.kept["movie_idx"])
+    saved.save_model(uri, Model(fitted.network, fitted.ranking, config, users, movies, encodings))
+    if config.warm_start and on == "train":
+        previous.keep_until(uri, night, kept)
+    losses = [
+        (e.epoch, e.train_loss, None if math.isnan(e.valid_loss) else e.valid_loss) for e in fitted.record
+    ]
+    return night.done(
+        f"trained-{on}",
+        Trained(model_uri=uri, share=fitted.share, losses=losses, warm_from=task.start.model_uri),
+    )
+
+
+def _model_uri(night: Night, *, on: Literal["train", "all"]) -> str:
+    """Where a model goes: beside the tables when it is published or gone on from, else into the work folder."""
+    if on == "all" or not night.config.refit:
+        return storage.join(night.output, "models", night.run_id)
+    return previous.measured_uri(night) if night.config.warm_start else storage.join(night.work, "model")
 
 
 def trained_already(night: Night, *, on: Literal["train", "all"]) -> Trained | None:
@@ -279,7 +275,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
     frame = night.frame("ratings")
     known = pl.col("user_idx") < prepared.n_users
     kept, test = frame.filter(~held_out).filter(known), frame.filter(held_out).filter(known)
-    test_examples = _examples(test, model.device)
+    test_examples = fitting.examples(test, model.device)
     predicted = train.predict(model.network, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
     seen = Pairs.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)
     measures = evaluate.measures(
@@ -288,7 +284,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
         predicted=predicted,
         lists=lists.best(model, kept, users=range(prepared.n_users), n=evaluate.K),
         popular=lists.popular(model, seen, n=evaluate.K),
-        relevant_rating=_relevant_rating(config, prepared),
+        relevant_rating=fitting.relevant_rating(config, y_range=prepared.y_range),
         candidates=lists.candidates(model),
         n_users=prepared.n_users,
         seed=config.seed,
@@ -552,9 +548,11 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def _key(inputs: list[dict[str, Any]], config: Config, run_date: date, model: str | None) -> str:
-    """Names equal nights: same inputs, date, version and configuration (the gate may differ: it changes no number)."""
+    """Names equal nights: same inputs, date, version and configuration (gate and checkpoints may differ: they change no number)."""
     knobs = {
-        name: value for name, value in config.model_dump(mode="json").items() if not name.startswith("gate_")
+        name: value
+        for name, value in config.model_dump(mode="json").items()
+        if not name.startswith(("gate_", "checkpoint_"))
     }
     text = json.dumps([inputs, knobs, run_date.isoformat(), model, __version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -564,37 +562,8 @@ def _held_out(night: Night) -> NDArray[np.bool_]:
     return night.frame("holdout")["held_out"].to_numpy()
 
 
-def _examples(frame: pl.DataFrame, device: torch.device) -> train.Examples:
-    def rows(name: str) -> torch.Tensor:
-        return torch.from_numpy(frame[name].cast(pl.Int64).to_numpy(writable=True)).to(device)
-
-    return train.Examples(
-        rows("user_idx"),
-        rows("movie_idx"),
-        torch.from_numpy(frame["rating"].to_numpy(writable=True)).to(device),
-    )
-
-
-def _ranking_config(config: Config, prepared: Prepared) -> RankingConfig:
-    return RankingConfig(
-        n_factors=config.ranking_factors,
-        n_steps=config.ranking_steps,
-        learning_rate=config.ranking_learning_rate,
-        recency_half=config.recency_half,
-        taste=config.taste,
-        history_drop=config.history_dropout,
-        like_from=_relevant_rating(config, prepared),
-    )
-
-
-def _relevant_rating(config: Config, prepared: Prepared) -> float:
-    if config.relevant_rating is not None:
-        return config.relevant_rating
-    return evaluate.relevant_from(prepared.y_range)
-
-
-def _with_counts(ids: pl.DataFrame, idx: torch.Tensor) -> pl.DataFrame:
-    return ids.with_columns(pl.Series("n_ratings", torch.bincount(idx, minlength=ids.height).cpu().numpy()))
+def _with_counts(ids: pl.DataFrame, idx: pl.Series) -> pl.DataFrame:
+    return ids.with_columns(pl.Series("n_ratings", np.bincount(idx.to_numpy(), minlength=ids.height)))
 
 
 def _top_n_schema(user_type: pl.DataType, movie_type: pl.DataType) -> pa.Schema:
@@ -607,25 +576,6 @@ def _top_n_schema(user_type: pl.DataType, movie_type: pl.DataType) -> pa.Schema:
 def _plain_schema(table: tables.Table) -> pa.Schema:
     """The schema of a table without outside ids."""
     return table.schema(user_type=pa.string(), movie_type=pa.string())
-
-
-def _epoch_reporter(epochs: int, progress: Progress | None) -> Callable[[train.Epoch], None] | None:
-    if progress is None:
-        return None
-    return lambda e: progress(
-        e.epoch / epochs,
-        f"epoch {e.epoch}, training loss {e.train_loss:.4f}, holdout loss {e.valid_loss:.4f}",
-    )
-
-
-def _step_reporter(config: Config, progress: Progress | None) -> Callable[[int, float], None]:
-    def report(step: int, loss: float) -> None:
-        words = f"ranking step {step} of {config.ranking_steps}, loss {loss:.4f}"
-        log.info(words)
-        if progress:
-            progress(step / config.ranking_steps, words)
-
-    return report
 
 
 def _versions() -> dict[str, str]:

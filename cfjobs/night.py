@@ -12,6 +12,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from cfjobs import storage
+from cfjobs.checkpoint import Checkpoints
 from cfjobs.config import Config
 
 
@@ -57,6 +58,15 @@ class Night(Record):
         data = storage.read_bytes(storage.join(self.work, f"{name}.parquet"))
         return pl.read_parquet(io.BytesIO(data), columns=columns)
 
+    def checkpoints(self, name: str) -> Checkpoints:
+        """The checkpoints of one of the night's trainings."""
+        uri = storage.join(self.work, f"checkpoint-{name}.safetensors")
+        return Checkpoints(
+            read=lambda: storage.read_bytes(uri) if storage.exists(uri) else None,
+            write=lambda data: storage.write_bytes(uri, data),
+            seconds=self.config.checkpoint_seconds,
+        )
+
 
 class Prepared(Record):
     """The clean ratings of a night, in its work folder.
@@ -73,11 +83,15 @@ class Prepared(Record):
 
 
 class Trained(Record):
-    """A model in storage, with the record of its training. share: of the planned epochs, up to the best one."""
+    """A model in storage, with the record of its training.
+
+    share: of the planned epochs, up to the best one. warm_from: the model that it went on from.
+    """
 
     model_uri: str
     share: float
     losses: list[tuple[int, float, float | None]]
+    warm_from: str | None = None
 
 
 class Shard(Record):

@@ -20,9 +20,11 @@ candidate follow Kabbur and others, "FISM" (2013); the correction of the sampled
 follows Bengio and Senecal (2008) and Yi and others (2019).
 """
 
+import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,9 +32,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from cfjobs.checkpoint import (
+    NO_CHECKPOINTS,
+    Checkpoints,
+    State,
+    optimizer_tensors,
+    restore_optimizer,
+)
 from cfjobs.errors import TrainingDiverged
+from cfjobs.features import Features
+from cfjobs.models.side import HIDDEN_MOVIES, ValueEmbedding
+from cfjobs.processes import ALONE, Processes
+
+log = logging.getLogger(__name__)
 
 _REPORT_EVERY = 100
+_FALL = 0.99  # share of the learning rate that is gone at the end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,68 +196,223 @@ def fit_ranking(
     config: RankingConfig = RankingConfig(),
     device: torch.device | str = "cpu",
     seed: int = 0,
+    start: Callable[[RankingModel], RankingModel] | None = None,
+    features: Features | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
+    processes: Processes = ALONE,
 ) -> RankingModel:
     """The network after `config.n_steps` steps of Adam.
 
     A step takes a batch of users, cuts each one's history at a random point, and predicts
-    the `next_n` ratings after the cut from those before it. `on_step(step, loss, model)` is
-    called after every step; `model` shares the parameters, which go on changing.
+    the `next_n` ratings after the cut from those before it. start: makes the parameters to
+    begin with from random ones, for a warm start. features: of the movies; a described movie without ratings
+    is then ranked by them. `on_step(step, loss)` is called every 100 steps. Training goes on from the
+    last of the checkpoints.
 
-    Raises FloatingPointError if the loss stops being finite.
+    Raises TrainingDiverged if the loss stops being finite.
     """
-    device = torch.device(device)
-    history = history.to(device)
-    generator = torch.Generator(device).manual_seed(seed)
-    value = torch.where(history.rating >= config.like_from, 1.0, config.other_weight)
-    popularity = torch.bincount(history.movie_idx, weights=value, minlength=n_movies) + 0.5
-    popularity = (popularity / popularity.sum()).to(torch.float32)
-
-    def random_vectors() -> Tensor:
-        shape = (n_movies, config.n_factors)
-        return torch.randn(shape, generator=generator, device=device) * config.init_std
-
-    model = RankingModel(
-        history_vectors=random_vectors().requires_grad_(),
-        movie_vectors=random_vectors().requires_grad_(),
-        movie_bias=popularity.log().requires_grad_(),
+    course = _Course(
+        history.to(torch.device(device)),
+        n_movies=n_movies,
         config=config,
+        seed=seed,
+        start=start,
+        features=features,
+        processes=processes,
     )
-    parameters = [model.history_vectors, model.movie_vectors, model.movie_bias]
-    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.LinearLR(
-        optimizer, start_factor=1.0, end_factor=0.01, total_iters=config.n_steps
-    )
-
-    mean = history.mean_rating()
-    trainable = torch.nonzero(history.indptr.diff() >= 2).squeeze(1)  # a past and a future
-    n_batch = min(max(config.batch_users, len(trainable) // 5), config.max_batch_users)
-    queue = trainable[:0]
-    for step in range(config.n_steps if len(trainable) else 0):
-        while len(queue) < min(n_batch, len(trainable)):
-            shuffled = torch.randperm(len(trainable), generator=generator, device=device)
-            queue = torch.cat([queue, trainable[shuffled]])
-        users, queue = queue[:n_batch], queue[n_batch:]
-        loss = _next_ratings_loss(
-            model, history, users, mean, value=value, popularity=popularity, generator=generator
-        )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % _REPORT_EVERY == 0 or step == config.n_steps - 1:
-            if not math.isfinite(loss.item()):
+    if (state := checkpoints.last(course.facts())) is not None:
+        course.restore(state)
+        log.info("going on from the checkpoint at ranking step %d", course.step)
+    while course.step < course.n_steps:
+        loss = course.take_step()
+        done = course.step - 1
+        if done % _REPORT_EVERY == 0 or course.step == course.n_steps:
+            value = float(processes.sum(loss.detach()))
+            if not math.isfinite(value):
                 raise TrainingDiverged(
-                    f"training: the ranking loss is {loss.item()} at step {step}; "
+                    f"training: the ranking loss is {value} at step {done}; "
                     f"lower ranking_learning_rate (now {config.learning_rate})"
                 )
             if on_step is not None:
-                on_step(step, loss.item())
+                on_step(done, value)
+        checkpoints.offer(course.state)
+    return course.learnt()
+
+
+class _Course:
+    """A training under way: what it needs, and where it stands between two steps."""
+
+    def __init__(
+        self,
+        history: History,
+        *,
+        n_movies: int,
+        config: RankingConfig,
+        seed: int,
+        start: Callable[[RankingModel], RankingModel] | None,
+        features: Features | None,
+        processes: Processes,
+    ) -> None:
+        self.history, self.config, self.processes = history, config, processes
+        self.warm = start is not None
+        device = history.indptr.device
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.value = torch.where(history.rating >= config.like_from, 1.0, config.other_weight)
+        popularity = torch.bincount(history.movie_idx, weights=self.value, minlength=n_movies) + 0.5
+        self.popularity = (popularity / popularity.sum()).to(torch.float32)
+        begin = random_model(self.popularity, config=config, generator=self.generator)
+        if start is not None:
+            begin = start(begin)
+        parameters = {
+            name: tensor.detach().clone().to(device).requires_grad_()
+            for name, tensor in begin.tensors().items()
+        }
+        self.model = RankingModel(**parameters, config=config)
+        self.parameters = list(parameters.values())
+        self.side = None
+        if features is not None:
+            rated = torch.bincount(history.movie_idx, minlength=n_movies) > 0
+            self.side = MovieSide(features, rated, config=config)
+            self.parameters.append(self.side.values.weight)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
+        self.mean = history.mean_rating()
+        self.trainable = torch.nonzero(history.indptr.diff() >= 2).squeeze(1)  # a past and a future
+        n_batch = min(max(config.batch_users, len(self.trainable) // 5), config.max_batch_users)
+        self.n_batch = min(n_batch, len(self.trainable))
+        self.queue = self.trainable[:0]
+        self.step = 0
+        self.n_steps = config.n_steps if len(self.trainable) else 0
+
+    def take_step(self) -> Tensor:
+        """One step of Adam; returns this process's part of the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * (1 - _FALL * self.step / self.config.n_steps)
+        loss = _next_ratings_loss(
+            self.side.added_to(self.model, generator=self.generator) if self.side else self.model,
+            self.history,
+            self._next_users(),
+            self.mean,
+            value=self.value,
+            popularity=self.popularity,
+            generator=self.generator,
+            processes=self.processes,
+            drawable=self.side.rated_idx if self.side else None,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.processes.sum_gradients(self.parameters)
+        self.optimizer.step()
+        self.step += 1
+        return loss
+
+    @torch.no_grad()
+    def learnt(self) -> RankingModel:
+        """The model as it is now, with side features folded in."""
+        model = self.side.folded_into(self.model) if self.side else self.model
+        return RankingModel(
+            **{name: tensor.detach() for name, tensor in model.tensors().items()}, config=self.config
+        )
+
+    def _next_users(self) -> Tensor:
+        while len(self.queue) < self.n_batch:
+            device = self.queue.device
+            shuffled = torch.randperm(len(self.trainable), generator=self.generator, device=device)
+            self.queue = torch.cat([self.queue, self.trainable[shuffled]])
+        users, self.queue = self.queue[: self.n_batch], self.queue[self.n_batch :]
+        return users
+
+    def facts(self) -> dict[str, Any]:
+        """What has to be alike for a checkpoint to be of this training."""
+        return {
+            "ratings": len(self.history.rating),
+            "users": self.history.n_users,
+            "movies": len(self.popularity),
+            "config": asdict(self.config),
+            "processes": self.processes.size,
+            "warm": self.warm,
+            "features": self.side.values.weight.shape[0] if self.side else 0,
+        }
+
+    def state(self) -> State:
+        """All that the steps to come depend on."""
+        parts = {
+            "model": self.model.tensors(),
+            "optimizer": optimizer_tensors(self.optimizer),
+            "random": {"generator": self.generator.get_state()},
+            "users": {"queue": self.queue},
+            "side": {"values": self.side.values.weight} if self.side else {},
+        }
+        tensors = {f"{part}/{name}": value for part, found in parts.items() for name, value in found.items()}
+        return State(tensors, {"training": self.facts(), "step": self.step})
+
+    @torch.no_grad()
+    def restore(self, state: State) -> None:
+        """Stand where the state was taken."""
+        kept = state.part("model")
+        for name, tensor in self.model.tensors().items():
+            tensor.copy_(kept[name])
+        if self.side:
+            self.side.values.weight.copy_(state.tensors["side/values"])
+        restore_optimizer(self.optimizer, state.part("optimizer"))
+        self.generator.set_state(state.tensors["random/generator"])
+        self.queue = state.tensors["users/queue"].to(self.queue.device)
+        self.step = state.facts["step"]
+
+
+class MovieSide:
+    """What side features add to a movie's embeddings and bias, while they are learnt.
+
+    A described movie's own part is replaced now and then by the typical one, the mean of the rated movies', so that
+    its features learn to do without it; a described movie without ratings is that typical part and its features.
+    """
+
+    def __init__(self, features: Features, rated: Tensor, *, config: RankingConfig) -> None:
+        width = 2 * config.n_factors + 1
+        self.values = ValueEmbedding(features, width, hidden=HIDDEN_MOVIES, device=rated.device)
+        self.rated, self.rated_idx = rated, torch.nonzero(rated).squeeze(1)
+
+    def added_to(self, model: RankingModel, *, generator: torch.Generator) -> RankingModel:
+        """The model of one step, differentiable."""
+        every = torch.arange(len(self.rated), device=self.rated.device)
+        own = self._with_typical(model, self.values.shown(every, generator=generator)[:, 0])
+        return self._sum(own, self.values(), model.config)
+
+    def folded_into(self, model: RankingModel) -> RankingModel:
+        """The model for good."""
+        return self._sum(
+            self._with_typical(model, self.rated), self.values.filled(self.rated)[:-1], model.config
+        )
+
+    def _with_typical(self, model: RankingModel, shown: Tensor) -> dict[str, Tensor]:
+        """The movies' own parts, the typical one where it is not shown [M]."""
+
+        def filled(own: Tensor) -> Tensor:
+            typical = own.detach()[self.rated].mean(dim=0)
+            return torch.where(shown.view(-1, *[1] * (own.dim() - 1)), own, typical)
+
+        return {name: filled(own) for name, own in model.tensors().items()}
+
+    @staticmethod
+    def _sum(own: dict[str, Tensor], sums: Tensor, config: RankingConfig) -> RankingModel:
+        history, movie, bias = sums.split([config.n_factors, config.n_factors, 1], dim=1)
+        return RankingModel(
+            history_vectors=own["history_vectors"] + history,
+            movie_vectors=own["movie_vectors"] + movie,
+            movie_bias=own["movie_bias"] + bias[:, 0],
+            config=config,
+        )
+
+
+def random_model(popularity: Tensor, *, config: RankingConfig, generator: torch.Generator) -> RankingModel:
+    """Random embeddings, and a bias by popularity [M], which sums to 1."""
+    device = popularity.device
+    shape = (len(popularity), config.n_factors)
+    history, movie = (
+        torch.randn(shape, generator=generator, device=device) * config.init_std for _ in range(2)
+    )
     return RankingModel(
-        history_vectors=model.history_vectors.detach(),
-        movie_vectors=model.movie_vectors.detach(),
-        movie_bias=model.movie_bias.detach(),
-        config=config,
+        history_vectors=history, movie_vectors=movie, movie_bias=popularity.log(), config=config
     )
 
 
@@ -255,35 +425,64 @@ def _next_ratings_loss(
     value: Tensor,
     popularity: Tensor,
     generator: torch.Generator,
+    processes: Processes = ALONE,
+    drawable: Tensor | None = None,
 ) -> Tensor:
-    """Softmax cross-entropy of the ratings after a random cut of each user's history."""
+    """Softmax cross-entropy of the ratings after a random cut of each user's history.
+
+    Every process draws for the whole batch, and takes the loss of its own users. drawable: movies that may be drawn as
+    candidates, all by default.
+    """
     config, device = model.config, users.device
+    n_batch = len(users)
     start, stop = history.indptr[users], history.indptr[users + 1]
     n = stop - start
-    share = 0.1 + 0.85 * torch.rand(len(users), generator=generator, device=device)
+    share = 0.1 + 0.85 * torch.rand(n_batch, generator=generator, device=device)
     cut = start + torch.minimum((n * share).round().long().clamp_min(1), n - 1)
-    x_BD = _encode(model.history_vectors, history, users, cut, mean, config=config, generator=generator)
+    hidden = _hidden(start, cut, config=config, generator=generator, processes=processes)
 
     rows_BT = cut[:, None] + torch.arange(config.next_n, device=device)
     exists_BT = rows_BT < stop[:, None]
     rows_BT = rows_BT.clamp_max(len(history.rating) - 1)
     target_BT = history.movie_idx[rows_BT]
-    value_BT = torch.where(exists_BT, value[rows_BT], 0.0)
-    value_BT = value_BT / value_BT.sum(1, keepdim=True).clamp_min(1e-6)
 
     # Candidates: the batch's targets and uniform draws. log(chance of being one of them) is
     # taken off each score, so that the sampled softmax estimates the one over all movies.
-    n_movies = len(model.movie_bias)
+    n_movies = len(model.movie_bias) if drawable is None else len(drawable)
     drawn = torch.randint(n_movies, (config.n_negatives,), generator=generator, device=device)
+    if drawable is not None:
+        drawn = drawable[drawn]
     candidates = torch.cat([target_BT[exists_BT], drawn]).unique()
     expected = exists_BT.sum() * popularity[candidates] + config.n_negatives / n_movies
     correction = torch.log(-torch.expm1(-expected))
+
+    own = processes.own(n_batch)
+    users, cut, rows_BT, exists_BT, target_BT = (x[own] for x in (users, cut, rows_BT, exists_BT, target_BT))
+    value_BT = torch.where(exists_BT, value[rows_BT], 0.0)
+    value_BT = value_BT / value_BT.sum(1, keepdim=True).clamp_min(1e-6)
+    x_BD = _encode(model.history_vectors, history, users, cut, mean, config=config, hidden=hidden)
     logits_BC = torch.addmm(
         model.movie_bias[candidates] - correction, x_BD, model.movie_vectors[candidates].T
     )
     column_BT = torch.searchsorted(candidates, target_BT).clamp_max(len(candidates) - 1)
     log_z_B = logits_BC.logsumexp(1)
-    return (value_BT * (log_z_B[:, None] - logits_BC.gather(1, column_BT))).sum() / len(users)
+    return (value_BT * (log_z_B[:, None] - logits_BC.gather(1, column_BT))).sum() / n_batch
+
+
+def _hidden(
+    start: Tensor,
+    end: Tensor,
+    *,
+    config: RankingConfig,
+    generator: torch.Generator,
+    processes: Processes,
+) -> Tensor:
+    """Which history rows of this process's users are hidden [H]; drawn for the whole batch."""
+    last = (end - torch.maximum(start, end - config.max_history)).cumsum(0).tolist()
+    draw = torch.rand(last[-1] if last else 0, generator=generator, device=start.device)
+    own = processes.own(len(last))
+    first, stop = ([0, *last][place] for place in (own.start, own.stop))
+    return draw[first:stop] < config.history_drop
 
 
 def _encode(
@@ -294,12 +493,9 @@ def _encode(
     mean: Tensor,
     *,
     config: RankingConfig,
-    generator: torch.Generator | None = None,
+    hidden: Tensor | None = None,
 ) -> Tensor:
-    """x [B, D] of `users` [B] from their rows before `end` [B].
-
-    With a generator, `history_drop` of the rows are hidden.
-    """
+    """x [B, D] of `users` [B] from their rows before `end` [B], without the hidden ones [H]."""
     start = torch.maximum(history.indptr[users], end - config.max_history)
     length = end - start
     offsets = length.cumsum(0) - length
@@ -308,9 +504,8 @@ def _encode(
     back = end[user] - 1 - row
     liking = 1.0 + config.taste * (history.rating[row] - mean[users][user])
     weight = liking / (1.0 + back / config.recency_half)
-    if generator is not None:
-        hidden = torch.rand(len(weight), generator=generator, device=weight.device)
-        weight = weight * (hidden >= config.history_drop)
+    if hidden is not None:
+        weight = weight * ~hidden
     total = weight.new_zeros(len(users)).index_add_(0, user, weight.abs())
     weight = weight / total.clamp_min(1e-6)[user]
     return embedding_bag(history.movie_idx[row], vectors, offsets, mode="sum", per_sample_weights=weight)

@@ -1,6 +1,7 @@
 """A model in storage: weights as safetensors, everything else as JSON and Parquet, never a pickle.
 
 MODEL_URI/network.safetensors   the weights
+MODEL_URI/unfinished.safetensors   for a warm start: what the network forgets when its training ends, if anything
 MODEL_URI/model.json            the network's name, settings and sizes, the encoding of side features, and the configuration
 MODEL_URI/users.parquet         user_id by row, n_ratings
 MODEL_URI/movies.parquet        movie_id by row, n_ratings, and the columns of the movies table
@@ -63,6 +64,8 @@ class Model:
 def save_model(uri: str, model: Model) -> None:
     """Write a model under a URI; the description last, so that a folder with one is whole."""
     _write_tensors(uri, "network", model.network.state_dict())
+    if model.config.warm_start and model.network.unfinished:
+        _write_tensors(uri, "unfinished", model.network.unfinished)
     if model.ranking is not None:
         _write_tensors(uri, "ranking", model.ranking.tensors())
     for name, frame in (("users", model.users), ("movies", model.movies)):
@@ -119,6 +122,12 @@ def load_model(uri: str) -> Model:
         for what, columns in description.get("features", {}).items()
     }
     return Model(network, ranking, validated(description["config"]), users, movies, Encodings(**learnt))
+
+
+def load_unfinished(uri: str) -> dict[str, torch.Tensor]:
+    """The tensors that a training goes on from in place of the model's own; none where they are the same."""
+    absent = not storage.exists(storage.join(uri, "unfinished.safetensors"))
+    return {} if absent else _read_tensors(uri, "unfinished")
 
 
 def parquet_bytes(frame: pl.DataFrame) -> bytes:

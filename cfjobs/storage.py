@@ -7,6 +7,7 @@ standard chain (environment, profile, instance role), once, and drive boto3, Pol
 import errno
 import functools
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -173,14 +174,12 @@ def delete(uri: str) -> None:
 
 
 def delete_under(uri: str) -> None:
-    """Remove every file under a URI."""
+    """Remove every file under a URI, what a killed writer left half-written included."""
     for file in list_files(uri, suffix=""):
         delete(file.uri)
     if not is_s3(uri) and Path(uri).is_dir():
-        for folder in sorted(Path(uri).rglob("*"), reverse=True):
-            if folder.is_dir():
-                folder.rmdir()
-        Path(uri).rmdir()
+        with explained(uri):
+            shutil.rmtree(uri)
 
 
 def check_writable(uri: str) -> None:

@@ -181,9 +181,15 @@ def two_nights(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     pl.concat([ratings, wrong]).write_parquet(folder / "in" / "ratings.parquet")
     movies.with_columns(title.alias("title")).write_parquet(folder / "in" / "movies.parquet")
     pl.read_parquet(data_set / "users.parquet").write_parquet(folder / "in" / "users.parquet")
-    for night, seed in ((date(2026, 2, 28), 1), (date(2026, 3, 1), 2)):
+    for night, rank_by in ((date(2026, 2, 28), "rating"), (date(2026, 3, 1), "affinity")):
         config = Config(
-            epochs=2, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=20, shard_users=50, seed=seed
+            epochs=2,
+            top_n=20,
+            n_factors=8,
+            ranking_factors=8,
+            ranking_steps=20,
+            shard_users=50,
+            rank_by=rank_by,
         )
         jobs.nightly(
             jobs.start(

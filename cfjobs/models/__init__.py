@@ -47,11 +47,15 @@ def settings(config: Config, *, y_range: tuple[float, float]) -> Settings:
     )
 
 
-def plan(config: Config, *, n_ratings: int) -> tuple[int, int]:
-    """(batch size, epochs) for this many training ratings: as configured, else by the network's recipe."""
+def plan(config: Config, *, n_ratings: int, warm: bool = False) -> tuple[int, int]:
+    """(batch size, epochs) for this many training ratings: as configured, else by the network's recipe.
+
+    warm: of a training that goes on from an earlier model, `warm_share` of the epochs.
+    """
     chosen = recipe(config)
     batch_size = config.batch_size or chosen.batch_size(n_ratings)
-    return batch_size, config.epochs or chosen.epochs(n_ratings, batch_size=batch_size)
+    epochs = config.epochs or chosen.epochs(n_ratings, batch_size=batch_size)
+    return batch_size, max(1, round(epochs * config.warm_share)) if warm else epochs
 
 
 def build(name: str, *, n_users: int, n_movies: int, settings: Settings) -> Network:

@@ -26,6 +26,7 @@ _START = 0.1
 
 class DotRaters(Network):
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.01, l2=0.2, steps=500, batches_per_epoch=40)
+    forgotten: ClassVar[tuple[str, ...]] = ("user_as_rater.weight",)
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__(n_users=n_users, n_movies=n_movies, settings=settings)
@@ -51,6 +52,10 @@ class DotRaters(Network):
     def finish(self) -> None:
         """Fold the sums into the movie rows and forget the raters."""
         assert self.raters is not None
+        self.unfinished = {
+            "movie.weight": self.movie.weight.detach().clone(),
+            "user_as_rater.weight": self.user_as_rater.weight.detach(),
+        }
         self.movie.weight[:-1] += self.raters.sums(self.user_as_rater.weight)
         del self.user_as_rater
         self.raters = None

@@ -91,16 +91,19 @@ class Network(nn.Module, ABC):
     """A network that predicts the rating a user gives a movie.
 
     recipe: how this network is trained well, used where the configuration leaves it open. n_members: networks
-    side by side in this one, whose rows a rating pays for each.
+    side by side in this one, whose rows a rating pays for each. forgotten: names of the parameters that it has in
+    training only.
     """
 
     recipe: ClassVar[Recipe]
     n_members: int = 1
+    forgotten: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__()
         self.n_users, self.n_movies, self.settings = n_users, n_movies, settings
         self.side = nn.ModuleDict()
+        self.unfinished: dict[str, Tensor] = {}
 
     @abstractmethod
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
@@ -136,7 +139,11 @@ class Network(nn.Module, ABC):
         """Called before training with the rows of all training ratings [R], for a network that looks at them."""
 
     def finish(self) -> None:
-        """Called after training, with the weights that are kept."""
+        """Called after training, with the weights that are kept.
+
+        A network that changes or drops some here leaves them, as training knew them, in `unfinished`: a warm
+        start goes on from them.
+        """
 
     def rows(self, table: nn.Embedding, idx: Tensor, *, more: Tensor | None = None) -> Tensor:
         """Rows [B, width] of an embedding, with more [B, width] and with their side features; UNKNOWN takes the last row.

@@ -58,9 +58,9 @@ class ValueEmbedding(nn.Module):
         """The sums of some rows [B, width]; zero for an unknown id, -1."""
         return nn.functional.embedding(idx.clamp_min(0), self()) * (idx >= 0)[:, None]
 
-    def shown(self, idx: Tensor) -> Tensor:
-        """1, or at random 0 for a described row that is to do without what is its own [B, 1]."""
-        drawn = torch.rand(len(idx), device=idx.device) >= self.hidden
+    def shown(self, idx: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """True, or at random False for a described row that is to do without what is its own [B, 1]."""
+        drawn = torch.rand(len(idx), generator=generator, device=idx.device) >= self.hidden
         return (drawn | ~self.described[idx])[:, None]
 
     def squared_norms(self) -> Tensor:

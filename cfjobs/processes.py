@@ -1,0 +1,70 @@
+"""Several processes that train one model: each takes its slice of every batch, and the gradients are summed.
+
+torchrun starts them and sets RANK, WORLD_SIZE and LOCAL_RANK; they talk over NCCL on GPUs and gloo on CPUs. All
+hold the whole model and draw the same random numbers, so after every step they hold the same weights, and those
+of a single process at the same total batch but for the order of the sums.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together. rank: 0..size - 1; rank 0 alone writes and prints."""
+
+    rank: int = 0
+    size: int = 1
+
+    def own(self, n: int) -> slice:
+        """This process's share of n rows, in order and as even as can be."""
+        return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Make every parameter's gradient the sum over the processes."""
+        if self.size == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            distributed.all_reduce(parameter.grad)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the processes."""
+        if self.size > 1:
+            distributed.all_reduce(value)
+        return value
+
+    def spread(self, text: str) -> str:
+        """Rank 0's text, on every rank."""
+        if self.size == 1:
+            return text
+        box = [text]
+        distributed.broadcast_object_list(box)
+        return box[0]
+
+
+ALONE = Processes()
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """The processes that torchrun started with this one, connected; alone where it started none."""
+    if not under_torchrun():
+        yield ALONE
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()
