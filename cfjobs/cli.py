@@ -252,15 +252,31 @@ def predict(
 @app.command()
 def recs(
     output: OutputUri,
-    user: Annotated[str, typer.Option("--user", metavar="ID", help="Whose list.")],
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Whose list.")] = None,
+    ratings_of: Annotated[
+        str | None,
+        typer.Option(
+            "--ratings-of",
+            metavar="FILE",
+            help="CSV or Parquet of one user's ratings (movie_id, rating, timestamp if there is one): their list, made now.",
+        ),
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Rows to print.")] = 10,
     run_date: RunDate = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a user's current list with titles."""
+    """Print a user's list with titles: the published one, or with --ratings-of the one for these ratings, untrained.
+
+    --ratings-of is for a user who arrived today, or rated more since the night; --user says who it is, if known.
+    """
     from cfjobs import lookups
 
-    found = lookups.user_list(output, user, run_date=_date(run_date))
+    if ratings_of is not None:
+        found = lookups.fold_in(output, ratings_of, user=user, run_date=_date(run_date))
+    elif user is not None:
+        found = lookups.user_list(output, user, run_date=_date(run_date))
+    else:
+        raise typer.BadParameter("give --user, --ratings-of, or both")
     if as_json:
         rows = found.frame.head(n).to_dicts()
         _show(
@@ -269,6 +285,7 @@ def recs(
                 "run_date": found.run_date.isoformat(),
                 "source": found.source,
                 "movies": rows,
+                "unknown_movies": found.unknown_movies,
             },
             as_json=True,
         )
@@ -546,8 +563,9 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 def print_list(found: "UserList", *, n: int) -> None:
     """A user's list as a table for people."""
+    who = "A user without an id" if found.user_id is None else f"User {plain(found.user_id)}"
     table = Table(
-        title=Text(f"User {plain(found.user_id)}, {found.run_date}, {found.source}"),
+        title=Text(f"{who}, {found.run_date}, {found.source}"),
         title_justify="left",
         box=None,
     )
@@ -556,6 +574,9 @@ def print_list(found: "UserList", *, n: int) -> None:
     for row in found.frame.head(n).iter_rows():
         table.add_row(*(Text(f"{value:.3f}" if isinstance(value, float) else plain(value)) for value in row))
     console.print(table)
+    if found.unknown_movies:
+        named = ", ".join(plain(movie) for movie in found.unknown_movies)
+        console.print(f"left out, unknown to the model: {named}", markup=False, highlight=False)
 
 
 def print_history(nights: "Sequence[PublishedNight]") -> None:

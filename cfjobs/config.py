@@ -83,6 +83,15 @@ class Config(BaseModel):
         description="How far the sigmoid's range reaches beyond y_range on each side, in stars, so that the ends can be predicted; 'learned' makes both sides parameters of the network.",
     )
 
+    movie_features: tuple[str, ...] = Field(
+        (),
+        description="Columns of the movies table that describe a movie to the networks, such as genres: text (categories, several divided by |), lists, booleans, numbers. With them, movies without ratings can be listed.",
+    )
+    user_features: tuple[str, ...] = Field(
+        (),
+        description="Columns of the users table that describe a user to the rating network; as movie_features.",
+    )
+
     # Training --------------------------------------------------------------------------------------
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="Optimiser; sgd uses momentum.")
     learning_rate: float | None = Field(

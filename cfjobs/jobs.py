@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from cfjobs import (
     __version__,
     beside,
+    catalogue,
     evaluate,
     fitting,
     lists,
@@ -84,6 +85,8 @@ def start(
     run_date = run_date or now.date()
     train.resolve_device(config.device)
     uris = _sources(ratings_uri, movies, users)
+    if model is None:
+        catalogue.check_tables(config, movies=uris.get("movies"), users=uris.get("users"))
     output = storage.normal(output)
     listings = {what: ratings.list_parquet(uri, what=what) for what, uri in uris.items()}
     storage.check_writable(output)
@@ -144,6 +147,12 @@ def prepare(night: Night) -> Prepared:
     if night.model:
         model = saved.load_model(night.model)
         clean = ratings.with_rows_of(clean, users=model.users["user_id"], movies=model.movies)
+    elif config.movie_features and movies is not None:
+        clean = catalogue.with_unrated(clean, movies)
+    user_ids = pl.concat([clean.users, clean.cold_users])
+    user_table = catalogue.users_with_columns(user_ids, None if night.model else users, config)
+    if not night.model:
+        catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
     if config.top_n > clean.movies.height:
         raise InputError(
             f"configuration key top_n: got {config.top_n}, but the catalogue has {clean.movies.height} movies; lower top_n"
@@ -157,7 +166,8 @@ def prepare(night: Night) -> Prepared:
     log.info("ratings: %s; %d users, %d movies", cleaned.counts, clean.users.len(), clean.movies.height)
     prepared = Prepared(
         counts=cleaned.counts
-        | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()},
+        | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()}
+        | ({} if night.model else catalogue.unrated_counts(config, found=clean, movies=movies)),
         n_users=clean.users.len(),
         n_movies=clean.movies.height,
         n_cold_users=clean.cold_users.len(),
@@ -169,7 +179,7 @@ def prepare(night: Night) -> Prepared:
     for name, frame in (
         ("movies", clean.movies),
         ("rejected", cleaned.rejected),
-        ("users", pl.concat([clean.users, clean.cold_users]).alias("user_id").to_frame()),
+        ("users", user_table),
     ):
         night.write(f"{name}.parquet", saved.parquet_bytes(frame))
     return night.done("prepared", prepared)
@@ -223,12 +233,16 @@ def fit(
     frame = night.frame("ratings")
     held_out = _held_out(night) if on == "train" else np.zeros(frame.height, dtype=np.bool_)
     kept, valid = frame.filter(~held_out), frame.filter(held_out)
+    user_table, movie_table = night.frame("users").head(prepared.n_users), night.frame("movies")
+    encodings = catalogue.encodings(config, movies=movie_table, users=user_table)
     task = fitting.Task(
         config,
         n_users=prepared.n_users,
         n_movies=prepared.n_movies,
         y_range=prepared.y_range,
         kept=kept,
+        user_features=catalogue.encoded(user_table, encodings.users),
+        movie_features=catalogue.encoded(movie_table, encodings.movies),
         valid=valid,
         stop_share=stop_share,
         start=previous.start_of(night, prepared, on=on, valid=valid),
@@ -242,9 +256,9 @@ def fit(
     )
     fitted = fitting.fit(task, kit)
     uri = _model_uri(night, on=on)
-    users = _with_counts(night.frame("users").head(prepared.n_users), task.kept["user_idx"])
-    movies = _with_counts(night.frame("movies"), task.kept["movie_idx"])
-    saved.save_model(uri, Model(fitted.network, fitted.ranking, config, users, movies))
+    users = _with_counts(user_table, task.kept["user_idx"])
+    movies = _with_counts(movie_table, task.kept["movie_idx"])
+    saved.save_model(uri, Model(fitted.network, fitted.ranking, config, users, movies, encodings))
     if config.warm_start and on == "train":
         previous.keep_until(uri, night, kept)
     losses = [
