@@ -1,6 +1,6 @@
 """What scoring one shard of a night costs: users per second, peak memory, bytes, at several numbers of users.
 
-    python bench/shard.py                                    # 50,000 and 400,000 users, 20,000 movies
+    python bench/shard.py                                    # 60,000 and 240,000 users, 20,000 movies
     python bench/shard.py --users 60000 --movies 100000      # a slice of 10 million users x 100,000 movies
 
 A night with random networks is laid out in a temporary folder; a process of its own then scores all its users as
@@ -106,11 +106,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--users", type=int, nargs="+", default=[50_000, 400_000])
+    parser.add_argument("--users", type=int, nargs="+", default=[60_000, 240_000])
     parser.add_argument("--movies", type=int, default=20_000)
     parser.add_argument("--per-user", type=int, default=100, help="ratings a user, on average")
     parser.add_argument("--factors", type=int, default=128, help="of the ranking network")
-    parser.add_argument("--memory-gb", type=float, default=4.0)
+    parser.add_argument("--memory-gb", type=float, default=2.0)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -22,9 +22,15 @@ from cfjobs.score import NO_MOVIE, Lists, Pairs, top_n
 
 
 def candidates(model: Model, *, min_ratings: int | None = None) -> NDArray[np.bool_]:
-    """Movies that may be listed [M]: those with enough training ratings, by the model's configuration if not said."""
+    """Movies that may be listed [M]: those with enough training ratings and, unless it takes several, those with none that features describe.
+
+    min_ratings: the model's own configuration if not said.
+    """
     least = model.config.min_ratings if min_ratings is None else min_ratings
-    mask: NDArray[np.bool_] = model.movies["n_ratings"].to_numpy() >= max(1, least)
+    n_ratings = model.movies["n_ratings"].to_numpy()
+    mask: NDArray[np.bool_] = n_ratings >= max(1, least)
+    if least <= 1:
+        mask |= model.knows_movies()
     return mask
 
 
@@ -162,8 +168,9 @@ def _ranked_by_model(model: Model, mine: pl.DataFrame, *, users: range) -> NDArr
 
 
 def _by_popularity(model: Model, limits: Limits) -> NDArray[np.int32]:
-    order = np.argsort(-model.movies["n_ratings"].to_numpy(), kind="stable")
-    return order[limits.listed[order]].astype(np.int32)
+    n_ratings = model.movies["n_ratings"].to_numpy()
+    order = np.argsort(-n_ratings, kind="stable")
+    return order[(limits.listed & (n_ratings > 0))[order]].astype(np.int32)
 
 
 def _fill(lists: Lists, row: int, order: NDArray[np.int32], seen: NDArray[np.int32], model: Model) -> None:

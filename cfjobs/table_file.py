@@ -1,5 +1,7 @@
 """A Parquet file in storage read by ranges: its footer once, then only the row groups that are wanted."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -26,6 +28,15 @@ class TableFile:
         first = int(np.searchsorted(self._start, start, side="right")) - 1
         last = int(np.searchsorted(self._start, stop, side="left"))
         return self._read(first, last).slice(start - int(self._start[first]), stop - start)
+
+    def blocks(self, rows: int) -> Iterator[pl.DataFrame]:
+        """All rows, whole row groups at a time, of at most `rows` rows where one group is not more."""
+        first, n_groups = 0, len(self._start) - 1
+        while first < n_groups:
+            last = int(np.searchsorted(self._start, self._start[first] + rows, side="right")) - 1
+            last = max(first + 1, min(last, n_groups))
+            yield self._read(first, last)
+            first = last
 
     def _read(self, first: int, last: int) -> pl.DataFrame:
         """Row groups first..last-1."""

@@ -14,6 +14,7 @@ from cfjobs.errors import CfjobsError, InputError
 from cfjobs.night import Night, Prepared, Scored, Shard, Trained
 from flows.observe import log_to_run, progress_artifact
 from flows.stages import stage
+from flows.waiting import end_of
 
 _FOR_WORKERS = ("PREFECT_", "AWS_", "CFJOBS_")
 """Environment variables that the processes of a Ray cluster need and do not inherit."""
@@ -79,8 +80,10 @@ def score_elsewhere(deployment: str, night: Night, prepared: Prepared, trained: 
         deployment,
         parameters={name: record.model_dump(mode="json") for name, record in parts.items()},
         idempotency_key=f"{task_run.id}-{task_run.run_count}-{flow_run.run_count}",
+        timeout=0,
     )
     assert isinstance(run, FlowRun)  # called from a task that is not async: no coroutine
+    run = end_of(run)
     scored = jobs.scored_already(night, prepared)
     if scored is None:
         state = f"{run.state.name}: {run.state.message or ''}" if run.state else "unknown"
