@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 1 anythi
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -408,13 +409,37 @@ def config_(config: ConfigFile = None, set_: Settings = None, as_json: AsJson = 
 def main() -> NoReturn:
     """Run the command line; every explained end is one line and an exit code."""
     try:
-        app()
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            _among_processes()
+        else:
+            app()
     except CfjobsError as error:
-        print(f"cfjobs: {plain(error)}", file=sys.stderr)
-        if "--json" in sys.argv:
-            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-        sys.exit(error.exit_code)
+        sys.exit(_explain(error))
     sys.exit(0)
+
+
+def _among_processes() -> NoReturn:
+    """Run the command as rank 0 of torchrun, or follow its trainings."""
+    from cfjobs import jobs, torchrun
+
+    code: str | int | None = 0
+    try:
+        with torchrun.session(jobs.follow) as leads:
+            if leads:
+                app()
+    except SystemExit as ended:
+        code = ended.code
+    except CfjobsError as error:
+        code = _explain(error)
+    torchrun.leave(code if isinstance(code, int) else 0)
+
+
+def _explain(error: CfjobsError) -> int:
+    """Print an explained end as one line; returns its exit code."""
+    print(f"cfjobs: {plain(error)}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+    return error.exit_code
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
