@@ -14,14 +14,18 @@ from numpy.typing import NDArray
 
 from cfjobs import tables, train
 from cfjobs.models.network import UNKNOWN, DotScores, MlpScores
+from cfjobs.popularity import first_unseen
 from cfjobs.ranking import History
 from cfjobs.saved import Model
 from cfjobs.score import NO_MOVIE, Lists, Pairs, top_n
 
 
 def candidates(model: Model) -> NDArray[np.bool_]:
-    """Movies that may be listed [M]: those with enough training ratings."""
-    mask: NDArray[np.bool_] = model.movies["n_ratings"].to_numpy() >= max(1, model.config.min_ratings)
+    """Movies that may be listed [M]: those with enough training ratings and, unless it takes several, those with none that features describe."""
+    n_ratings = model.movies["n_ratings"].to_numpy()
+    mask: NDArray[np.bool_] = n_ratings >= max(1, model.config.min_ratings)
+    if model.config.min_ratings <= 1:
+        mask |= model.knows_movies()
     return mask
 
 
@@ -71,17 +75,13 @@ def popular(
     model: Model, seen: Pairs, *, n: int, first_user: int = 0, batch_users: int = 1024
 ) -> Iterator[Batch]:
     """For each user of `seen`, the movies with most training ratings, ties by row. Score: the number of ratings."""
-    order = _by_popularity(model)
+    order, n_ratings = _by_popularity(model), model.movies["n_ratings"].to_numpy()
     n_users = len(seen.indptr) - 1
     for start in range(0, n_users, batch_users):
-        size = min(batch_users, n_users - start)
-        movie_idx = np.full((size, n), NO_MOVIE, dtype=np.int32)
-        batch = Batch(
-            start + first_user, movie_idx, np.zeros(movie_idx.shape, np.float32), np.zeros(size, np.bool_)
-        )
-        for row in range(size):
-            _fill(batch, row, order, seen.of_user(start + row), model)
-        yield batch
+        users = range(start, min(start + batch_users, n_users))
+        movie_idx = first_unseen(order, seen, users=users, n=n)
+        score = np.where(movie_idx == NO_MOVIE, -np.inf, n_ratings[movie_idx]).astype(np.float32)
+        yield Batch(start + first_user, movie_idx, score, np.zeros(len(users), np.bool_))
 
 
 def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
@@ -126,8 +126,9 @@ def _ranked_by_model(model: Model, mine: pl.DataFrame, *, users: range) -> NDArr
 
 
 def _by_popularity(model: Model) -> NDArray[np.int32]:
-    order = np.argsort(-model.movies["n_ratings"].to_numpy(), kind="stable")
-    return order[candidates(model)[order]].astype(np.int32)
+    n_ratings = model.movies["n_ratings"].to_numpy()
+    order = np.argsort(-n_ratings, kind="stable")
+    return order[(candidates(model) & (n_ratings > 0))[order]].astype(np.int32)
 
 
 def _fill(lists: Lists, row: int, order: NDArray[np.int32], seen: NDArray[np.int32], model: Model) -> None:

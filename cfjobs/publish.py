@@ -4,14 +4,17 @@ Parts of `top_n` are written by the shards into the table's own folder, where no
 no commit names. `publish_parts` names them all at once and drops the date's former ones in the same commit.
 """
 
+import io
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable, Schema, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, create_table_with_add_actions
@@ -19,6 +22,9 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, cre
 from cfjobs import storage
 from cfjobs.errors import InputError, StorageFault
 from cfjobs.tables import RUN_DATE, Table
+
+KEEP_LOG = {"delta.logRetentionDuration": "interval 520 weeks"}
+"""Property of every table: a kept night's version can be read, and gone back to, however old it is."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,8 @@ class Part:
 
 
 def part_path(run_date: date, name: str) -> str:
-    """Where a part of a night lives below its table."""
-    return f"{RUN_DATE}={run_date.isoformat()}/{name}.parquet"
+    """Where a part of a night lives below its table: never twice the same, so that no published file is written over."""
+    return f"{RUN_DATE}={run_date.isoformat()}/{name}-{uuid4().hex[:8]}.parquet"
 
 
 def part_stats(table: pa.Table) -> str:
@@ -50,6 +56,16 @@ def part_stats(table: pa.Table) -> str:
     return json.dumps({"numRecords": table.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls})
 
 
+def write_part(output: str, table: Table, rows: pa.Table, *, run_date: date, name: str) -> Part:
+    """Write rows without the date as a part of a night, which no commit names yet. Its statistics: ids and ranks."""
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, compression="zstd")
+    path, data = part_path(run_date, name), buffer.getvalue()
+    storage.write_bytes(storage.join(output, table.name, path), data)
+    keys = [column for column in rows.column_names if column == "rank" or column.endswith("_id")]
+    return Part(path, len(data), rows.num_rows, part_stats(rows.select(keys)))
+
+
 def publish_parts(
     output: str, table: Table, schema: pa.Schema, parts: Sequence[Part], *, run_date: date, run_id: str
 ) -> int:
@@ -59,7 +75,7 @@ def publish_parts(
     partition: Mapping[str, str | None] = {RUN_DATE: run_date.isoformat()}
     actions = [AddAction(part.path, part.size, partition, now, True, part.stats) for part in parts]
     properties = _commit_properties(run_id)
-    with storage.explained(uri), _commits(uri):
+    with storage.explained(uri), commits(uri):
         existing = open_table(output, table.name)
         if existing is None:
             create_table_with_add_actions(
@@ -69,6 +85,7 @@ def publish_parts(
                 partition_by=[RUN_DATE],
                 name=table.name,
                 description=table.meaning,
+                configuration=KEEP_LOG,
                 storage_options=storage.options(uri),
                 commit_properties=properties,
             )
@@ -88,7 +105,7 @@ def publish_parts(
 def publish_rows(output: str, table: Table, rows: pa.Table, *, run_date: date, run_id: str) -> int:
     """Make these rows the night's partition of a table, in one commit. Returns the table's version."""
     uri = storage.join(output, table.name)
-    with storage.explained(uri), _commits(uri):
+    with storage.explained(uri), commits(uri):
         existing = open_table(output, table.name)
         if existing is not None:
             _check_schema(existing, rows.schema, uri)
@@ -100,10 +117,26 @@ def publish_rows(output: str, table: Table, rows: pa.Table, *, run_date: date, r
             predicate=f"{RUN_DATE} = '{run_date.isoformat()}'" if existing is not None else None,
             name=table.name if existing is None else None,
             description=table.meaning if existing is None else None,
+            configuration=KEEP_LOG if existing is None else None,
             storage_options=storage.options(uri) if existing is None else None,
             commit_properties=_commit_properties(run_id),
         )
         return _version(output, table.name)
+
+
+def append_rows(output: str, table: Table, rows: pa.Table) -> None:
+    """Add rows to a table that only grows, in one commit."""
+    uri = storage.join(output, table.name)
+    with storage.explained(uri), commits(uri):
+        write_deltalake(
+            uri,
+            rows,
+            mode="append",
+            partition_by=[RUN_DATE],
+            name=table.name,
+            description=table.meaning,
+            storage_options=storage.options(uri),
+        )
 
 
 def open_table(output: str, name: str, *, version: int | None = None) -> DeltaTable | None:
@@ -144,7 +177,7 @@ def _commit_properties(run_id: str) -> CommitProperties:
     return CommitProperties(custom_metadata={"run_id": run_id})
 
 
-class _commits:
+class commits:
     """Turn a lost race or a broken store into StorageFault: the stage can be run again."""
 
     def __init__(self, uri: str) -> None:

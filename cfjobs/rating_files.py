@@ -131,6 +131,21 @@ def judged_batches(group: Group, *, ids: IdTypes, config: Config, now: datetime)
         )
 
 
+def judged_rows_of(
+    users: pl.Series, group: Group, *, ids: IdTypes, config: Config, now: datetime
+) -> pl.DataFrame:
+    """The rows of a few users as `cleaning.judged` gives them; the others' are left behind while reading.
+
+    users: ids as text. Raises InputError for a file that is gone or damaged.
+    """
+    mine = pl.col(config.user_column).cast(pl.String).is_in(users.implode())
+    query = _scan(group.files, group.types, config).filter(mine)
+    try:
+        return judged(query, group.types, ids=ids, config=config, now=now).collect(engine="streaming")
+    except _DAMAGE as error:
+        raise _damage(group, error, config=config) from error
+
+
 def check_unchanged(files: Sequence[FileInfo]) -> None:
     """Raise InputError for a file that is no longer as it was listed: its rows may be of two exports."""
     for file, found in zip(files, _listed_again(files), strict=True):

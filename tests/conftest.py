@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,7 +19,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cfjobs import sample
+from cfjobs import jobs, sample
+from cfjobs.config import Config
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -154,6 +156,46 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pl.DataFrame({"user_id": pl.concat([known, pl.Series([900_001, 900_002])])}).write_parquet(
         folder / "users.parquet"
     )
+    return folder
+
+
+HOSTILE_TITLES = (
+    "</script><script>document.title='stolen'</script> (1999)",
+    "<img src=x onerror=document.title='stolen'> (2001)",
+    "\x1b[31m\"Quoted\" & 'single' <b>\u2028 (2003)",
+)
+"""Titles that try to be more than text; the most rated movies of `two_nights` have them."""
+
+
+@pytest.fixture(scope="session")
+def two_nights(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ratings `in` and two nights `out`, of 2026-02-28 and 2026-03-01. Three ratings are missing."""
+    folder = tmp_path_factory.mktemp("nights")
+    ratings = pl.read_parquet(data_set / "ratings.parquet")
+    wrong = ratings.head(3).with_columns(pl.lit(None, ratings["rating"].dtype).alias("rating"))
+    most = ratings["movie_id"].value_counts().sort("count", "movie_id", descending=[True, False])["movie_id"]
+    movies = pl.read_parquet(data_set / "movies.parquet")
+    titles = dict(zip(most.to_list(), HOSTILE_TITLES, strict=False))
+    title = pl.col("movie_id").replace_strict(titles, default=pl.col("title"), return_dtype=pl.String)
+    (folder / "in").mkdir()
+    pl.concat([ratings, wrong]).write_parquet(folder / "in" / "ratings.parquet")
+    movies.with_columns(title.alias("title")).write_parquet(folder / "in" / "movies.parquet")
+    pl.read_parquet(data_set / "users.parquet").write_parquet(folder / "in" / "users.parquet")
+    for night, rank_by in ((date(2026, 2, 28), "rating"), (date(2026, 3, 1), "affinity")):
+        config = Config(
+            epochs=2,
+            top_n=20,
+            n_factors=8,
+            ranking_factors=8,
+            ranking_steps=20,
+            shard_users=50,
+            rank_by=rank_by,
+        )
+        jobs.nightly(
+            jobs.start(
+                ratings_uri=str(folder / "in"), output=str(folder / "out"), run_date=night, config=config
+            )
+        )
     return folder
 
 

@@ -1,0 +1,302 @@
+"""The recipes of the data dictionary: what to paste into Polars, DuckDB, pandas, Spark SQL and Athena.
+
+Those for Polars, DuckDB and pandas are run by the tests, block after block.
+"""
+
+METRICS = """## What each metric says
+
+| metric | meaning | better | baseline |
+|---|---|---|---|
+| `rmse` | root of the mean squared error of the predicted ratings, in stars | lower | global mean + damped user and movie means |
+| `mae` | mean absolute error, in stars | lower | the same |
+| `ndcg_at_10` | how many liked held-out movies are among the first ten, and how high; 1 is all of them at the top | higher | the popularity list |
+| `recall_at_10` | share of a user's liked held-out movies that are among the first ten | higher | the popularity list |
+| `map_at_10` | mean precision at each hit among the first ten | higher | the popularity list |
+| `mrr_at_10` | 1 / rank of the first hit among the first ten, 0 without one | higher | the popularity list |
+| `coverage` | share of the movies that could be listed that are in anybody's first ten | | the popularity list |
+| `novelty_at_10` | mean self-information of the listed movies in bits: 0 is rated by everybody, 10 by one in 1,024 | | the popularity list |
+| `popular_share_at_10` | share of list places that go to the tenth of the movies with most ratings | | the popularity list |
+
+A held-out movie is liked from `relevant_rating` on. Lists are judged without the movies of the training ratings, over
+users with a liked held-out movie; variety (the last three) over every user.
+"""
+
+RECIPES = """## Recipes
+
+`out` is the output URI, a folder or `s3://bucket/prefix`. For the latter, credentials come from the environment.
+
+### Polars
+
+```python
+import polars as pl
+
+out = "out"
+lists = pl.scan_delta(f"{out}/top_n")
+nights = pl.read_delta(f"{out}/runs").sort("run_date")
+tonight = nights["run_date"][-1]
+```
+
+Tonight's list for a user, with titles:
+
+```python
+titles = pl.scan_delta(f"{out}/movie_embeddings").filter(run_date=tonight).select("movie_id", "title")
+mine = (
+    lists.filter(run_date=tonight, user_id=1)
+    .join(titles, on="movie_id", how="left")
+    .sort("rank")
+    .select("rank", "movie_id", "title", "predicted_rating")
+    .collect()
+)
+print(mine)
+```
+
+What changed since last night: who has a movie among the first ten that was not in last night's list.
+
+```python
+last_night = nights["run_date"][-2]
+before = lists.filter(run_date=last_night).select("user_id", "movie_id")
+new = (
+    lists.filter(pl.col("run_date") == tonight, pl.col("rank") <= 10)
+    .join(before, on=["user_id", "movie_id"], how="anti")
+    .sort("user_id", "rank")
+    .collect()
+)
+print(new["user_id"].n_unique(), "users see something new")
+```
+
+Which movies are recommended most:
+
+```python
+most = (
+    lists.filter(pl.col("run_date") == tonight, pl.col("rank") <= 10)
+    .group_by("movie_id")
+    .agg(pl.len().alias("lists"))
+    .join(titles, on="movie_id", how="left")
+    .sort("lists", "movie_id", descending=[True, False])
+    .head(20)
+    .collect()
+)
+print(most)
+```
+
+A past night, by date and by version. A version is the table as it stood then, even where the date was run again since:
+
+```python
+past = lists.filter(run_date=last_night).collect()
+version = (
+    nights.filter(run_date=last_night)["table_versions"].str.json_path_match("$.top_n").cast(pl.Int64).item()
+)
+as_published = pl.scan_delta(f"{out}/top_n", version=version).filter(run_date=last_night).collect()
+print(past.height, as_published.height)
+```
+
+Explain the night: where are the stars wrong, and by how much?
+
+```python
+worst = (
+    pl.scan_delta(f"{out}/holdout_predictions")
+    .filter(run_date=tonight)
+    .group_by("movie_id")
+    .agg(pl.len().alias("n"), pl.col("residual").mean().alias("mean_residual"))
+    .filter(pl.col("n") >= 5)
+    .join(titles, on="movie_id", how="left")
+    .sort("mean_residual")
+    .head(10)
+    .collect()
+)
+print(worst)
+```
+
+### DuckDB
+
+Without its `delta` extension, and so without a download, over the Arrow data sets of `deltalake`:
+
+```python
+import duckdb
+from deltalake import DeltaTable
+
+out = "out"
+db = duckdb.connect()
+for name in ("top_n", "movie_embeddings", "similar_movies", "metrics", "runs"):
+    db.register(name, DeltaTable(f"{out}/{name}").to_pyarrow_dataset())
+db.sql("set variable tonight = (select max(run_date) from runs)")
+db.sql("set variable last_night = (select max(run_date) from runs where run_date < getvariable('tonight'))")
+```
+
+Tonight's list for a user, with titles:
+
+```python
+mine = db.sql(\"\"\"
+    select l.rank, l.movie_id, m.title, l.predicted_rating
+    from top_n l left join movie_embeddings m using (run_date, movie_id)
+    where l.run_date = getvariable('tonight') and l.user_id = 1
+    order by l.rank
+\"\"\")
+mine.show()
+```
+
+What changed since last night:
+
+```python
+new = db.sql(\"\"\"
+    select user_id, rank, movie_id
+    from top_n
+    where run_date = getvariable('tonight') and rank <= 10
+      and (user_id, movie_id) not in (
+        select (user_id, movie_id) from top_n where run_date = getvariable('last_night')
+      )
+    order by user_id, rank
+\"\"\")
+new.show()
+```
+
+Which movies are recommended most:
+
+```python
+most = db.sql(\"\"\"
+    select l.movie_id, any_value(m.title) as title, count(*) as lists
+    from top_n l left join movie_embeddings m using (run_date, movie_id)
+    where l.run_date = getvariable('tonight') and l.rank <= 10
+    group by l.movie_id
+    order by lists desc, l.movie_id
+    limit 20
+\"\"\")
+most.show()
+```
+
+A past night, by date and by version:
+
+```python
+past = db.sql("select * from top_n where run_date = getvariable('last_night')")
+version = db.sql(
+    "select (table_versions ->> '$.top_n')::int from runs where run_date = getvariable('last_night')"
+).fetchall()[0][0]
+db.register("top_n_then", DeltaTable(f"{out}/top_n", version=version).to_pyarrow_dataset())
+as_published = db.sql("select * from top_n_then where run_date = getvariable('last_night')")
+print(len(past), len(as_published))
+```
+
+### pandas
+
+```python
+import json
+
+import pandas as pd
+from deltalake import DeltaTable
+
+out = "out"
+
+
+def read(name, version=None, **filters):
+    table = DeltaTable(f"{out}/{name}", version=version)
+    return table.to_pandas(filters=[(column, "=", value) for column, value in filters.items()] or None)
+
+
+nights = read("runs").sort_values("run_date")
+tonight, last_night = nights["run_date"].iloc[-1], nights["run_date"].iloc[-2]
+```
+
+Tonight's list for a user, with titles:
+
+```python
+titles = read("movie_embeddings", run_date=tonight)[["movie_id", "title"]]
+mine = read("top_n", run_date=tonight, user_id=1).merge(titles, on="movie_id", how="left").sort_values("rank")
+print(mine[["rank", "movie_id", "title", "predicted_rating"]].head(10))
+```
+
+What changed since last night:
+
+```python
+lists = read("top_n", run_date=tonight)
+before = read("top_n", run_date=last_night)[["user_id", "movie_id"]]
+new = lists[lists["rank"] <= 10].merge(before, on=["user_id", "movie_id"], how="left", indicator=True)
+new = new[new["_merge"] == "left_only"].sort_values(["user_id", "rank"])
+print(new["user_id"].nunique(), "users see something new")
+```
+
+Which movies are recommended most:
+
+```python
+most = lists[lists["rank"] <= 10].groupby("movie_id").size().rename("lists").reset_index()
+most = most.merge(titles, on="movie_id", how="left").sort_values(
+    ["lists", "movie_id"], ascending=[False, True]
+)
+print(most.head(20))
+```
+
+A past night, by date and by version:
+
+```python
+past = read("top_n", run_date=last_night)
+versions = json.loads(nights[nights["run_date"] == last_night]["table_versions"].item())
+as_published = read("top_n", version=versions["top_n"], run_date=last_night)
+print(len(past), len(as_published))
+```
+
+### Spark SQL
+
+With the Delta Lake package on the session (`io.delta.sql.DeltaSparkSessionExtension`):
+
+```sql
+create table top_n using delta location 's3://bucket/out/top_n';
+create table movie_embeddings using delta location 's3://bucket/out/movie_embeddings';
+create table runs using delta location 's3://bucket/out/runs';
+
+-- tonight's list for a user, with titles
+select l.rank, l.movie_id, m.title, l.predicted_rating
+from top_n l left join movie_embeddings m using (run_date, movie_id)
+where l.run_date = (select max(run_date) from runs) and l.user_id = 1
+order by l.rank;
+
+-- what changed since last night
+with nights as (select run_date, row_number() over (order by run_date desc) as back from runs)
+select t.user_id, t.rank, t.movie_id
+from top_n t join nights n on t.run_date = n.run_date and n.back = 1
+where t.rank <= 10 and not exists (
+  select 1 from top_n b join nights m on b.run_date = m.run_date and m.back = 2
+  where b.user_id = t.user_id and b.movie_id = t.movie_id);
+
+-- which movies are recommended most
+select l.movie_id, m.title, count(*) as lists
+from top_n l left join movie_embeddings m using (run_date, movie_id)
+where l.run_date = (select max(run_date) from runs) and l.rank <= 10
+group by l.movie_id, m.title order by lists desc limit 20;
+
+-- a past night, by date and by version
+select * from top_n where run_date = date '2026-03-01';
+select get_json_object(table_versions, '$.top_n') from runs where run_date = date '2026-03-01';
+select * from top_n version as of 7 where run_date = date '2026-03-01';
+```
+
+### Athena
+
+Athena engine 3 reads Delta tables once they are declared; it takes the columns from the table itself:
+
+```sql
+create external table top_n location 's3://bucket/out/top_n' tblproperties ('table_type' = 'DELTA');
+create external table movie_embeddings location 's3://bucket/out/movie_embeddings' tblproperties ('table_type' = 'DELTA');
+create external table runs location 's3://bucket/out/runs' tblproperties ('table_type' = 'DELTA');
+
+-- tonight's list for a user, with titles
+select l.rank, l.movie_id, m.title, l.predicted_rating
+from top_n l left join movie_embeddings m on m.run_date = l.run_date and m.movie_id = l.movie_id
+where l.run_date = (select max(run_date) from runs) and l.user_id = 1
+order by l.rank;
+
+-- what changed since last night
+with nights as (select run_date, row_number() over (order by run_date desc) as back from runs),
+     before as (select user_id, movie_id from top_n where run_date = (select run_date from nights where back = 2))
+select t.user_id, t.rank, t.movie_id
+from top_n t left join before b on b.user_id = t.user_id and b.movie_id = t.movie_id
+where t.run_date = (select run_date from nights where back = 1) and t.rank <= 10 and b.movie_id is null;
+
+-- which movies are recommended most
+select l.movie_id, m.title, count(*) as lists
+from top_n l left join movie_embeddings m on m.run_date = l.run_date and m.movie_id = l.movie_id
+where l.run_date = (select max(run_date) from runs) and l.rank <= 10
+group by l.movie_id, m.title order by lists desc limit 20;
+
+-- a past night, by date; Athena reads the latest version of a Delta table only, so take a version with Polars or Spark
+select * from top_n where run_date = date '2026-03-01';
+```
+"""
