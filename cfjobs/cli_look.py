@@ -76,9 +76,13 @@ def explain(
         _show(explaining.as_json(found), as_json=True)
         return
     parts = found.parts
-    place = f"rank {found.rank}" if found.rank else "not in the list"
-    if found.rated is not None:
-        place = f"not listed: the user has rated it {found.rated:g}"
+    place = f"not in the list, place {found.place} of {found.n_candidates:,}"
+    if found.rank:
+        place = f"rank {found.rank} of {found.n_candidates:,} movies that could be listed"
+    elif found.rated is not None:
+        place = f"not listed, the user has rated it {found.rated:g}"
+    elif found.place is None:
+        place = "not listed, too few have rated it"
     name = plain(found.title or found.movie_id)
     lines = [
         f"{name} for user {plain(found.user_id)}, {found.run_date}: {place}, predicted rating {found.predicted_rating:.2f}",

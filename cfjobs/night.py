@@ -122,3 +122,4 @@ class Published(Record):
     counts: dict[str, int]
     seconds: dict[str, float]
     gate: str
+    report: str | None = None

@@ -23,7 +23,7 @@ def top_n(output: Path) -> pl.DataFrame:
 
 
 def check_sum(found: Explanation, row: dict[str, Any]) -> None:
-    assert found.rank == row["rank"]
+    assert found.rank == found.place == row["rank"]
     assert found.published_score == row["score"]
     assert found.parts.score == pytest.approx(row["score"], abs=1e-4)
     assert found.predicted_rating == pytest.approx(row["predicted_rating"], abs=1e-5)
@@ -54,6 +54,7 @@ def test_a_movie_that_the_user_has_rated_says_so(two_nights: Path) -> None:
     row = ratings.row(0, named=True)
     found = explain(str(two_nights / "out"), str(row["user_id"]), str(row["movie_id"]))
     assert found.rank is None
+    assert found.place is None
     assert found.rated is not None
     assert row["movie_id"] in found.frame["movie_id"].cast(pl.Int64).to_list()
 
