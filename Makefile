@@ -1,4 +1,5 @@
 # make demo   one night through the real flow, on generated data (RATINGS=path-or-uri for your own)
+# make serve  a whole installation on this machine: Prefect, workers, an object store, until Ctrl-C
 # make test   lint, types, import contracts, tests
 # Both set up .venv from constraints.txt by themselves.
 
@@ -6,13 +7,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help demo test lint types imports tests format clean
+.PHONY: help demo serve test lint types imports tests format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
 demo: .venv/installed
 	@$(BIN)/python -m flows.demo --ratings "$(RATINGS)"
+
+serve: .venv/installed-dev
+	@exec $(BIN)/python -m deploy.serve
 
 test: lint types imports tests
 
@@ -45,4 +49,4 @@ format: .venv/installed-dev
 	@touch $@
 
 clean:
-	rm -rf .venv .demo
+	rm -rf .venv .demo .serve

@@ -4,12 +4,14 @@ Results go to standard output, as text or with --json as one object; logs and pr
 Exit codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 1 anything else.
 """
 
+import getpass
 import json
 import logging
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -20,12 +22,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from cfjobs import __version__
+from cfjobs import __version__, usage
 from cfjobs.config import Config, as_toml, load_config
 from cfjobs.errors import CfjobsError
 
 if TYPE_CHECKING:
     from cfjobs.lookups import UserList
+    from cfjobs.nights import PublishedNight
 
 app = typer.Typer(
     name="cfjobs",
@@ -77,6 +80,8 @@ Settings = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")
 ]
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
 
 console = Console()
 errors = Console(stderr=True)
@@ -247,15 +252,31 @@ def predict(
 @app.command()
 def recs(
     output: OutputUri,
-    user: Annotated[str, typer.Option("--user", metavar="ID", help="Whose list.")],
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Whose list.")] = None,
+    ratings_of: Annotated[
+        str | None,
+        typer.Option(
+            "--ratings-of",
+            metavar="FILE",
+            help="CSV or Parquet of one user's ratings (movie_id, rating, timestamp if there is one): their list, made now.",
+        ),
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Rows to print.")] = 10,
     run_date: RunDate = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a user's current list with titles."""
+    """Print a user's list with titles: the published one, or with --ratings-of the one for these ratings, untrained.
+
+    --ratings-of is for a user who arrived today, or rated more since the night; --user says who it is, if known.
+    """
     from cfjobs import lookups
 
-    found = lookups.user_list(output, user, run_date=_date(run_date))
+    if ratings_of is not None:
+        found = lookups.fold_in(output, ratings_of, user=user, run_date=_date(run_date))
+    elif user is not None:
+        found = lookups.user_list(output, user, run_date=_date(run_date))
+    else:
+        raise typer.BadParameter("give --user, --ratings-of, or both")
     if as_json:
         rows = found.frame.head(n).to_dicts()
         _show(
@@ -264,11 +285,109 @@ def recs(
                 "run_date": found.run_date.isoformat(),
                 "source": found.source,
                 "movies": rows,
+                "unknown_movies": found.unknown_movies,
             },
             as_json=True,
         )
     else:
         print_list(found, n=n)
+
+
+@app.command()
+def history(output: OutputUri, as_json: AsJson = False) -> None:
+    """List the published nights: date, version for `cfjobs rollback`, run, gate, metrics and counts."""
+    from cfjobs import nights, storage
+
+    found = nights.published(storage.normal(output))
+    if as_json:
+        _show({"nights": [night.model_dump(mode="json") for night in found]}, as_json=True)
+    else:
+        print_history(found)
+
+
+@app.command()
+def rollback(
+    output: OutputUri,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="RUN_DATE|VERSION", help="The night to go back to, as `cfjobs history` lists it."
+        ),
+    ],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is recorded.")] = "",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring all tables back to the state in which a night had just been published.
+
+    Nights published after it disappear. Who asked and why is recorded in each table's log and in `rollbacks`.
+    """
+    from cfjobs import nights
+
+    done = nights.rollback(output, to=to, who=_who(), why=reason, dry_run=dry_run)
+    _show(done.model_dump(mode="json"), as_json=as_json)
+
+
+@app.command()
+def retain(
+    output: OutputUri,
+    nights: Annotated[int, typer.Option("--nights", min=1, help="How many of the newest nights stay.")],
+    min_age_hours: Annotated[
+        float,
+        typer.Option(
+            "--min-age-hours",
+            min=0,
+            help="Files younger than this stay, whatever they are: longer than the longest night and the longest read.",
+        ),
+    ] = 48,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old nights, files that no kept night needs, old models and the work of abandoned runs."""
+    from cfjobs import nights as published
+
+    done = published.retain(output, nights=nights, min_age=timedelta(hours=min_age_hours), dry_run=dry_run)
+    _show(done.model_dump(mode="json"), as_json=as_json)
+
+
+@app.command()
+def backfill(
+    ratings: RatingsUri,
+    output: OutputUri,
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First date.")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last date, itself included.")],
+    movies: MoviesUri = None,
+    users: UsersUri = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    force: Annotated[bool, typer.Option("--force", help="Publish dates again that are published.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a range of dates, each from the ratings up to that date only.
+
+    Dates that are published already are skipped, so the same command goes on where it stopped.
+    """
+    from cfjobs import backfill as range_of_nights
+
+    with _progress() as progress:
+        filled = range_of_nights.backfill(
+            ratings_uri=ratings,
+            output=output,
+            first=first.date(),
+            last=last.date(),
+            movies=movies,
+            users=users,
+            config=load_config(config, set_ or ()),
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        _show({"nights": [night.model_dump(mode="json") for night in filled]}, as_json=True)
+    else:
+        for night in filled:
+            console.print(
+                f"{night.run_date}: {night.outcome}, {plain(night.detail)}", highlight=False, markup=False
+            )
 
 
 @app.command()
@@ -405,6 +524,10 @@ def config_(config: ConfigFile = None, set_: Settings = None, as_json: AsJson = 
         print(as_toml(found))
 
 
+_NO_MEMORY = ("memory", "failed to map segment")
+"""What libraries say, other than MemoryError, when there is none left."""
+
+
 def main() -> NoReturn:
     """Run the command line; every explained end is one line and an exit code."""
     try:
@@ -414,6 +537,14 @@ def main() -> NoReturn:
         if "--json" in sys.argv:
             print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
         sys.exit(error.exit_code)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _NO_MEMORY):
+            raise
+        print(
+            f"cfjobs: out of memory ({usage.words()}): {plain(error)[:200]}; finished work is kept: rerun with more memory, or a lower shard_users or batch_size",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     sys.exit(0)
 
 
@@ -432,8 +563,9 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 def print_list(found: "UserList", *, n: int) -> None:
     """A user's list as a table for people."""
+    who = "A user without an id" if found.user_id is None else f"User {plain(found.user_id)}"
     table = Table(
-        title=Text(f"User {plain(found.user_id)}, {found.run_date}, {found.source}"),
+        title=Text(f"{who}, {found.run_date}, {found.source}"),
         title_justify="left",
         box=None,
     )
@@ -442,6 +574,38 @@ def print_list(found: "UserList", *, n: int) -> None:
     for row in found.frame.head(n).iter_rows():
         table.add_row(*(Text(f"{value:.3f}" if isinstance(value, float) else plain(value)) for value in row))
     console.print(table)
+    if found.unknown_movies:
+        named = ", ".join(plain(movie) for movie in found.unknown_movies)
+        console.print(f"left out, unknown to the model: {named}", markup=False, highlight=False)
+
+
+def print_history(nights: "Sequence[PublishedNight]") -> None:
+    """The published nights as a table for people, and under it what an override had overridden."""
+    metrics = {"rmse": "rmse", "ndcg_at_10": "ndcg", "recall_at_10": "recall"}
+    table = Table(box=None)
+    for name in ("night", "version", *metrics.values(), "users", "lists", "gate"):
+        table.add_column(name, justify="left" if name in {"night", "gate"} else "right", no_wrap=True)
+    for night in nights:
+        values = [night.metrics.get(name) for name in metrics]
+        table.add_row(
+            str(night.run_date),
+            str(night.version),
+            *("" if value is None else f"{value:.4f}" for value in values),
+            *(f"{night.counts.get(name, 0):,}" for name in ("users", "lists")),
+            plain(night.gate.partition(":")[0]),
+        )
+    console.print(table)
+    for night in nights:
+        if ":" in night.gate:
+            console.print(f"{night.run_date}: {plain(night.gate)}", markup=False, highlight=False)
+
+
+def _who() -> str:
+    """Who asks: CFJOBS_USER where an operator's tool sets it, else the system's user."""
+    try:
+        return os.environ.get("CFJOBS_USER") or getpass.getuser()
+    except (OSError, KeyError):
+        return f"uid {os.getuid()}"
 
 
 def plain(value: object) -> str:

@@ -83,6 +83,15 @@ class Config(BaseModel):
         description="How far the sigmoid's range reaches beyond y_range on each side, in stars, so that the ends can be predicted; 'learned' makes both sides parameters of the network.",
     )
 
+    movie_features: tuple[str, ...] = Field(
+        (),
+        description="Columns of the movies table that describe a movie to the networks, such as genres: text (categories, several divided by |), lists, booleans, numbers. With them, movies without ratings can be listed.",
+    )
+    user_features: tuple[str, ...] = Field(
+        (),
+        description="Columns of the users table that describe a user to the rating network; as movie_features.",
+    )
+
     # Training --------------------------------------------------------------------------------------
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="Optimiser; sgd uses momentum.")
     learning_rate: float | None = Field(
@@ -199,8 +208,42 @@ class Config(BaseModel):
     gate_min_ndcg: float | None = Field(
         None, ge=0, le=1, description="Refuse to publish below this holdout nDCG@10."
     )
+    gate_rating_tolerance: float | None = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Refuse when the holdout RMSE or MAE is worse than the last published night's by more than this share of it; null compares neither.",
+    )
+    gate_ranking_tolerance: float | None = Field(
+        0.15,
+        ge=0,
+        le=1,
+        description="Refuse when the holdout nDCG@10 or recall@10 is worse than the last published night's by more than this share of it (lists of few users vary by some per cent from night to night); null compares neither.",
+    )
+    gate_beat_popularity: bool = Field(
+        True, description="Refuse when the holdout nDCG@10 is not above that of the popularity list."
+    )
+    gate_max_shrink: float | None = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Refuse when the ratings or the users are fewer than the last published night's by more than this share; null accepts any.",
+    )
+    gate_max_growth: float | None = Field(
+        1.0,
+        ge=0,
+        le=1000,
+        description="Refuse when the ratings or the users are more than the last published night's by more than this share (1 = twice as many); null accepts any.",
+    )
+    gate_max_rejected_rise: float | None = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Refuse when the share of rejected rows is above the last published night's by more than this (0.01 = one row in a hundred); null accepts any.",
+    )
     gate_override: bool = Field(
-        False, description="Publish although the gate refuses; the override is recorded in the runs table."
+        False,
+        description="Publish although the gate refuses its metrics or counts; the override is recorded in the runs table. Broken lists are never published.",
     )
 
     # Scoring ---------------------------------------------------------------------------------------

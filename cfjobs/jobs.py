@@ -15,7 +15,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
@@ -31,10 +31,12 @@ from numpy.typing import NDArray
 from cfjobs import (
     __version__,
     beside,
+    catalogue,
     evaluate,
     fitting,
     lists,
     models,
+    nights,
     page,
     previous,
     publish,
@@ -44,10 +46,13 @@ from cfjobs import (
     storage,
     tables,
     train,
+    usage,
 )
+from cfjobs.claim import COMMIT, Claim, claimed
 from cfjobs.config import Config
 from cfjobs.errors import GateRefused, InputError
 from cfjobs.fitting import Progress
+from cfjobs.gate import Comparison, comparisons, list_faults, refusals
 from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
 from cfjobs.publish import Part
 from cfjobs.saved import Model
@@ -70,7 +75,7 @@ def start(
     config: Config | None = None,
     now: datetime | None = None,
 ) -> Night:
-    """Check inputs, credentials and the output before anything costly; resume an unfinished equal night.
+    """Check inputs, credentials and the output before anything costly.
 
     model: URI of an existing model to score or evaluate instead of training one. Raises InputError for whatever a user has to mend.
     """
@@ -80,6 +85,8 @@ def start(
     run_date = run_date or now.date()
     train.resolve_device(config.device)
     uris = _sources(ratings_uri, movies, users)
+    if model is None:
+        catalogue.check_tables(config, movies=uris.get("movies"), users=uris.get("users"))
     output = storage.normal(output)
     listings = {what: ratings.list_parquet(uri, what=what) for what, uri in uris.items()}
     storage.check_writable(output)
@@ -99,10 +106,6 @@ def start(
         work=work,
         started_at=now,
     )
-    begun = night.load("night", Night)
-    if begun is not None:
-        log.info("resuming run %s of %s", begun.run_id, run_date)
-        return begun.model_copy(update={"config": config})
     log.info(
         "run %s: %d rating files, %d bytes",
         night.run_id,
@@ -110,6 +113,23 @@ def start(
         sum(f.size for f in listings["ratings"]),
     )
     return night
+
+
+def claimed_night(night: Night) -> AbstractContextManager[Claim]:
+    """Hold the claim of the night's date, so that one run at a time works on it. Raises Busy while another does.
+
+    Check the claim before the commit.
+    """
+    return claimed(night.output, night.run_date.isoformat())
+
+
+def resumed(night: Night) -> Night:
+    """The run that was begun on an equal night and not finished, if there is one; this one otherwise."""
+    begun = night.load("night", Night)
+    if begun is None:
+        return night
+    log.info("resuming run %s of %s", begun.run_id, begun.run_date)
+    return begun.model_copy(update={"config": night.config})
 
 
 def prepare(night: Night) -> Prepared:
@@ -127,6 +147,12 @@ def prepare(night: Night) -> Prepared:
     if night.model:
         model = saved.load_model(night.model)
         clean = ratings.with_rows_of(clean, users=model.users["user_id"], movies=model.movies)
+    elif config.movie_features and movies is not None:
+        clean = catalogue.with_unrated(clean, movies)
+    user_ids = pl.concat([clean.users, clean.cold_users])
+    user_table = catalogue.users_with_columns(user_ids, None if night.model else users, config)
+    if not night.model:
+        catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
     if config.top_n > clean.movies.height:
         raise InputError(
             f"configuration key top_n: got {config.top_n}, but the catalogue has {clean.movies.height} movies; lower top_n"
@@ -140,7 +166,8 @@ def prepare(night: Night) -> Prepared:
     log.info("ratings: %s; %d users, %d movies", cleaned.counts, clean.users.len(), clean.movies.height)
     prepared = Prepared(
         counts=cleaned.counts
-        | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()},
+        | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()}
+        | ({} if night.model else catalogue.unrated_counts(config, found=clean, movies=movies)),
         n_users=clean.users.len(),
         n_movies=clean.movies.height,
         n_cold_users=clean.cold_users.len(),
@@ -152,7 +179,7 @@ def prepare(night: Night) -> Prepared:
     for name, frame in (
         ("movies", clean.movies),
         ("rejected", cleaned.rejected),
-        ("users", pl.concat([clean.users, clean.cold_users]).alias("user_id").to_frame()),
+        ("users", user_table),
     ):
         night.write(f"{name}.parquet", saved.parquet_bytes(frame))
     return night.done("prepared", prepared)
@@ -206,12 +233,16 @@ def fit(
     frame = night.frame("ratings")
     held_out = _held_out(night) if on == "train" else np.zeros(frame.height, dtype=np.bool_)
     kept, valid = frame.filter(~held_out), frame.filter(held_out)
+    user_table, movie_table = night.frame("users").head(prepared.n_users), night.frame("movies")
+    encodings = catalogue.encodings(config, movies=movie_table, users=user_table)
     task = fitting.Task(
         config,
         n_users=prepared.n_users,
         n_movies=prepared.n_movies,
         y_range=prepared.y_range,
         kept=kept,
+        user_features=catalogue.encoded(user_table, encodings.users),
+        movie_features=catalogue.encoded(movie_table, encodings.movies),
         valid=valid,
         stop_share=stop_share,
         start=previous.start_of(night, prepared, on=on, valid=valid),
@@ -225,9 +256,9 @@ def fit(
     )
     fitted = fitting.fit(task, kit)
     uri = _model_uri(night, on=on)
-    users = _with_counts(night.frame("users").head(prepared.n_users), task.kept["user_idx"])
-    movies = _with_counts(night.frame("movies"), task.kept["movie_idx"])
-    saved.save_model(uri, Model(fitted.network, fitted.ranking, config, users, movies))
+    users = _with_counts(user_table, task.kept["user_idx"])
+    movies = _with_counts(movie_table, task.kept["movie_idx"])
+    saved.save_model(uri, Model(fitted.network, fitted.ranking, config, users, movies, encodings))
     if config.warm_start and on == "train":
         previous.keep_until(uri, night, kept)
     losses = [
@@ -284,24 +315,24 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
     return metrics
 
 
-def gate(night: Night, metrics: dict[str, float | None]) -> str:
+def compared(night: Night, prepared: Prepared, metrics: dict[str, float | None]) -> list[Comparison]:
+    """What the gate looks at: metrics and counts against the limits, popularity and the last published night."""
+    last = nights.last(night.output, until=night.run_date)
+    return comparisons(night.config, metrics=metrics, counts=prepared.counts, last=last)
+
+
+def gate(night: Night, metrics: dict[str, float | None], compared: Sequence[Comparison]) -> str:
     """The verdict of the gate, for the record. Raises GateRefused when the night must not be published."""
-    config = night.config
-    rmse, ndcg = metrics["rmse"], metrics["ndcg_at_10"]
-    if rmse is None or ndcg is None:
-        return "no holdout"
-    refusals = []
-    if config.gate_max_rmse is not None and rmse > config.gate_max_rmse:
-        refusals.append(f"rmse is {rmse:.4f}, above gate_max_rmse {config.gate_max_rmse}")
-    if config.gate_min_ndcg is not None and ndcg < config.gate_min_ndcg:
-        refusals.append(f"ndcg_at_10 is {ndcg:.4f}, below gate_min_ndcg {config.gate_min_ndcg}")
-    if not refusals:
-        return "passed"
-    if config.gate_override:
-        log.warning("the gate refused, overridden: %s", "; ".join(refusals))
-        return "overridden: " + "; ".join(refusals)
+    reasons = refusals(compared)
+    if not reasons:
+        return (
+            "existing model" if night.model else "passed" if metrics.get("rmse") is not None else "no holdout"
+        )
+    if night.config.gate_override:
+        log.warning("the gate refused, overridden: %s", "; ".join(reasons))
+        return "overridden: " + "; ".join(reasons)
     raise GateRefused(
-        f"the gate refused: {'; '.join(refusals)}; the published tables are as they were (gate_override=true publishes all the same)"
+        f"the gate refused: {'; '.join(reasons)}; the published tables are as they were (gate_override=true publishes all the same)"
     )
 
 
@@ -360,6 +391,40 @@ def score(
     return night.done(name, Scored(part=asdict(part), lists=n_lists))
 
 
+def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
+    """Read the written parts back and hold them against every rule of `top_n`; returns the rows read.
+
+    Raises GateRefused for a broken list, which nothing overrides.
+    """
+    user_ids, movie_ids = night.frame("users")["user_id"], night.frame("movies")["movie_id"]
+    ratings_of = night.frame("ratings", ["user_idx", "movie_idx"])
+    listed: list[pl.Series] = []
+    for shard, record in zip(shards(night, prepared), scored, strict=True):
+        part = Part(**record.part)
+        rows = pl.read_parquet(storage.read_bytes(storage.join(night.output, tables.TOP_N.name, part.path)))
+        here = ratings_of.filter(pl.col("user_idx").is_between(shard.start, shard.stop - 1))
+        seen = pl.DataFrame({"user_id": user_ids[here["user_idx"]], "movie_id": movie_ids[here["movie_idx"]]})
+        faults = list_faults(rows, seen=seen, top_n=night.config.top_n, y_range=prepared.y_range)
+        if rows.height != part.rows:
+            faults.append(f"{rows.height:,} rows are there, {part.rows:,} were written")
+        _refuse_broken(part.path, faults)
+        listed.append(rows["user_id"].unique())
+    users = pl.concat(listed) if listed else user_ids.head(0)
+    _refuse_broken(
+        tables.TOP_N.name, [f"{n} users are in two parts"] if (n := users.len() - users.n_unique()) else []
+    )
+    n_rows = sum(int(record.part["rows"]) for record in scored)
+    log.info("checked %d rows of %d lists", n_rows, users.len())
+    return n_rows
+
+
+def _refuse_broken(what: str, faults: Sequence[str]) -> None:
+    if faults:
+        raise GateRefused(
+            f"the gate refused broken lists: {what}: {'; '.join(faults)}; the published tables are as they were, please report this"
+        )
+
+
 def commit(
     night: Night,
     prepared: Prepared,
@@ -371,6 +436,20 @@ def commit(
     seconds: dict[str, float],
 ) -> Published:
     """Make the night visible, one commit a table, `runs` last; then drop the work folder."""
+    with claimed(night.output, COMMIT, wait_s=120):
+        return _commit(night, prepared, trained, scored, metrics=metrics, verdict=verdict, seconds=seconds)
+
+
+def _commit(
+    night: Night,
+    prepared: Prepared,
+    trained: Trained,
+    scored: Sequence[Scored],
+    *,
+    metrics: dict[str, float | None],
+    verdict: str,
+    seconds: dict[str, float],
+) -> Published:
     user_type, movie_type = (
         night.frame(name, [f"{name[:-1]}_id"]).to_series().dtype for name in ("users", "movies")
     )
@@ -445,59 +524,74 @@ def nightly(night: Night, *, progress: Callable[[str, float, str], None] | None 
     def of(stage: str) -> Progress | None:
         return (lambda share, words: progress(stage, share, words)) if progress else None
 
-    with _timed(seconds, "prepare"):
-        prepared = prepare(night)
-    with _timed(seconds, "split"):
-        hold_out(night, prepared)
-    with _timed(seconds, "train"):
-        trained = fit(night, prepared, on="train", progress=of("train"))
-    with _timed(seconds, "evaluate"):
-        metrics = measure(night, prepared, trained)
-    verdict = gate(night, metrics)
-    if night.config.refit:
-        with _timed(seconds, "refit"):
-            trained = fit(night, prepared, on="all", stop_share=trained.share, progress=of("refit"))
-    with _timed(seconds, "score"):
-        scored = [
-            score(night, prepared, trained, shard, progress=of("score")) for shard in shards(night, prepared)
-        ]
-    with _timed(seconds, "publish"):
-        return commit(night, prepared, trained, scored, metrics=metrics, verdict=verdict, seconds=seconds)
+    with claimed_night(night) as claim:
+        night = resumed(night)
+        with _timed(seconds, "prepare"):
+            prepared = prepare(night)
+        with _timed(seconds, "split"):
+            hold_out(night, prepared)
+        with _timed(seconds, "train"):
+            trained = fit(night, prepared, on="train", progress=of("train"))
+        with _timed(seconds, "evaluate"):
+            metrics = measure(night, prepared, trained)
+        verdict = gate(night, metrics, compared(night, prepared, metrics))
+        if night.config.refit:
+            with _timed(seconds, "refit"):
+                trained = fit(night, prepared, on="all", stop_share=trained.share, progress=of("refit"))
+        with _timed(seconds, "score"):
+            scored = [
+                score(night, prepared, trained, shard, progress=of("score"))
+                for shard in shards(night, prepared)
+            ]
+        with _timed(seconds, "check"):
+            check(night, prepared, scored)
+        claim.check()
+        with _timed(seconds, "publish"):
+            return commit(night, prepared, trained, scored, metrics=metrics, verdict=verdict, seconds=seconds)
 
 
 def train_alone(night: Night, *, progress: Progress | None = None) -> Trained:
     """Prepare, split and train; the model stays, nothing is published."""
-    prepared = prepare(night)
-    hold_out(night, prepared)
-    trained = fit(night, prepared, on="train", progress=progress)
-    storage.delete_under(night.work)
-    return trained
+    with claimed_night(night):
+        night = resumed(night)
+        prepared = prepare(night)
+        hold_out(night, prepared)
+        trained = fit(night, prepared, on="train", progress=progress)
+        storage.delete_under(night.work)
+        return trained
 
 
 def evaluate_alone(night: Night) -> dict[str, float | None]:
     """Holdout metrics of the night's existing model."""
-    prepared = prepare(night)
-    hold_out(night, prepared)
-    metrics = measure(night, prepared, _existing(night))
-    storage.delete_under(night.work)
-    return metrics
+    with claimed_night(night):
+        night = resumed(night)
+        prepared = prepare(night)
+        hold_out(night, prepared)
+        metrics = measure(night, prepared, existing(night))
+        storage.delete_under(night.work)
+        return metrics
 
 
 def score_alone(night: Night, *, progress: Progress | None = None) -> Published:
     """Score with the night's existing model and publish."""
-    prepared = prepare(night)
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "score"):
-        scored = [
-            score(night, prepared, _existing(night), shard, progress=progress)
-            for shard in shards(night, prepared)
-        ]
-    return commit(
-        night, prepared, _existing(night), scored, metrics={}, verdict="existing model", seconds=seconds
-    )
+    with claimed_night(night) as claim:
+        night = resumed(night)
+        prepared = prepare(night)
+        verdict = gate(night, {}, compared(night, prepared, {}))
+        trained = existing(night)
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "score"):
+            scored = [
+                score(night, prepared, trained, shard, progress=progress) for shard in shards(night, prepared)
+            ]
+        with _timed(seconds, "check"):
+            check(night, prepared, scored)
+        claim.check()
+        return commit(night, prepared, trained, scored, metrics={}, verdict=verdict, seconds=seconds)
 
 
-def _existing(night: Night) -> Trained:
+def existing(night: Night) -> Trained:
+    """The night's existing model, as a training's record."""
     assert night.model is not None
     return Trained(model_uri=night.model, share=1.0, losses=[])
 
@@ -531,7 +625,7 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[stage] = round(time.perf_counter() - started, 3)
-    log.info("%s took %.1f s", stage, seconds[stage])
+    log.info("%s took %.1f s; %s", stage, seconds[stage], usage.words())
 
 
 def _key(inputs: list[dict[str, Any]], config: Config, run_date: date, model: str | None) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,9 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, cre
 from cfjobs import storage
 from cfjobs.errors import InputError, StorageFault
 from cfjobs.tables import RUN_DATE, Table
+
+KEEP_LOG = {"delta.logRetentionDuration": "interval 520 weeks"}
+"""Property of every table: a kept night's version can be read, and gone back to, however old it is."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Part:
 
 
 def part_path(run_date: date, name: str) -> str:
-    """Where a part of a night lives below its table."""
-    return f"{RUN_DATE}={run_date.isoformat()}/{name}.parquet"
+    """Where a part of a night lives below its table: never twice the same, so that no published file is written over."""
+    return f"{RUN_DATE}={run_date.isoformat()}/{name}-{uuid4().hex[:8]}.parquet"
 
 
 def part_stats(table: pa.Table) -> str:
@@ -71,7 +75,7 @@ def publish_parts(
     partition: Mapping[str, str | None] = {RUN_DATE: run_date.isoformat()}
     actions = [AddAction(part.path, part.size, partition, now, True, part.stats) for part in parts]
     properties = _commit_properties(run_id)
-    with storage.explained(uri), _commits(uri):
+    with storage.explained(uri), commits(uri):
         existing = open_table(output, table.name)
         if existing is None:
             create_table_with_add_actions(
@@ -81,6 +85,7 @@ def publish_parts(
                 partition_by=[RUN_DATE],
                 name=table.name,
                 description=table.meaning,
+                configuration=KEEP_LOG,
                 storage_options=storage.options(uri),
                 commit_properties=properties,
             )
@@ -100,7 +105,7 @@ def publish_parts(
 def publish_rows(output: str, table: Table, rows: pa.Table, *, run_date: date, run_id: str) -> int:
     """Make these rows the night's partition of a table, in one commit. Returns the table's version."""
     uri = storage.join(output, table.name)
-    with storage.explained(uri), _commits(uri):
+    with storage.explained(uri), commits(uri):
         existing = open_table(output, table.name)
         if existing is not None:
             _check_schema(existing, rows.schema, uri)
@@ -112,10 +117,26 @@ def publish_rows(output: str, table: Table, rows: pa.Table, *, run_date: date, r
             predicate=f"{RUN_DATE} = '{run_date.isoformat()}'" if existing is not None else None,
             name=table.name if existing is None else None,
             description=table.meaning if existing is None else None,
+            configuration=KEEP_LOG if existing is None else None,
             storage_options=storage.options(uri) if existing is None else None,
             commit_properties=_commit_properties(run_id),
         )
         return _version(output, table.name)
+
+
+def append_rows(output: str, table: Table, rows: pa.Table) -> None:
+    """Add rows to a table that only grows, in one commit."""
+    uri = storage.join(output, table.name)
+    with storage.explained(uri), commits(uri):
+        write_deltalake(
+            uri,
+            rows,
+            mode="append",
+            partition_by=[RUN_DATE],
+            name=table.name,
+            description=table.meaning,
+            storage_options=storage.options(uri),
+        )
 
 
 def open_table(output: str, name: str, *, version: int | None = None) -> DeltaTable | None:
@@ -156,7 +177,7 @@ def _commit_properties(run_id: str) -> CommitProperties:
     return CommitProperties(custom_metadata={"run_id": run_id})
 
 
-class _commits:
+class commits:
     """Turn a lost race or a broken store into StorageFault: the stage can be run again."""
 
     def __init__(self, uri: str) -> None:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden", "ExpiredToken"}
 _ABSENT = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
+_CONFLICT = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,57 @@ def write_bytes(uri: str, data: bytes) -> None:
             raise
 
 
+@dataclass(frozen=True)
+class Tagged:
+    """The content of an object, and the tag that its next conditional write has to name."""
+
+    data: bytes
+    tag: str
+
+
+def write_if(uri: str, data: bytes, *, tag: str | None) -> str | None:
+    """Write an object of a store if it still has this tag, or, for None, if there is none. Returns the new tag, or None when another write came first."""
+    bucket, key = _bucket_key(uri)
+    with explained(uri):
+        try:
+            if tag is None:
+                answer = _client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            else:
+                answer = _client().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=tag)
+        except botocore.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] in _CONFLICT | _ABSENT - {"NoSuchBucket"}:
+                return None
+            raise
+        return answer["ETag"]
+
+
+def read_tagged(uri: str) -> Tagged | None:
+    """An object of a store with its tag; None when it is absent."""
+    bucket, key = _bucket_key(uri)
+    with explained(uri):
+        try:
+            answer = _client().get_object(Bucket=bucket, Key=key)
+        except botocore.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] in _ABSENT - {"NoSuchBucket"}:
+                return None
+            raise
+        return Tagged(answer["Body"].read(), answer["ETag"])
+
+
+def modified(uri: str) -> datetime:
+    """When a file was last written; now for one that is gone meanwhile."""
+    with explained(uri):
+        try:
+            if not is_s3(uri):
+                return datetime.fromtimestamp(Path(uri).stat().st_mtime, UTC)
+            bucket, key = _bucket_key(uri)
+            return _client().head_object(Bucket=bucket, Key=key)["LastModified"]
+        except (FileNotFoundError, botocore.exceptions.ClientError) as error:
+            if isinstance(error, FileNotFoundError) or error.response["Error"]["Code"] in _ABSENT:
+                return datetime.now(UTC)
+            raise
+
+
 def exists(uri: str) -> bool:
     """Whether a file is at exactly this URI."""
     with explained(uri):
@@ -243,8 +296,10 @@ def _of_client_error(uri: str, error: botocore.exceptions.ClientError) -> Cfjobs
 
 
 def _of_os_error(uri: str, error: Exception) -> CfjobsError:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return StorageFault(f"{uri}: the disk is full; free some space, then rerun: finished work is kept")
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return StorageFault(
+            f"{uri}: the disk is full ({error.strerror}); free some space, then rerun: finished work is kept"
+        )
     text = str(error)
     if any(
         code in text

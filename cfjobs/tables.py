@@ -301,6 +301,27 @@ RUNS = Table(
     "A date that is run again has its row replaced; earlier versions of the table keep the former one.",
 )
 
+ROLLBACKS = Table(
+    "rollbacks",
+    "Who brought the tables back to a former night, and why; absent until somebody does.",
+    (
+        Column(RUN_DATE, pa.date32(), "The night gone back to; the partition.", "2026-03-01"),
+        Column("run_id", pa.string(), "The run that had published it.", "2026-03-01-3f2a90b1c4d5"),
+        Column("at", pa.timestamp("us", tz="UTC"), "When.", "2026-03-02 08:11:09"),
+        Column("who", pa.string(), "Who asked.", "ada"),
+        Column("why", pa.string(), "The reason given, or nothing.", "half the ratings were missing"),
+        Column("before", pa.string(), "JSON object: version of each table before.", '{"top_n": 6}'),
+        Column(
+            "restored",
+            pa.string(),
+            "JSON object: version of each table whose content it has again.",
+            '{"top_n": 5}',
+        ),
+    ),
+    ("One row for each rollback, written before the tables go back; rows are only ever added.",),
+    "It does not change with the nights, only when somebody goes back.",
+)
+
 PUBLISHED: tuple[Table, ...] = (
     TOP_N,
     MOVIE_EMBEDDINGS,
@@ -318,7 +339,12 @@ SOURCE_POPULAR = "popular"
 def document() -> str:
     """The data dictionary of the published tables, as Markdown; `docs/tables.md` is this text."""
     return "\n".join(
-        [_INTRODUCTION, *(_section(table) for table in PUBLISHED), recipes.METRICS, recipes.RECIPES]
+        [
+            _INTRODUCTION,
+            *(_section(table) for table in (*PUBLISHED, ROLLBACKS)),
+            recipes.METRICS,
+            recipes.RECIPES,
+        ]
     )
 
 

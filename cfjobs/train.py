@@ -362,6 +362,7 @@ def _squared_norm(network: Network, user_idx: Tensor, movie_idx: Tensor) -> Tens
         lookup(table, user_idx if name.startswith("user") else movie_idx).square().sum()
         for name, table in tables
     ]
+    norms += network.side_norms(user_idx, movie_idx)
     return torch.stack(norms).sum()
 
 

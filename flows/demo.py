@@ -48,6 +48,7 @@ def main() -> int:
 def show(source: str, folder: Path) -> None:
     """Run the night and print its metrics, its tables, and one user's list."""
     from cfjobs import cli, jobs, lookups, publish
+    from cfjobs.night import Published
     from flows.nightly import nightly
 
     cli.log_to_stderr()
@@ -55,7 +56,8 @@ def show(source: str, folder: Path) -> None:
     ratings = data_set(source, folder)
     jobs.start(ratings_uri=ratings, output=output)
     print("starting Prefect in this process; its first start takes some 20 seconds", file=sys.stderr)
-    published = nightly(ratings=ratings, output=output)
+    published = nightly(ratings=ratings, output=output, force=True)
+    assert isinstance(published, Published)  # forced: not skipped
     print(f"\nThe night of {published.run_date}, run {published.run_id}, gate: {published.gate}")
     for title, values in (("metrics", published.metrics), ("tables", published.tables)):
         print(f"\n{title}")

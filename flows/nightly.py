@@ -1,5 +1,6 @@
 """The story of the night, as Prefect runs it."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,30 +8,27 @@ from datetime import date
 from typing import Literal
 
 from prefect import flow
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run, task_run
 
-from cfjobs import jobs, report
+from cfjobs import jobs, nights, usage
+from cfjobs.claim import Claim
 from cfjobs.config import Config
 from cfjobs.errors import CfjobsError
-from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
-from flows.observe import log_to_run, progress_artifact, summary_artifact
-from flows.stages import stage
+from cfjobs.night import Night, Prepared, Published, Trained
+from flows.observe import log_to_run
+from flows.scoring import score_shard
+from flows.stages import TrainingLost, check, gate, prepare, publish, stage, start
+from flows.staleness import night_name, planned_date, skipped
+from flows.summary import announce
 from flows.training import train
+from flows.waiting import end_of
 
-start = stage(name="start", task_run_name="check inputs, credentials and output")(jobs.start)
-prepare = stage(name="prepare", task_run_name="read, clean and index")(jobs.prepare)
+log = logging.getLogger("cfjobs.flows")
+
 hold_out = stage(name="split", task_run_name="choose the holdout")(jobs.hold_out)
 measure = stage(name="evaluate", task_run_name="measure on the holdout")(jobs.measure)
-gate = stage(name="gate")(jobs.gate)
-publish = stage(name="publish")(jobs.commit)
-
-
-@stage(name="score", task_run_name="score users {shard.start} to {shard.stop}")
-def score(night: Night, prepared: Prepared, trained: Trained, shard: Shard) -> Scored:
-    bar = progress_artifact(f"scoring-{shard.number}", f"Scoring users {shard.start:,} to {shard.stop:,}")
-    return jobs.score(night, prepared, trained, shard, progress=bar)
 
 
 @stage(name="train elsewhere", task_run_name="train on {on} ratings by {deployment}")
@@ -47,21 +45,27 @@ def train_elsewhere(
         "stop_share": stop_share,
     }
     attempt = f"{task_run.id}-{task_run.run_count}-{flow_run.run_count}"
-    run = run_deployment(deployment, parameters=parameters, idempotency_key=attempt)
+    run = run_deployment(deployment, parameters=parameters, idempotency_key=attempt, timeout=0)
     assert isinstance(run, FlowRun)  # called from a task that is not async: no coroutine
+    run = end_of(run)
     trained = jobs.trained_already(night, on=on)
     if trained is None:
-        raise TrainingLost(
-            f"training by {deployment} ended as {run.state.name if run.state else 'unknown'} and left no model: {run.state.message if run.state else ''}"
-        )
+        raise _why_lost(deployment, run)
     return trained
 
 
-class TrainingLost(CfjobsError):
-    """The training run ended without a model, for instance because its worker was killed."""
+def _why_lost(deployment: str, run: FlowRun) -> CfjobsError:
+    """A killed run is worth another try; one that failed said why, and would fail again."""
+    name, message = (run.state.name, run.state.message or "") if run.state else ("unknown", "")
+    words = f"training by {deployment}, run {run.name}, ended as {name} and left no model: {message}"
+    return TrainingLost(words) if run.state is None or run.state.is_crashed() else TrainingFailed(words)
 
 
-@flow(name="nightly", flow_run_name="night of {run_date}")
+class TrainingFailed(CfjobsError):
+    """The training run failed or was cancelled, with its reason."""
+
+
+@flow(name="nightly", flow_run_name=night_name)
 def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form shows them in this order
     ratings: str,
     output: str,
@@ -70,7 +74,8 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
     run_date: date | None = None,
     config: Config = Config(),
     train_deployment: str | None = None,
-) -> Published:
+    force: bool = False,
+) -> Published | State:
     """Turn tonight's ratings into published top-N tables.
 
     Args:
@@ -78,16 +83,29 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
         output: Where tables and models are published.
         movies: Movies table, for titles.
         users: Users table: who else gets a list though they have rated nothing.
-        run_date: Date of the night; today (UTC) by default.
+        run_date: Date of the night; the date this run was scheduled for (UTC) by default.
         config: Every knob of the night.
         train_deployment: Deployment that trains, such as `train/gpu`; without it, training runs in this process.
+        force: Publish although a newer date is published already; without it such a run is skipped.
     """
     log_to_run()
+    run_date = run_date or planned_date()
+    if not force and (reason := nights.stale(output, run_date)):
+        return skipped(reason)
+    night = start(
+        ratings_uri=ratings, output=output, movies=movies, users=users, run_date=run_date, config=config
+    )
+    with jobs.claimed_night(night) as claim:
+        night = jobs.resumed(night)
+        published, trained = _work(night, claim, train_deployment)
+    announce(night, published, trained)
+    return published
+
+
+def _work(night: Night, claim: Claim, train_deployment: str | None) -> tuple[Published, Trained]:
+    """From the ratings to the published tables."""
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):
-        night = start(
-            ratings_uri=ratings, output=output, movies=movies, users=users, run_date=run_date, config=config
-        )
         prepared = prepare(night)
     with _timed(seconds, "split"):
         hold_out(night, prepared)
@@ -95,18 +113,20 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
         trained = _train(night, prepared, "train", 1.0, train_deployment)
     with _timed(seconds, "evaluate"):
         metrics = measure(night, prepared, trained)
-    verdict = gate(night, metrics)
+    verdict = gate(night, prepared, metrics)
     final = trained
     if night.config.refit:
         with _timed(seconds, "refit"):
             final = _train(night, prepared, "all", trained.share, train_deployment)
     with _timed(seconds, "score"):
-        scored = [score(night, prepared, final, shard) for shard in jobs.shards(night, prepared)]
+        scored = [score_shard(night, prepared, final, shard) for shard in jobs.shards(night, prepared)]
+    with _timed(seconds, "check"):
+        check(night, prepared, scored)
+    claim.check()
     published: Published = publish(
         night, prepared, final, scored, metrics=metrics, verdict=verdict, seconds=seconds
     )
-    summary_artifact(report.markdown(published, trained))
-    return published
+    return published, trained
 
 
 def _train(
@@ -129,3 +149,4 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - began, 3)
+    log.info("%s took %.1f s; %s", name, seconds[name], usage.words())

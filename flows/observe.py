@@ -1,14 +1,30 @@
-"""What an operator sees of a run in Prefect: the log of `cfjobs`, progress, the summary of the night."""
+"""What an operator sees of a run in Prefect: the log of `cfjobs`, progress, tables, the summary, events."""
 
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.events import emit_event
 from prefect.logging.handlers import APILogHandler
+from prefect.runtime import flow_run
+
+from cfjobs import usage
 
 _SECONDS_BETWEEN_UPDATES = 2.0
+_SECONDS_BETWEEN_LINES = 30.0
+
+PUBLISHED = "cfjobs.published"
+GATE_REFUSED = "cfjobs.gate.refused"
+
+log = logging.getLogger("cfjobs.flows")
 
 
 def log_to_run() -> None:
@@ -20,23 +36,57 @@ def log_to_run() -> None:
 
 
 def progress_artifact(key: str, description: str) -> Callable[[float, str], None]:
-    """A progress bar on the run's page; the result is called with the share done and a few words."""
+    """A progress bar on the run's page; the result is called with the share done and a few words.
+
+    The bar's text gets the time left; the log gets a line now and then, with memory and GPU.
+    """
     artifact_id = create_progress_artifact(progress=0.0, key=key, description=description)
     assert isinstance(artifact_id, UUID)  # called from a task that is not async: no coroutine
-    last = 0.0
+    began = time.monotonic()
+    last_update = last_line = 0.0
 
     def update(share: float, words: str) -> None:
-        nonlocal last
+        nonlocal last_update, last_line
         now = time.monotonic()
-        if share >= 1 or now - last >= _SECONDS_BETWEEN_UPDATES:
-            last = now
-            update_progress_artifact(
-                artifact_id, progress=round(share * 100, 1), description=f"{description}: {words}"
-            )
+        text = f"{description}: {words}, {time_left(share, now - began)}"
+        if share >= 1 or now - last_update >= _SECONDS_BETWEEN_UPDATES:
+            last_update = now
+            update_progress_artifact(artifact_id, progress=round(share * 100, 1), description=text)
+        if share >= 1 or now - last_line >= _SECONDS_BETWEEN_LINES:
+            last_line = now
+            log.info("%s; %s", text, usage.words())
 
     return update
+
+
+def time_left(share: float, seconds: float) -> str:
+    """Such as `2 min 5 s left`, from the share done in so many seconds."""
+    if share >= 1:
+        return f"done in {_span(seconds)}"
+    return f"{_span(seconds / share - seconds)} left" if share > 0 else "starting"
+
+
+def table_artifact(key: str, rows: list[dict[str, str]], description: str) -> None:
+    """A table on the run's page."""
+    create_table_artifact(rows, key=key, description=description)
 
 
 def summary_artifact(markdown: str) -> None:
     """The night's summary, as a page of the run."""
     create_markdown_artifact(markdown, key="night", description="Metrics, counts and tables of the night")
+
+
+def event(name: str, *, output: str, run_date: str, payload: dict[str, Any]) -> None:
+    """A custom event about a night of an output; automations trigger on it."""
+    resource = {
+        "prefect.resource.id": f"cfjobs.night.{run_date}",
+        "prefect.resource.name": f"night of {run_date}",
+        "cfjobs.output": output,
+    }
+    run = {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"}
+    emit_event(name, resource=resource, related=[run] if flow_run.id else None, payload=payload)
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,4 +1,4 @@
-"""How a stage of the night runs as a Prefect task: retried when the storage failed, and only then."""
+"""How a stage of the night runs as a Prefect task: retried when the storage or a worker failed, and only then; and the stages that flows share."""
 
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -8,15 +8,23 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from cfjobs.errors import StorageFault
+from cfjobs import jobs
+from cfjobs.errors import CfjobsError, GateRefused, StorageFault
+from cfjobs.night import Night, Prepared
+from flows.observe import GATE_REFUSED, event, table_artifact
+from flows.pages import gate_table
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def storage_failed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a retry may help: the object store did not answer. A wrong input stays wrong."""
-    return isinstance(state.result(raise_on_failure=False), StorageFault)
+class TrainingLost(CfjobsError):
+    """The training run ended without a model and without a reason: its worker was killed."""
+
+
+def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a retry may help: the object store did not answer, or a worker died. A wrong input stays wrong."""
+    return isinstance(state.result(raise_on_failure=False), (StorageFault, TrainingLost))
 
 
 def stage(
@@ -32,8 +40,32 @@ def stage(
         retries=retries,
         retry_delay_seconds=exponential_backoff(backoff_factor=seconds),
         retry_jitter_factor=0.5,
-        retry_condition_fn=storage_failed,
+        retry_condition_fn=worth_retrying,
         cache_policy=NO_CACHE,
         persist_result=False,
     )
     return wrap
+
+
+start = stage(name="start", task_run_name="check inputs, credentials and output")(jobs.start)
+prepare = stage(name="prepare", task_run_name="read, clean and index")(jobs.prepare)
+check = stage(name="check", task_run_name="check the written lists")(jobs.check)
+publish = stage(name="publish")(jobs.commit)
+
+
+@stage(name="gate")
+def gate(night: Night, prepared: Prepared, metrics: dict[str, float | None]) -> str:
+    """The gate's verdict, with its reasoning as a table of the run; a refusal is an event too."""
+    lines = jobs.compared(night, prepared, metrics)
+    if lines:
+        table_artifact("gate", gate_table(lines), "What the gate compared, and with what")
+    try:
+        return jobs.gate(night, metrics, lines)
+    except GateRefused as refusal:
+        event(
+            GATE_REFUSED,
+            output=night.output,
+            run_date=night.run_date.isoformat(),
+            payload={"run_id": night.run_id, "reason": str(refusal), "metrics": metrics},
+        )
+        raise

@@ -97,6 +97,18 @@ def test_recs_prints_a_list_with_titles(published: dict[str, Any]) -> None:
     assert for_people.stdout.count("\n") >= 11
 
 
+def test_recs_of_a_user_who_arrived_today(published: dict[str, Any], tmp_path: Path) -> None:
+    listed = json.loads(cfjobs("recs", "--output", published["output"], "--user", "1", "--json").stdout)
+    movie = listed["movies"][0]["movie_id"]
+    (tmp_path / "mine.csv").write_text(f"movie_id,rating\n{movie},5\n999999,3\n")
+    command = ["recs", "--output", published["output"], "--ratings-of", tmp_path / "mine.csv"]
+    found = json.loads(cfjobs(*command, "--json").stdout)
+    assert (found["user_id"], found["unknown_movies"]) == (None, ["999999"])
+    assert [row["rank"] for row in found["movies"]] == list(range(1, 11))
+    assert "left out, unknown to the model: 999999" in cfjobs(*command).stdout
+    assert cfjobs("recs", "--output", published["output"]).returncode == 2
+
+
 def test_predict_one_pair_and_a_file(published: dict[str, Any], tmp_path: Path) -> None:
     model = published["model_uri"]
     assert (
@@ -218,3 +230,29 @@ def test_secrets_do_not_reach_the_log(data_set: Path, bucket: str) -> None:
     done = cfjobs("-v", *night(data_set, f"{bucket}/secret")[1:])
     assert done.returncode == 0, done.stderr
     assert secret not in done.stdout + done.stderr
+
+
+def test_an_operator_lists_goes_back_and_cleans_up(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    filled = cfjobs(
+        "backfill", *night(data_set, output, "--from", "2026-03-01", "--to", "2026-03-02", "--json")[2:]
+    )
+    assert filled.returncode == 0, filled.stderr
+    assert [n["outcome"] for n in json.loads(filled.stdout)["nights"]] == ["published", "published"]
+
+    def answer(*arguments: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, [*arguments, "--output", str(output), "--json"])
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    assert [n["version"] for n in answer("history")["nights"]] == [0, 1]
+    assert "2026-03-02" in CliRunner().invoke(app, ["history", "--output", str(output)]).stdout
+    monkeypatch.setenv("CFJOBS_USER", "ada")
+    assert answer("rollback", "--to", "2026-03-01", "--dry-run")["nights_gone"] == ["2026-03-02"]
+    assert len(answer("history")["nights"]) == 2
+    assert answer("rollback", "--to", "2026-03-01", "--reason", "a test")["who"] == "ada"
+    assert len(answer("history")["nights"]) == 1
+    assert answer("retain", "--nights", "1", "--dry-run")["kept"] == ["2026-03-01"]

@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cfjobs.errors import InputError, StorageFault
 from flows import stages
+from tests import browser
 from tests.conftest import ENVIRONMENT, ROOT, end
 
 POOL = "cfjobs"
@@ -123,6 +124,36 @@ def test_the_deployed_night_runs_on_two_workers_and_shows_what_it_does(deployed:
     assert by_key["scoring-0"].data == 100.0
     lists = pl.read_delta(f"{deployed['CFJOBS_OUTPUT']}/top_n")
     assert lists["run_date"].unique().to_list() == [date(2026, 3, 1)]
+
+
+def test_a_browser_shows_the_run_its_artifacts_and_the_form(deployed: dict[str, str], tmp_path: Path) -> None:
+    """Pictures go to the folder CFJOBS_PICTURES, for people to look at."""
+    executable = browser.chromium()
+    if executable is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    pictures = Path(os.environ.get("CFJOBS_PICTURES", tmp_path))
+    ui = deployed["PREFECT_API_URL"].removesuffix("/api")
+    with client_of(deployed) as client:
+        run = next(r for r in client.read_flow_runs() if r.name == "night of 2026-03-01")
+        nightly = client.read_deployment_by_name("nightly/nightly")
+    pages = {
+        "run": (f"runs/flow-run/{run.id}", ["night of 2026-03-01", "Completed", "published run"]),
+        "artifacts": (f"runs/flow-run/{run.id}?tab=Artifacts", ["gate", "scoring-0", "night"]),
+        "summary": ("artifacts/key/night", ["ndcg_at_10", "holdout loss", "The nights before"]),
+        "form": (f"deployments/deployment/{nightly.id}/run", ["Rating files", "Where tables and models"]),
+    }
+    with browser.browser(executable, tmp_path) as tab:
+        for name, (path, words) in pages.items():
+            tab.open(f"{ui}/{path}", width=1400, height=1300, wait=1)
+            missing = words
+            for _ in range(40):
+                text = tab.evaluate("document.body.innerText + document.body.innerHTML")
+                if not (missing := [word for word in words if word not in text]):
+                    break
+                tab.settle(0.5)
+            tab.settle(1.5)
+            tab.picture(pictures / f"{name}.png")
+            assert not missing, f"{name} does not show {missing}"
 
 
 def test_a_night_that_cannot_be_fails_with_the_reason_in_its_state(deployed: dict[str, str]) -> None:

@@ -1,0 +1,32 @@
+"""What a run says when it has published: the summary page and the event."""
+
+from cfjobs import nights, page, report
+from cfjobs.night import Night, Published, Trained
+from flows import pages
+from flows.observe import PUBLISHED, event, summary_artifact
+
+_NIGHTS_BEFORE = 7
+
+
+def announce(night: Night, published: Published, trained: Trained) -> None:
+    """Write the night's summary, beside the nights before it, and emit `cfjobs.published`."""
+    before = [row for row in nights.published(night.output) if row.run_date <= night.run_date]
+    sections = [
+        report.markdown(published, trained),
+        f"The night's page, with charts: `{page.uri(night.output, night.run_date)}`",
+        "## Loss\n\n" + picture if (picture := pages.loss_picture(trained.losses)) else "",
+        "## The nights before\n\n" + pages.nights_table(before[-_NIGHTS_BEFORE - 1 :]),
+    ]
+    summary_artifact("\n\n".join(section for section in sections if section) + "\n")
+    event(
+        PUBLISHED,
+        output=night.output,
+        run_date=night.run_date.isoformat(),
+        payload={
+            "run_id": published.run_id,
+            "gate": published.gate,
+            "table_versions": published.table_versions,
+            "counts": published.counts,
+            "metrics": published.metrics,
+        },
+    )

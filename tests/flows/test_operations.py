@@ -1,0 +1,343 @@
+"""An operator's installation, as `make serve` makes it: alerts, refusals, stale runs, rescoring, faults, secrets."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import ArtifactFilter, LogFilter
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
+
+from deploy import serve
+from tests.conftest import ROOT
+
+QUICK: dict[str, Any] = {
+    "epochs": 2,
+    "top_n": 20,
+    "n_factors": 8,
+    "ranking_factors": 8,
+    "ranking_steps": 20,
+    "gate_beat_popularity": False,
+}
+LONG = QUICK | {"epochs": 3000, "patience": 0, "refit": False}
+
+
+@dataclass
+class Installation:
+    parts: serve.Parts
+    environment: dict[str, str]
+    client: SyncPrefectClient
+    alerts: list[str]
+    folder: Path
+
+    def start(self, name: str, **parameters: Any) -> FlowRun:
+        deployment = self.client.read_deployment_by_name(name)
+        return self.client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+
+    def run(self, name: str, **parameters: Any) -> FlowRun:
+        return self.end_of(self.start(name, **parameters))
+
+    def end_of(self, run: FlowRun, *, seconds: float = 150) -> FlowRun:
+        def over() -> FlowRun | None:
+            found = self.client.read_flow_run(run.id)
+            return found if found.state is not None and found.state.is_final() else None
+
+        return until(over, f"{run.name} to end", seconds=seconds)
+
+    def training_of(self, run_date: str, *, seconds: float = 90) -> FlowRun:
+        """The training run of a date that is at work."""
+
+        def at_work() -> FlowRun | None:
+            runs = [
+                r
+                for r in self.client.read_flow_runs(limit=200)
+                if r.name.startswith(f"train {run_date} on train")
+            ]
+            return next((r for r in runs if r.state_type == StateType.RUNNING and processes(r.id)), None)
+
+        return until(at_work, f"training of {run_date} to start", seconds=seconds)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        filter_ = {"filter": {"event": {"name": [name]}}, "limit": 50}
+        found: list[dict[str, Any]] = self.client.request("POST", "/events/filter", json=filter_).json()[
+            "events"
+        ]
+        return found
+
+    def history(self) -> list[dict[str, Any]]:
+        command = [sys.executable, "-m", "cfjobs", "history", "--json"]
+        command += ["--output", self.environment["CFJOBS_OUTPUT"]]
+        done = subprocess.run(
+            command, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        nights: list[dict[str, Any]] = json.loads(done.stdout)["nights"]
+        return nights
+
+
+def until(found: Callable[[], Any], what: str, *, seconds: float) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if result := found():
+            return result
+        time.sleep(0.3)
+    pytest.fail(f"waited {seconds:.0f} s for {what}")
+
+
+def processes(run: UUID) -> list[int]:
+    """Processes that work on a flow run, by the id that Prefect puts into their environment."""
+    return environments_with(f"PREFECT__FLOW_RUN_ID={run}")
+
+
+def environments_with(words: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if words.encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@contextmanager
+def webhook(received: list[str]) -> Iterator[str]:
+    """A loopback HTTP server that keeps what is posted to it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            return None
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Iterator[Installation]:
+    folder = tmp_path_factory.mktemp("installation")
+    (folder / "logs").mkdir()
+    parts, alerts = serve.Parts(folder / "logs"), list[str]()
+    environment = serve.environment_of(folder, port=serve.free_port(0), s3_port=serve.free_port(0))
+    with webhook(alerts) as url:
+        environment |= {
+            "CFJOBS_RATINGS": str(data_set),
+            "CFJOBS_OUTPUT": f"s3://{serve.BUCKET}/recommendations",
+            "CFJOBS_ALERT_WEBHOOK": f"{url}?token=planted-webhook-secret",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+        }
+        try:
+            serve.install(parts, folder, environment)
+            settings = {
+                PREFECT_API_URL: environment["PREFECT_API_URL"],
+                PREFECT_API_AUTH_STRING: environment["PREFECT_API_AUTH_STRING"],
+            }
+            with temporary_settings(settings), get_client(sync_client=True) as client:
+                yield Installation(parts, environment, client, alerts, folder)
+        finally:
+            parts.end()
+
+
+def test_the_api_asks_for_the_password(installation: Installation) -> None:
+    api = installation.environment["PREFECT_API_URL"]
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{api}/admin/version")
+
+
+def test_a_night_shows_its_gate_its_loss_and_the_nights_before(installation: Installation) -> None:
+    run = installation.run("nightly/nightly", run_date="2026-03-01", config=QUICK | {"gate_max_rmse": 9})
+    assert run.state is not None
+    assert run.state.is_completed(), run.state
+    artifacts = {
+        a.key: str(a.data) for a in installation.client.read_artifacts(artifact_filter=ArtifactFilter())
+    }
+    assert "rmse" in artifacts["gate"]
+    assert "data:image/svg+xml;base64," in artifacts["night"]
+    assert "| 2026-03-01 | passed |" in artifacts["night"]
+    published = until(lambda: installation.events("cfjobs.published"), "the event", seconds=20)
+    assert published[0]["resource"]["prefect.resource.id"] == "cfjobs.night.2026-03-01"
+    log = "\n".join(line.message for line in installation.client.read_logs(LogFilter(), limit=200))
+    assert "memory " in log
+
+
+def test_a_run_that_comes_too_late_is_skipped_and_can_be_forced(installation: Installation) -> None:
+    run = installation.run("nightly/nightly", run_date="2026-02-27", config=QUICK)
+    assert run.state is not None
+    assert (run.state.type, run.state.name) == (StateType.COMPLETED, "Skipped")
+    assert "2026-03-01 is published already" in str(run.state.message)
+    assert [night["run_date"] for night in installation.history()] == ["2026-03-01"]
+
+
+def test_an_existing_model_scores_alone(installation: Installation) -> None:
+    run = installation.run("score/score", run_date="2026-03-02", config=QUICK)
+    assert run.state is not None
+    assert run.state.is_completed(), run.state
+    nights = installation.history()
+    assert nights[-1]["gate"] == "existing model"
+    assert nights[-1]["model_uri"] == nights[0]["model_uri"]
+
+
+def test_a_refusal_is_a_failure_an_event_and_an_alert(installation: Installation) -> None:
+    run = installation.run("nightly/nightly", run_date="2026-03-03", config=QUICK | {"gate_max_rmse": 0.01})
+    assert run.state is not None
+    assert run.state.is_failed()
+    assert "the gate refused: rmse is" in str(run.state.message)
+    assert until(lambda: installation.events("cfjobs.gate.refused"), "the event", seconds=20)
+    alert = until(
+        lambda: next((a for a in installation.alerts if "the gate refused" in a), None),
+        "the alert",
+        seconds=40,
+    )
+    assert "night of 2026-03-03" in json.loads(alert)["text"]
+    assert installation.history()[-1]["run_date"] == "2026-03-02"
+
+
+def test_a_killed_training_is_replaced(installation: Installation) -> None:
+    slow = QUICK | {"epochs": 400, "patience": 0, "refit": False}
+    run = installation.start("nightly/nightly", run_date="2026-03-04", config=slow)
+    training = installation.training_of("2026-03-04")
+    for pid in processes(training.id):
+        os.kill(pid, signal.SIGKILL)
+    ended = installation.end_of(run)
+    assert ended.state is not None
+    assert ended.state.is_completed(), ended.state
+    runs = [r for r in installation.client.read_flow_runs(limit=200) if r.name.startswith("train 2026-03-04")]
+    assert sorted(str(r.state_name) for r in runs) == ["Completed", "Crashed"]
+
+
+def test_a_server_that_restarts_in_the_middle_is_waited_for(installation: Installation) -> None:
+    slow = QUICK | {"epochs": 400, "patience": 0, "refit": False}
+    run = installation.start("nightly/nightly", run_date="2026-03-05", config=slow)
+    installation.training_of("2026-03-05")
+    server = installation.parts.running.pop("server")
+    server.kill()
+    server.wait()
+    serve.start_server(installation.parts, installation.environment)
+    ended = installation.end_of(run)
+    assert ended.state is not None
+    assert ended.state.is_completed(), ended.state
+    assert installation.history()[-1]["run_date"] == "2026-03-05"
+
+
+def test_a_cancelled_run_stops_within_seconds_and_frees_its_slot(installation: Installation) -> None:
+    run = installation.start("nightly/nightly", run_date="2026-03-06", config=LONG)
+    training = installation.training_of("2026-03-06")
+    began = time.monotonic()
+    installation.client.set_flow_run_state(run.id, Cancelling())
+    until(lambda: not processes(run.id) and not processes(training.id), "its processes to end", seconds=40)
+    assert time.monotonic() - began < 20
+    assert installation.end_of(run).state_type == StateType.CANCELLED
+    again = installation.run("nightly/nightly", run_date="2026-03-06", config=QUICK | {"gate_override": True})
+    assert again.state is not None
+    assert again.state.is_completed(), again.state
+
+
+def test_everything_is_deployed_once_however_often(installation: Installation) -> None:
+    before = {a.name: a.id for a in installation.client.read_automations()}
+    assert sorted(before) == [
+        "cfjobs: a run failed",
+        "cfjobs: a run is late",
+        "cfjobs: crash zombie runs",
+        "cfjobs: the gate refused",
+    ]
+    command = [sys.executable, "-m", "deploy.apply"]
+    subprocess.run(command, env=installation.environment, cwd=ROOT, check=True, capture_output=True)
+    assert {a.name: a.id for a in installation.client.read_automations()} == before
+    nightly = installation.client.read_deployment_by_name("nightly/nightly")
+    assert nightly.parameters["config"]["gate_beat_popularity"] is True
+
+
+def test_no_secret_is_in_logs_artifacts_or_parameters(installation: Installation) -> None:
+    keys = json.loads((installation.folder / "keys.json").read_text())
+    planted = [*keys.values(), "planted-webhook-secret"]
+    client = installation.client
+    seen = [
+        line.message
+        for offset in range(0, 2000, 200)
+        for line in client.read_logs(LogFilter(), limit=200, offset=offset)
+    ]
+    seen += [str(a.model_dump()) for a in client.read_artifacts(artifact_filter=ArtifactFilter())]
+    seen += [str(d.model_dump()) for d in client.read_deployments()]
+    seen += [str(r.model_dump()) for r in client.read_flow_runs(limit=200)]
+    seen += [path.read_text(errors="replace") for path in (installation.folder / "logs").iterdir()]
+    seen += [str(b.data) for b in client.read_block_documents(include_secrets=False)]
+    assert len(seen) > 50
+    assert not [text[:200] for text in seen if any(secret in text for secret in planted)]
+
+
+def test_serve_says_where_it_is_and_leaves_nothing_running(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "deploy.serve",
+        "--folder",
+        str(tmp_path),
+        "--port",
+        "0",
+        "--s3-port",
+        "0",
+    ]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    said = ""
+    while (line := process.stdout.readline()) and "Ctrl-C stops" not in line:
+        said += line
+    assert "deployment run nightly/nightly --watch" in said, said
+    assert environments_with(f"PREFECT_HOME={tmp_path}")
+    assert oct((tmp_path / "keys.json").stat().st_mode)[-3:] == "600"
+    done = subprocess.run(
+        [tmp_path / "prefect", "deployment", "ls"], capture_output=True, text=True, check=False
+    )
+    assert "nightly/nightly" in done.stdout, done.stdout + done.stderr
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    assert environments_with(f"PREFECT_HOME={tmp_path}") == []
+
+
+@pytest.mark.timeout(900)
+def test_every_command_of_the_runbook_runs(installation: Installation) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "deploy" / "README.md").read_text(encoding="utf-8"), re.S)
+    commands = [line for block in blocks for line in block.splitlines() if line]
+    assert len(commands) > 15
+    environment = installation.environment | {
+        "CFJOBS_OUTPUT": f"s3://{serve.BUCKET}/runbook",
+        "COLUMNS": "200",
+    }
+    functions = f'prefect() {{ {sys.executable} -m prefect "$@"; }}; cfjobs() {{ {sys.executable} -m cfjobs "$@"; }}; python() {{ {sys.executable} "$@"; }}; '
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", functions + command],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        assert "finished in state" not in done.stdout or "'Completed'" in done.stdout, done.stdout[-2000:]

@@ -1,0 +1,155 @@
+"""What is deployed, as far as it can be checked without the engines: fields, bounds, loopback, least privilege."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.workers.base import BaseJobConfiguration
+from prefect.workers.process import ProcessJobConfiguration
+
+from cfjobs.config import load_config
+from deploy import automations
+from tests.conftest import ROOT
+
+DEPLOY = ROOT / "deploy"
+POOLS = sorted((DEPLOY / "pools").glob("*.json"))
+
+
+def loaded(name: str) -> Any:
+    text = (DEPLOY / name).read_text(encoding="utf-8")
+    return json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+
+
+def test_the_production_configuration_is_valid_and_keeps_the_gate() -> None:
+    config = load_config(DEPLOY / "production.toml")
+    assert config.gate_beat_popularity
+    assert not config.gate_override
+
+
+def test_every_deployment_has_an_entrypoint_that_is_there_and_a_queue() -> None:
+    found = {d["name"]: d for d in loaded("prefect.yaml")["deployments"]}
+    assert set(found) == {"nightly", "gpu", "score"}
+    for deployment in found.values():
+        file, _, function = deployment["entrypoint"].partition(":")
+        assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8")
+        assert deployment["work_pool"]["name"] == "cfjobs"
+        assert "cfjobs" in deployment["tags"], "the automations match this tag"
+    assert found["gpu"]["work_pool"]["work_queue_name"] == "gpu"
+    assert found["nightly"]["schedules"][0]["timezone"]
+    assert found["nightly"]["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+@pytest.mark.parametrize("file", POOLS, ids=lambda path: path.stem)
+def test_a_pool_template_uses_the_variables_it_declares(file: Path) -> None:
+    template = json.loads(file.read_text(encoding="utf-8"))
+    declared = set(template["variables"]["properties"])
+    used = set(re.findall(r"{{ (\w+) }}", json.dumps(template["job_configuration"])))
+    assert used == declared
+    for name, variable in template["variables"]["properties"].items():
+        assert variable.get("description"), name
+
+
+async def filled(file: str) -> Any:
+    """The job of a template with its defaults, filled in by Prefect itself."""
+    template = json.loads((DEPLOY / "pools" / file).read_text(encoding="utf-8"))
+    kind = ProcessJobConfiguration if file.startswith("process") else AnyJob
+    return await kind.from_template_and_values(template, {"image": "cfjobs:1", "command": "run"})
+
+
+class AnyJob(BaseJobConfiguration):
+    """A job of any shape: Prefect's own Kubernetes worker is not installed for the tests."""
+
+    model_config = BaseJobConfiguration.model_config | {"extra": "allow"}
+
+
+async def _manifest(file: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await filled(file)).model_dump()["job_manifest"]
+    return found
+
+
+def test_prefect_fills_the_kubernetes_templates_in(prefect_server: str) -> None:
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        cpu, gpu = (asyncio.run(_manifest(name)) for name in ("kubernetes.json", "kubernetes-gpu.json"))
+    for manifest, gpus in ((cpu, "0"), (gpu, "1")):
+        pod = manifest["spec"]["template"]["spec"]
+        container = pod["containers"][0]
+        assert container["image"] == "cfjobs:1"
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == gpus
+        assert container["resources"]["limits"]["memory"].endswith("Gi")
+        assert container["securityContext"]["runAsNonRoot"] is True
+        assert pod["restartPolicy"] == "Never"
+        assert pod["nodeSelector"]["kubernetes.io/arch"] == "amd64"
+    pod = gpu["spec"]["template"]["spec"]
+    assert pod["nodeSelector"]["nvidia.com/gpu.present"] == "true"
+    assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+
+
+def test_prefect_fills_the_process_template_in(prefect_server: str) -> None:
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        job = asyncio.run(filled("process.json"))
+    assert job.env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+
+
+def test_compose_publishes_on_loopback_only_and_asks_for_the_secrets() -> None:
+    compose = loaded("compose.yaml")
+    assert {"postgres", "server", "cpu-worker", "gpu-worker"} == set(compose["services"])
+    for service in compose["services"].values():
+        assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", []))
+    server = compose["services"]["server"]["environment"]
+    assert server["PREFECT_SERVER_DATABASE_CONNECTION_URL"].startswith("postgresql+asyncpg://")
+    assert ":?" in server["PREFECT_SERVER_API_AUTH_STRING"], "no start without a password"
+    gpu = compose["services"]["gpu-worker"]["deploy"]["resources"]["reservations"]["devices"][0]
+    assert gpu["capabilities"] == ["gpu"]
+    asked = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text(encoding="utf-8")))
+    example = (DEPLOY / "compose.env.example").read_text(encoding="utf-8")
+    assert asked == {line.partition("=")[0] for line in example.splitlines()}
+
+
+def test_the_image_carries_no_state_and_no_secret() -> None:
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert {".git", ".venv", ".serve", ".demo", "deploy/compose.env"} <= set(ignored)
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert "USER cfjobs" in dockerfile
+    assert not re.search(r"(?i)secret|password|AWS_", dockerfile)
+
+
+def test_the_policy_allows_what_the_job_does_and_no_more() -> None:
+    allowed = {
+        statement["Sid"]: statement
+        for statement in loaded("s3-policy.json")["Statement"]
+        if statement["Effect"] == "Allow"
+    }
+    assert allowed["ReadRatings"]["Action"] == "s3:GetObject"
+    actions = {
+        action
+        for s in allowed.values()
+        for action in ([s["Action"]] if isinstance(s["Action"], str) else s["Action"])
+    }
+    assert actions == {
+        "s3:ListBucket",
+        "s3:GetObject",
+        "s3:PutObject",
+        "s3:DeleteObject",
+        "s3:AbortMultipartUpload",
+    }
+    assert not any("*" in action for action in actions)
+    assert allowed["ReadWriteRecommendations"]["Resource"].endswith("/recommendations/*")
+
+
+def test_every_alert_names_its_part_of_the_runbook_and_speaks_through_the_blocks() -> None:
+    runbook = (DEPLOY / "README.md").read_text(encoding="utf-8").lower()
+    blocks = {automations.WEBHOOK: uuid4(), automations.EMAIL: uuid4()}
+    found = automations.automations(blocks)
+    assert len(found) == 4
+    for automation in found:
+        heading = automation.description.rpartition(": ")[2].rstrip(".")
+        assert f"### {heading}" in runbook, automation.name
+    told = {automation.name: {action.type for action in automation.actions} for automation in found}
+    assert told["cfjobs: the gate refused"] == {"call-webhook", "send-notification"}
+    assert automations.automations({})[0].actions[0].type == "do-nothing"
