@@ -336,7 +336,7 @@ class _Course:
 
     def state(self) -> State:
         """All that the steps to come depend on."""
-        parts = {
+        parts: dict[str, dict[str, Tensor]] = {
             "model": self.model.tensors(),
             "optimizer": optimizer_tensors(self.optimizer),
             "random": {"generator": self.generator.get_state()},
