@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
@@ -28,7 +29,7 @@ from cfjobs.night import Scored
 
 DATE = date(2026, 3, 1)
 CONFIG = Config(
-    epochs=1, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=5, refit=False, shard_users=3, part_rows=40
+    epochs=1, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=5, refit=False, shard_users=6, part_rows=1_000
 )  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def kill_and_compare(ratings: str, folder: Path, *, kills: int, seed: int) -> Ou
     reader = threading.Thread(target=_poll, args=(killed, stop, seen))
     reader.start()
     finished: dict[str, str] = {}
-    n_shards = len(_records_needed(ratings))
+    n_shards = _n_shards(ratings)
     try:
         for number in range(kills):
             process = begin(killed)
@@ -113,7 +114,7 @@ def _poll(output: str, stop: threading.Event, seen: list[tuple[str, ...]]) -> No
             seen.append(contents(output))
         except (TableNotFoundError, FileNotFoundError):
             seen.append(("nothing",))
-        time.sleep(0.02)
+        time.sleep(0.2)
 
 
 def _records(output: str) -> dict[str, str]:
@@ -121,10 +122,11 @@ def _records(output: str) -> dict[str, str]:
     return {file.name: file.read_text() for file in Path(output).glob("_work/*/scored-*.json")}
 
 
-def _records_needed(ratings: str) -> range:
-    import polars as pl
-
-    return range(-(-pl.read_parquet(f"{ratings}/ratings.parquet")["user_id"].n_unique() // 3))
+def _n_shards(ratings: str) -> int:
+    """Shards of users with ratings."""
+    n_users = pl.read_parquet(f"{ratings}/ratings.parquet", columns=["user_id"])["user_id"].n_unique()
+    assert CONFIG.shard_users is not None
+    return n_users // CONFIG.shard_users
 
 
 def main() -> None:

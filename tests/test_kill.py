@@ -8,9 +8,9 @@ from bench.kill import kill_and_compare
 def test_killed_nights_publish_the_same_bytes_and_no_reader_sees_a_part(
     data_set: Path, tmp_path: Path
 ) -> None:
-    found = kill_and_compare(str(data_set), tmp_path, kills=3, seed=0)
+    found = kill_and_compare(str(data_set), tmp_path, kills=2, seed=0)
     assert found.equal_files
-    assert found.kept >= 3
+    assert found.kept >= 2
     assert found.redone == 0
     assert found.foreign == 0
-    assert found.seen > 10
+    assert found.seen > 5
