@@ -116,7 +116,7 @@ def judged(
         movie.cast(ids.movie, strict=False).alias("movie"),
         wide.alias("wide"),
         narrow.alias("rating"),
-        _microseconds(timestamp, types[3]).alias("timestamp"),
+        utc_microseconds(timestamp, types[3]).alias("timestamp"),
         user.alias("user_raw"),
         movie.alias("movie_raw"),
         rating.alias("rating_raw"),
@@ -209,7 +209,7 @@ def _is_no_time(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
 
 
-def _microseconds(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+def utc_microseconds(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """A timestamp of any accepted type as UTC microseconds; null when it lies outside of the calendar.
 
     Plain numbers are seconds up to 1e11, the year 5138; beyond it milliseconds, from 1973 on; from 1e14

@@ -252,15 +252,31 @@ def predict(
 @app.command()
 def recs(
     output: OutputUri,
-    user: Annotated[str, typer.Option("--user", metavar="ID", help="Whose list.")],
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Whose list.")] = None,
+    ratings_of: Annotated[
+        str | None,
+        typer.Option(
+            "--ratings-of",
+            metavar="FILE",
+            help="CSV or Parquet of one user's ratings (movie_id, rating, timestamp if there is one): their list, made now.",
+        ),
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Rows to print.")] = 10,
     run_date: RunDate = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a user's current list with titles."""
+    """Print a user's list with titles: the published one, or with --ratings-of the one for these ratings, untrained.
+
+    --ratings-of is for a user who arrived today, or rated more since the night; --user says who it is, if known.
+    """
     from cfjobs import lookups
 
-    found = lookups.user_list(output, user, run_date=_date(run_date))
+    if ratings_of is not None:
+        found = lookups.fold_in(output, ratings_of, user=user, run_date=_date(run_date))
+    elif user is not None:
+        found = lookups.user_list(output, user, run_date=_date(run_date))
+    else:
+        raise typer.BadParameter("give --user, --ratings-of, or both")
     if as_json:
         rows = found.frame.head(n).to_dicts()
         _show(
@@ -269,6 +285,7 @@ def recs(
                 "run_date": found.run_date.isoformat(),
                 "source": found.source,
                 "movies": rows,
+                "unknown_movies": found.unknown_movies,
             },
             as_json=True,
         )
@@ -420,6 +437,8 @@ def import_(
 def tune(
     ratings: RatingsUri,
     output: OutputUri,
+    movies: MoviesUri = None,
+    users: UsersUri = None,
     objective: Annotated[
         str, typer.Option("--objective", help="rmse: of the predicted stars; ndcg: nDCG@10 of the lists.")
     ] = "ndcg",
@@ -450,6 +469,8 @@ def tune(
             timeout=timeout,
             run_date=_date(run_date),
             config=load_config(config, set_ or ()),
+            movies=movies,
+            users=users,
             on_trial=lambda n, value, best: progress(
                 "tune", (n + 1) / trials, f"trial {n + 1}: {value:.4f}, best {best:.4f}"
             ),
@@ -460,6 +481,8 @@ def tune(
 @app.command(name="lr-find")
 def lr_find(
     ratings: RatingsUri,
+    movies: MoviesUri = None,
+    users: UsersUri = None,
     svg: Annotated[Path, typer.Option("--svg", metavar="FILE.svg", help="Where the plot goes.")] = Path(
         "lr-find.svg"
     ),
@@ -483,6 +506,8 @@ def lr_find(
         steps=steps,
         run_date=_date(run_date),
         config=load_config(config, set_ or ()),
+        movies=movies,
+        users=users,
     )
     if as_json:
         _show(found, as_json=True)
@@ -514,12 +539,12 @@ _NO_MEMORY = ("memory", "failed to map segment")
 def main() -> NoReturn:
     """Run the command line; every explained end is one line and an exit code."""
     try:
-        app()
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            _among_processes()
+        else:
+            app()
     except CfjobsError as error:
-        print(f"cfjobs: {plain(error)}", file=sys.stderr)
-        if "--json" in sys.argv:
-            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-        sys.exit(error.exit_code)
+        sys.exit(_explain(error))
     except (MemoryError, RuntimeError, ImportError) as error:
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _NO_MEMORY):
             raise
@@ -529,6 +554,30 @@ def main() -> NoReturn:
         )
         sys.exit(1)
     sys.exit(0)
+
+
+def _among_processes() -> NoReturn:
+    """Run the command as rank 0 of torchrun, or follow its trainings."""
+    from cfjobs import jobs, torchrun
+
+    code: str | int | None = 0
+    try:
+        with torchrun.session(jobs.follow) as leads:
+            if leads:
+                app()
+    except SystemExit as ended:
+        code = ended.code
+    except CfjobsError as error:
+        code = _explain(error)
+    torchrun.leave(code if isinstance(code, int) else 0)
+
+
+def _explain(error: CfjobsError) -> int:
+    """Print an explained end as one line; returns its exit code."""
+    print(f"cfjobs: {plain(error)}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+    return error.exit_code
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
@@ -546,8 +595,9 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 def print_list(found: "UserList", *, n: int) -> None:
     """A user's list as a table for people."""
+    who = "A user without an id" if found.user_id is None else f"User {plain(found.user_id)}"
     table = Table(
-        title=Text(f"User {plain(found.user_id)}, {found.run_date}, {found.source}"),
+        title=Text(f"{who}, {found.run_date}, {found.source}"),
         title_justify="left",
         box=None,
     )
@@ -556,6 +606,9 @@ def print_list(found: "UserList", *, n: int) -> None:
     for row in found.frame.head(n).iter_rows():
         table.add_row(*(Text(f"{value:.3f}" if isinstance(value, float) else plain(value)) for value in row))
     console.print(table)
+    if found.unknown_movies:
+        named = ", ".join(plain(movie) for movie in found.unknown_movies)
+        console.print(f"left out, unknown to the model: {named}", markup=False, highlight=False)
 
 
 def print_history(nights: "Sequence[PublishedNight]") -> None:

@@ -65,7 +65,7 @@ class Config(BaseModel):
     max_raters: int = Field(
         256,
         ge=0,
-        description="Raters of a movie that model = dot_raters sums over, a random choice where there are more; 0 leaves the sums out.",
+        description="Raters of a movie that model = dot_raters sums over, a random choice where there are more (at most 4 million in all); 0 leaves the sums out.",
     )
     hidden: tuple[int, ...] | None = Field(
         None, description="Widths of the hidden layers of model = net; without it, the network's own."
@@ -81,6 +81,15 @@ class Config(BaseModel):
     y_padding: float | Literal["learned"] = Field(
         0.5,
         description="How far the sigmoid's range reaches beyond y_range on each side, in stars, so that the ends can be predicted; 'learned' makes both sides parameters of the network.",
+    )
+
+    movie_features: tuple[str, ...] = Field(
+        (),
+        description="Columns of the movies table that describe a movie to the networks, such as genres: text (categories, several divided by |), lists, booleans, numbers. With them, movies without ratings can be listed.",
+    )
+    user_features: tuple[str, ...] = Field(
+        (),
+        description="Columns of the users table that describe a user to the rating network; as movie_features.",
     )
 
     # Training --------------------------------------------------------------------------------------

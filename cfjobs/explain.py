@@ -14,12 +14,13 @@ from typing import Any
 import polars as pl
 import torch
 
-from cfjobs import browse, lookups, ratings, saved, tables
+from cfjobs import browse, lists, lookups, ratings, saved, tables
 from cfjobs import rated as already
 from cfjobs.errors import InputError
 from cfjobs.models.network import DotScores
 from cfjobs.ranking import History, RankingModel
 from cfjobs.saved import Model
+from cfjobs.score import NO_MOVIE
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Explanation:
     """A movie's score for a user, and why.
 
     frame: movie_id, title, rating, rated_at, weight, part; the user's ratings, those that speak most for the movie
-    first. rank, published_score: in the published list; None where the movie is not in it.
+    first. rank, published_score: in the published list; None where the movie is not in it. place: among all
+    n_candidates movies that could be listed; None for one that could not, because the user has rated it or too few
+    have.
     """
 
     user_id: str | int
@@ -53,6 +56,8 @@ class Explanation:
     rank: int | None
     published_score: float | None
     rated: float | None
+    place: int | None
+    n_candidates: int
     frame: pl.DataFrame
 
 
@@ -75,7 +80,9 @@ def explain(
         )
     weights, parts = take_apart(model, rated, user=user, movie_row=movie_row)
     movie_id = model.movies["movie_id"][movie_row]
-    place = _published(night, user_id, movie_id)
+    listed = _published(night, user_id, movie_id)
+    order = _order(model, rated, user=user)
+    place = order.index(movie_row) + 1 if movie_row in order else None
     titles = _titles(model)
     frame = (
         rated.with_columns(
@@ -94,9 +101,11 @@ def explain(
         run_date=night.run["run_date"],
         parts=parts,
         predicted_rating=float(predicted[0]),
-        rank=place.get("rank"),
-        published_score=place.get("score"),
+        rank=listed.get("rank"),
+        published_score=listed.get("score"),
         rated=mine["rating"][0] if mine.height else None,
+        place=place,
+        n_candidates=len(order),
         frame=frame,
     )
 
@@ -151,9 +160,19 @@ def as_json(found: Explanation) -> dict[str, Any]:
         "predicted_rating": found.predicted_rating,
         "rank": found.rank,
         "published_score": found.published_score,
+        "place": found.place,
+        "n_candidates": found.n_candidates,
         "rated": found.rated,
         "ratings": rows,
     }
+
+
+def _order(model: Model, rated: pl.DataFrame, *, user: str) -> list[int]:
+    """Every movie that could be in the user's list, best first."""
+    row = 0 if model.ranking is not None else _row(model.users["user_id"], user, "user")
+    mine = rated.select(pl.lit(row, pl.Int32).alias("user_idx"), "movie_idx", "rating")
+    (batch,) = lists.best(model, mine, users=range(row, row + 1), n=model.movies.height)
+    return [movie for movie in batch.movie_idx[0].tolist() if movie != NO_MOVIE]
 
 
 def _known(rated: pl.DataFrame, model: Model) -> pl.DataFrame:

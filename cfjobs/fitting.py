@@ -10,6 +10,7 @@ import torch
 from cfjobs import evaluate, models, train
 from cfjobs.checkpoint import NO_CHECKPOINTS, Checkpoints
 from cfjobs.config import Config
+from cfjobs.features import Features
 from cfjobs.models.network import Network
 from cfjobs.processes import ALONE, Processes
 from cfjobs.ranking import History, RankingConfig, RankingModel, fit_ranking
@@ -33,6 +34,8 @@ class Task:
     valid: pl.DataFrame
     stop_share: float = 1.0
     start: Start = COLD
+    user_features: Features | None = None
+    movie_features: Features | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,16 @@ class Fitted:
 
 def fit(task: Task, kit: Kit) -> Fitted:
     """Fit both networks; the seed of the configuration decides every random choice."""
+    network, record, epochs = fit_rater(task, kit)
+    ranking = fit_ranker(task, kit) if task.config.rank_by == "affinity" else None
+    return Fitted(network, ranking, record, epochs)
+
+
+def fit_rater(task: Task, kit: Kit) -> tuple[Network, list[train.Epoch], int]:
+    """The rating network of a task, the record of its epochs, and how many were planned."""
     config = task.config
     network = new_network(task).to(kit.device)
+    network.describe(users=task.user_features, movies=task.movie_features)
     learn = examples(task.kept, kit.device)
     _, epochs = models.plan(config, n_ratings=len(learn), warm=task.start.rating is not None)
     log.info("training %s on %d ratings, %s", config.model, len(learn), kit.device)
@@ -79,8 +90,7 @@ def fit(task: Task, kit: Kit) -> Fitted:
         checkpoints=kit.rating,
         processes=kit.processes,
     )
-    ranking = fit_ranker(task, kit) if config.rank_by == "affinity" else None
-    return Fitted(network, ranking, record, epochs)
+    return network, record, epochs
 
 
 def new_network(task: Task) -> Network:
@@ -106,6 +116,7 @@ def fit_ranker(task: Task, kit: Kit) -> RankingModel:
         device=kit.device,
         seed=task.config.seed,
         start=task.start.ranking,
+        features=task.movie_features,
         on_step=_step_reporter(config.n_steps, kit.progress),
         checkpoints=kit.ranking,
         processes=kit.processes,

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from cfjobs import (
     __version__,
     beside,
+    catalogue,
     evaluate,
     fitting,
     lists,
@@ -44,6 +45,7 @@ from cfjobs import (
     split,
     storage,
     tables,
+    torchrun,
     train,
     usage,
 )
@@ -53,6 +55,7 @@ from cfjobs.errors import GateRefused, InputError
 from cfjobs.fitting import Progress
 from cfjobs.gate import Comparison, comparisons, list_faults, refusals
 from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
+from cfjobs.processes import current, under_torchrun
 from cfjobs.publish import Part
 from cfjobs.saved import Model
 from cfjobs.score import Pairs
@@ -84,6 +87,8 @@ def start(
     run_date = run_date or now.date()
     train.resolve_device(config.device)
     uris = _sources(ratings_uri, movies, users)
+    if model is None:
+        catalogue.check_tables(config, movies=uris.get("movies"), users=uris.get("users"))
     output = storage.normal(output)
     listings = {what: ratings.list_parquet(uri, what=what) for what, uri in uris.items()}
     storage.check_writable(output)
@@ -144,6 +149,12 @@ def prepare(night: Night) -> Prepared:
     if night.model:
         model = saved.load_model(night.model)
         clean = ratings.with_rows_of(clean, users=model.users["user_id"], movies=model.movies)
+    elif config.movie_features and movies is not None:
+        clean = catalogue.with_unrated(clean, movies)
+    user_ids = pl.concat([clean.users, clean.cold_users])
+    user_table = catalogue.users_with_columns(user_ids, None if night.model else users, config)
+    if not night.model:
+        catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
     if config.top_n > clean.movies.height:
         raise InputError(
             f"configuration key top_n: got {config.top_n}, but the catalogue has {clean.movies.height} movies; lower top_n"
@@ -157,7 +168,8 @@ def prepare(night: Night) -> Prepared:
     log.info("ratings: %s; %d users, %d movies", cleaned.counts, clean.users.len(), clean.movies.height)
     prepared = Prepared(
         counts=cleaned.counts
-        | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()},
+        | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()}
+        | ({} if night.model else catalogue.unrated_counts(config, found=clean, movies=movies)),
         n_users=clean.users.len(),
         n_movies=clean.movies.height,
         n_cold_users=clean.cold_users.len(),
@@ -169,7 +181,7 @@ def prepare(night: Night) -> Prepared:
     for name, frame in (
         ("movies", clean.movies),
         ("rejected", cleaned.rejected),
-        ("users", pl.concat([clean.users, clean.cold_users]).alias("user_id").to_frame()),
+        ("users", user_table),
     ):
         night.write(f"{name}.parquet", saved.parquet_bytes(frame))
     return night.done("prepared", prepared)
@@ -220,33 +232,21 @@ def fit(
     if done := trained_already(night, on=on):
         return done
     config = night.config
-    frame = night.frame("ratings")
-    held_out = _held_out(night) if on == "train" else np.zeros(frame.height, dtype=np.bool_)
-    kept, valid = frame.filter(~held_out), frame.filter(held_out)
-    task = fitting.Task(
-        config,
-        n_users=prepared.n_users,
-        n_movies=prepared.n_movies,
-        y_range=prepared.y_range,
-        kept=kept,
-        valid=valid,
-        stop_share=stop_share,
-        start=previous.start_of(night, prepared, on=on, valid=valid),
-    )
-    device = train.resolve_device(config.device)
-    kit = fitting.Kit(
-        device,
-        rating=night.checkpoints(f"{on}-rating"),
-        ranking=night.checkpoints(f"{on}-ranking"),
-        progress=progress,
-    )
-    fitted = fitting.fit(task, kit)
+    order = _order(night, prepared, on=on, stop_share=stop_share)
+    if config.processes > 1 and not under_torchrun():
+        torchrun.run(order, processes=config.processes, progress=progress)
+        done = trained_already(night, on=on)
+        assert done is not None  # torchrun ended well
+        return done
+    with torchrun.leading(order):
+        task, fitted = _fitted(night, prepared, on=on, stop_share=stop_share, progress=progress)
     uri = _model_uri(night, on=on)
-    users = _with_counts(night.frame("users").head(prepared.n_users), task.kept["user_idx"])
-    movies = _with_counts(night.frame("movies"), task.kept["movie_idx"])
-    saved.save_model(uri, Model(fitted.network, fitted.ranking, config, users, movies))
+    user_table, movie_table, encodings = described(night, prepared)
+    users = _with_counts(user_table, task.kept["user_idx"])
+    movies = _with_counts(movie_table, task.kept["movie_idx"])
+    saved.save_model(uri, Model(fitted.network, fitted.ranking, config, users, movies, encodings))
     if config.warm_start and on == "train":
-        previous.keep_until(uri, night, kept)
+        previous.keep_until(uri, night, task.kept)
     losses = [
         (e.epoch, e.train_loss, None if math.isnan(e.valid_loss) else e.valid_loss) for e in fitted.record
     ]
@@ -254,6 +254,73 @@ def fit(
         f"trained-{on}",
         Trained(model_uri=uri, share=fitted.share, losses=losses, warm_from=task.start.model_uri),
     )
+
+
+def _fitted(
+    night: Night,
+    prepared: Prepared,
+    *,
+    on: Literal["train", "all"],
+    stop_share: float,
+    progress: Progress | None = None,
+) -> tuple[fitting.Task, fitting.Fitted]:
+    """Both networks, fitted by this process and those beside it; rank 0 alone leaves checkpoints."""
+    config = night.config
+    frame = night.frame("ratings")
+    held_out = _held_out(night) if on == "train" else np.zeros(frame.height, dtype=np.bool_)
+    kept, valid = frame.filter(~held_out), frame.filter(held_out)
+    user_table, movie_table, encodings = described(night, prepared)
+    task = fitting.Task(
+        config,
+        n_users=prepared.n_users,
+        n_movies=prepared.n_movies,
+        y_range=prepared.y_range,
+        kept=kept,
+        user_features=catalogue.encoded(user_table, encodings.users),
+        movie_features=catalogue.encoded(movie_table, encodings.movies),
+        valid=valid,
+        stop_share=stop_share,
+        start=previous.start_of(night, prepared, on=on, valid=valid),
+    )
+    device, processes = train.resolve_device(config.device), current()
+    kit = fitting.Kit(
+        device,
+        processes=processes,
+        rating=night.checkpoints(f"{on}-rating", write=processes.rank == 0),
+        ranking=night.checkpoints(f"{on}-ranking", write=processes.rank == 0),
+        progress=progress,
+    )
+    return task, fitting.fit(task, kit)
+
+
+def described(night: Night, prepared: Prepared) -> tuple[pl.DataFrame, pl.DataFrame, catalogue.Encodings]:
+    """The users and movies of the night by row, and how their side features become numbers."""
+    users, movies = night.frame("users").head(prepared.n_users), night.frame("movies")
+    return users, movies, catalogue.encodings(night.config, movies=movies, users=users)
+
+
+def _order(
+    night: Night, prepared: Prepared, *, on: Literal["train", "all"], stop_share: float
+) -> dict[str, Any]:
+    """A training as JSON, for another process."""
+    return {
+        "night": night.model_dump(mode="json"),
+        "prepared": prepared.model_dump(mode="json"),
+        "on": on,
+        "stop_share": stop_share,
+    }
+
+
+def lead(order: dict[str, Any], *, progress: Progress | None = None) -> Trained:
+    """Do the training of an order, with the processes beside this one."""
+    night, prepared = Night.model_validate(order["night"]), Prepared.model_validate(order["prepared"])
+    return fit(night, prepared, on=order["on"], stop_share=order["stop_share"], progress=progress)
+
+
+def follow(order: dict[str, Any]) -> None:
+    """Train beside rank 0, which keeps the result."""
+    night, prepared = Night.model_validate(order["night"]), Prepared.model_validate(order["prepared"])
+    _fitted(night, prepared, on=order["on"], stop_share=order["stop_share"])
 
 
 def _model_uri(night: Night, *, on: Literal["train", "all"]) -> str:
@@ -499,6 +566,7 @@ def _commit(
         counts=counts,
         seconds=seconds,
         gate=verdict,
+        report=page.uri(night.output, night.run_date),
     )
 
 

@@ -21,8 +21,11 @@ from cfjobs.score import NO_MOVIE, Lists, Pairs, top_n
 
 
 def candidates(model: Model) -> NDArray[np.bool_]:
-    """Movies that may be listed [M]: those with enough training ratings."""
-    mask: NDArray[np.bool_] = model.movies["n_ratings"].to_numpy() >= max(1, model.config.min_ratings)
+    """Movies that may be listed [M]: those with enough training ratings and, unless it takes several, those with none that features describe."""
+    n_ratings = model.movies["n_ratings"].to_numpy()
+    mask: NDArray[np.bool_] = n_ratings >= max(1, model.config.min_ratings)
+    if model.config.min_ratings <= 1:
+        mask |= model.knows_movies()
     return mask
 
 
@@ -123,8 +126,9 @@ def _ranked_by_model(model: Model, mine: pl.DataFrame, *, users: range) -> NDArr
 
 
 def _by_popularity(model: Model) -> NDArray[np.int32]:
-    order = np.argsort(-model.movies["n_ratings"].to_numpy(), kind="stable")
-    return order[candidates(model)[order]].astype(np.int32)
+    n_ratings = model.movies["n_ratings"].to_numpy()
+    order = np.argsort(-n_ratings, kind="stable")
+    return order[(candidates(model) & (n_ratings > 0))[order]].astype(np.int32)
 
 
 def _fill(lists: Lists, row: int, order: NDArray[np.int32], seen: NDArray[np.int32], model: Model) -> None:

@@ -5,22 +5,28 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
-from cfjobs import publish, ratings, saved, storage, tables, train
+from cfjobs import lists, one_user, publish, ratings, saved, storage, tables, train
 from cfjobs.errors import InputError
 from cfjobs.saved import Model, parquet_bytes
 
 
 @dataclass(frozen=True)
 class UserList:
-    """One user's list. frame: rank, movie_id, score, predicted_rating and, where known, title."""
+    """One user's list. frame: rank, movie_id, score, predicted_rating and, where known, title.
 
-    user_id: str | int
+    user_id: None for a user who came without one. unknown_movies: rated ones that the model does not have.
+    """
+
+    user_id: str | int | None
     run_date: date
     source: str
     frame: pl.DataFrame
+    unknown_movies: tuple[str, ...] = ()
 
 
 def predict_pairs(model_uri: str, pairs_uri: str, out_uri: str, *, device: str = "auto") -> int:
@@ -58,8 +64,8 @@ def predict_one(model_uri: str, user: str, movie: str, *, device: str = "auto") 
         "user_id": user,
         "movie_id": movie,
         "predicted_rating": float(predict(model, users=users, movies=movies, device=device)[0]),
-        "user_known": bool(_rows(users, model.users, "user_id")[0] >= 0),
-        "movie_known": bool(_rows(movies, model.movies, "movie_id")[0] >= 0),
+        "user_known": bool(_user_rows(users, model)[0] >= 0),
+        "movie_known": bool(_movie_rows(movies, model)[0] >= 0),
     }
 
 
@@ -67,7 +73,7 @@ def predict(model: Model, *, users: pl.Series, movies: pl.Series, device: str = 
     """Predicted ratings of pairs of outside ids, float32, in the order of the pairs."""
     on = train.resolve_device(device)
     network = model.to(on).network
-    user_idx, movie_idx = _rows(users, model.users, "user_id"), _rows(movies, model.movies, "movie_id")
+    user_idx, movie_idx = _user_rows(users, model), _movie_rows(movies, model)
     return pl.Series(train.predict(network, user_idx.to(on), movie_idx.to(on)).cpu().numpy())
 
 
@@ -91,14 +97,36 @@ def user_list(output: str, user: str, *, run_date: date | None = None) -> UserLi
         )
     titles_uri = storage.join(night["model_uri"], "movies.parquet")
     movies = pl.read_parquet(io.BytesIO(storage.read_bytes(titles_uri)))
+    return UserList(wanted, night["run_date"], frame["source"][0], _with_titles(frame, movies))
+
+
+def fold_in(
+    output: str, ratings_of: str, *, user: str | None = None, run_date: date | None = None
+) -> UserList:
+    """The list of a user who arrived, or rated more, after the night: its model, these ratings, no training.
+
+    ratings_of: URI of a .csv or Parquet file as `one_user.read` takes it. With exactly the ratings that the night
+    had of a user, the list is the published one.
+    """
+    night = _published_night(storage.normal(output), run_date)
+    model = saved.load_model(night["model_uri"])
+    one = one_user.read(ratings_of, user=user, config=model.config, model=model)
+    known, unknown = one_user.known_movies(one, model)
+    alone = one_user.model_of(one, known, model)
+    batch = next(lists.best(alone, known, users=range(1), n=model.config.top_n))
+    frame = lists.rows(batch, alone, alone.users["user_id"])
+    source = frame["source"][0] if frame.height else tables.SOURCE_MODEL
+    return UserList(one.user, night["run_date"], source, _with_titles(frame, model.movies), tuple(unknown))
+
+
+def _with_titles(frame: pl.DataFrame, movies: pl.DataFrame) -> pl.DataFrame:
+    """A list's columns for people, with titles where the movies table had them."""
     if "title" in movies.columns:
         frame = frame.join(
             movies.select("movie_id", "title"), on="movie_id", how="left", maintain_order="left"
         )
-    columns = [
-        name for name in ("rank", "movie_id", "title", "score", "predicted_rating") if name in frame.columns
-    ]
-    return UserList(wanted, night["run_date"], frame["source"][0], frame.select(columns))
+    columns = ("rank", "movie_id", "title", "score", "predicted_rating")
+    return frame.select(name for name in columns if name in frame.columns)
 
 
 def _published_night(output: str, run_date: date | None) -> dict[str, Any]:
@@ -122,8 +150,15 @@ def _published_night(output: str, run_date: date | None) -> dict[str, Any]:
     return chosen.row(0, named=True)
 
 
-def _rows(ids: pl.Series, known: pl.DataFrame, column: str) -> torch.Tensor:
-    """Rows [R] int64 of outside ids; -1 for one without training ratings."""
-    idx = torch.tensor(ratings.rows_of(ids, known[column]), dtype=torch.int64)
-    rated = torch.from_numpy(known["n_ratings"].to_numpy(writable=True) > 0)
-    return torch.where((idx >= 0) & rated[idx.clamp(min=0)], idx, -1)
+def _user_rows(ids: pl.Series, model: Model) -> torch.Tensor:
+    return _rows(ids, model.users["user_id"], model.users["n_ratings"].to_numpy() > 0)
+
+
+def _movie_rows(ids: pl.Series, model: Model) -> torch.Tensor:
+    return _rows(ids, model.movies["movie_id"], model.knows_movies())
+
+
+def _rows(ids: pl.Series, known: pl.Series, usable: NDArray[np.bool_]) -> torch.Tensor:
+    """Rows [R] int64 of outside ids; -1 for one that the model cannot tell from any other."""
+    idx = torch.tensor(ratings.rows_of(ids, known), dtype=torch.int64)
+    return torch.where((idx >= 0) & torch.tensor(usable)[idx.clamp(min=0)], idx, -1)

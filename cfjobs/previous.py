@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from cfjobs import models, publish, ratings, saved, storage, tables, warm
+from cfjobs.catalogue import NOT_DESCRIBED
 from cfjobs.errors import InputError
 from cfjobs.models.network import Network
 from cfjobs.night import Night, Prepared
@@ -127,6 +128,8 @@ def _check_shape(model: Model, night: Night, prepared: Prepared) -> None:
     config = night.config
     if model.config.model != config.model:
         raise ValueError(f"the last model is a {model.config.model}, tonight's a {config.model}")
+    if config.movie_features or config.user_features or model.encodings != NOT_DESCRIBED:
+        raise ValueError("a model with side features is not gone on from: they are part of its rows")
     tonight = models.settings(config, y_range=prepared.y_range)
     for name in _SHAPE:
         before, now = getattr(model.network.settings, name), getattr(tonight, name)

@@ -40,6 +40,8 @@ from cfjobs.checkpoint import (
     restore_optimizer,
 )
 from cfjobs.errors import TrainingDiverged
+from cfjobs.features import Features
+from cfjobs.models.side import HIDDEN_MOVIES, ValueEmbedding
 from cfjobs.processes import ALONE, Processes
 
 log = logging.getLogger(__name__)
@@ -195,6 +197,7 @@ def fit_ranking(
     device: torch.device | str = "cpu",
     seed: int = 0,
     start: Callable[[RankingModel], RankingModel] | None = None,
+    features: Features | None = None,
     on_step: Callable[[int, float], None] | None = None,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
     processes: Processes = ALONE,
@@ -203,7 +206,8 @@ def fit_ranking(
 
     A step takes a batch of users, cuts each one's history at a random point, and predicts
     the `next_n` ratings after the cut from those before it. start: makes the parameters to
-    begin with from random ones, for a warm start. `on_step(step, loss)` is called every 100 steps. Training goes on from the
+    begin with from random ones, for a warm start. features: of the movies; a described movie without ratings
+    is then ranked by them. `on_step(step, loss)` is called every 100 steps. Training goes on from the
     last of the checkpoints.
 
     Raises TrainingDiverged if the loss stops being finite.
@@ -214,6 +218,7 @@ def fit_ranking(
         config=config,
         seed=seed,
         start=start,
+        features=features,
         processes=processes,
     )
     if (state := checkpoints.last(course.facts())) is not None:
@@ -232,8 +237,7 @@ def fit_ranking(
             if on_step is not None:
                 on_step(done, value)
         checkpoints.offer(course.state)
-    learnt = {name: tensor.detach() for name, tensor in course.model.tensors().items()}
-    return RankingModel(**learnt, config=config)
+    return course.learnt()
 
 
 class _Course:
@@ -247,6 +251,7 @@ class _Course:
         config: RankingConfig,
         seed: int,
         start: Callable[[RankingModel], RankingModel] | None,
+        features: Features | None,
         processes: Processes,
     ) -> None:
         self.history, self.config, self.processes = history, config, processes
@@ -265,6 +270,11 @@ class _Course:
         }
         self.model = RankingModel(**parameters, config=config)
         self.parameters = list(parameters.values())
+        self.side: MovieSide | None = None
+        if features is not None:
+            rated = torch.bincount(history.movie_idx, minlength=n_movies) > 0
+            self.side = MovieSide(features, rated, config=config)
+            self.parameters.append(self.side.values.weight)
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
         self.mean = history.mean_rating()
         self.trainable = torch.nonzero(history.indptr.diff() >= 2).squeeze(1)  # a past and a future
@@ -279,7 +289,7 @@ class _Course:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * (1 - _FALL * self.step / self.config.n_steps)
         loss = _next_ratings_loss(
-            self.model,
+            self.side.added_to(self.model, generator=self.generator) if self.side else self.model,
             self.history,
             self._next_users(),
             self.mean,
@@ -287,6 +297,7 @@ class _Course:
             popularity=self.popularity,
             generator=self.generator,
             processes=self.processes,
+            drawable=self.side.rated_idx if self.side else None,
         )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -294,6 +305,13 @@ class _Course:
         self.optimizer.step()
         self.step += 1
         return loss
+
+    @torch.no_grad()
+    def learnt(self) -> RankingModel:
+        """The model as it is now, with side features folded in."""
+        model = self.side.folded_into(self.model) if self.side else self.model
+        tensors = {name: tensor.detach() for name, tensor in model.tensors().items()}
+        return RankingModel(**tensors, config=self.config)
 
     def _next_users(self) -> Tensor:
         while len(self.queue) < self.n_batch:
@@ -312,15 +330,17 @@ class _Course:
             "config": asdict(self.config),
             "processes": self.processes.size,
             "warm": self.warm,
+            "features": self.side.values.weight.shape[0] if self.side else 0,
         }
 
     def state(self) -> State:
         """All that the steps to come depend on."""
-        parts = {
+        parts: dict[str, dict[str, Tensor]] = {
             "model": self.model.tensors(),
             "optimizer": optimizer_tensors(self.optimizer),
             "random": {"generator": self.generator.get_state()},
             "users": {"queue": self.queue},
+            "side": {"values": self.side.values.weight} if self.side else {},
         }
         tensors = {f"{part}/{name}": value for part, found in parts.items() for name, value in found.items()}
         return State(tensors, {"training": self.facts(), "step": self.step})
@@ -331,10 +351,56 @@ class _Course:
         kept = state.part("model")
         for name, tensor in self.model.tensors().items():
             tensor.copy_(kept[name])
+        if self.side:
+            self.side.values.weight.copy_(state.tensors["side/values"])
         restore_optimizer(self.optimizer, state.part("optimizer"))
         self.generator.set_state(state.tensors["random/generator"])
         self.queue = state.tensors["users/queue"].to(self.queue.device)
         self.step = state.facts["step"]
+
+
+class MovieSide:
+    """What side features add to a movie's embeddings and bias, while they are learnt.
+
+    A described movie's own part is replaced now and then by the typical one, the mean of the rated movies', so that
+    its features learn to do without it; a described movie without ratings is that typical part and its features.
+    """
+
+    def __init__(self, features: Features, rated: Tensor, *, config: RankingConfig) -> None:
+        width = 2 * config.n_factors + 1
+        self.values = ValueEmbedding(features, width, hidden=HIDDEN_MOVIES, device=rated.device)
+        self.rated, self.rated_idx = rated, torch.nonzero(rated).squeeze(1)
+
+    def added_to(self, model: RankingModel, *, generator: torch.Generator) -> RankingModel:
+        """The model of one step, differentiable."""
+        every = torch.arange(len(self.rated), device=self.rated.device)
+        own = self._with_typical(model, self.values.shown(every, generator=generator)[:, 0])
+        return self._sum(own, self.values(), model.config)
+
+    def folded_into(self, model: RankingModel) -> RankingModel:
+        """The model for good."""
+        return self._sum(
+            self._with_typical(model, self.rated), self.values.filled(self.rated)[:-1], model.config
+        )
+
+    def _with_typical(self, model: RankingModel, shown: Tensor) -> dict[str, Tensor]:
+        """The movies' own parts, the typical one where it is not shown [M]."""
+
+        def filled(own: Tensor) -> Tensor:
+            typical = own.detach()[self.rated].mean(dim=0)
+            return torch.where(shown.view(-1, *[1] * (own.dim() - 1)), own, typical)
+
+        return {name: filled(own) for name, own in model.tensors().items()}
+
+    @staticmethod
+    def _sum(own: dict[str, Tensor], sums: Tensor, config: RankingConfig) -> RankingModel:
+        history, movie, bias = sums.split([config.n_factors, config.n_factors, 1], dim=1)
+        return RankingModel(
+            history_vectors=own["history_vectors"] + history,
+            movie_vectors=own["movie_vectors"] + movie,
+            movie_bias=own["movie_bias"] + bias[:, 0],
+            config=config,
+        )
 
 
 def random_model(popularity: Tensor, *, config: RankingConfig, generator: torch.Generator) -> RankingModel:
@@ -359,10 +425,12 @@ def _next_ratings_loss(
     popularity: Tensor,
     generator: torch.Generator,
     processes: Processes = ALONE,
+    drawable: Tensor | None = None,
 ) -> Tensor:
     """Softmax cross-entropy of the ratings after a random cut of each user's history.
 
-    Every process draws for the whole batch, and takes the loss of its own users.
+    Every process draws for the whole batch, and takes the loss of its own users. drawable: movies that may be drawn as
+    candidates, all by default.
     """
     config, device = model.config, users.device
     n_batch = len(users)
@@ -379,8 +447,10 @@ def _next_ratings_loss(
 
     # Candidates: the batch's targets and uniform draws. log(chance of being one of them) is
     # taken off each score, so that the sampled softmax estimates the one over all movies.
-    n_movies = len(model.movie_bias)
+    n_movies = len(model.movie_bias) if drawable is None else len(drawable)
     drawn = torch.randint(n_movies, (config.n_negatives,), generator=generator, device=device)
+    if drawable is not None:
+        drawn = drawable[drawn]
     candidates = torch.cat([target_BT[exists_BT], drawn]).unique()
     expected = exists_BT.sum() * popularity[candidates] + config.n_negatives / n_movies
     correction = torch.log(-torch.expm1(-expected))

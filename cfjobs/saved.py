@@ -2,7 +2,7 @@
 
 MODEL_URI/network.safetensors   the weights
 MODEL_URI/unfinished.safetensors   for a warm start: what the network forgets when its training ends, if anything
-MODEL_URI/model.json            the network's name, settings and sizes, and the configuration
+MODEL_URI/model.json            the network's name, settings and sizes, the encoding of side features, and the configuration
 MODEL_URI/users.parquet         user_id by row, n_ratings
 MODEL_URI/movies.parquet        movie_id by row, n_ratings, and the columns of the movies table
 """
@@ -12,13 +12,17 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import polars as pl
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 
 from cfjobs import models, storage
+from cfjobs.catalogue import NOT_DESCRIBED, Encodings, encoded
 from cfjobs.config import Config, validated
 from cfjobs.errors import InputError
+from cfjobs.features import Encoding
 from cfjobs.models.network import Network, Settings
 from cfjobs.ranking import RankingConfig, RankingModel
 
@@ -30,7 +34,8 @@ class Model:
     """The trained networks with the ids of their rows: one for ratings and, where lists go by affinity, one that ranks.
 
     users: user_id, n_ratings by row. movies: movie_id, n_ratings and any further columns by row. n_ratings
-    counts training ratings: a row with none is an unknown id.
+    counts training ratings: a row with none is an unknown id, unless the movie is described by side features.
+    encodings: of those features.
     """
 
     network: Network
@@ -38,6 +43,13 @@ class Model:
     config: Config
     users: pl.DataFrame
     movies: pl.DataFrame
+    encodings: Encodings = NOT_DESCRIBED
+
+    def knows_movies(self) -> NDArray[np.bool_]:
+        """Movies that the networks can tell from any other [M]: those with training ratings, and described ones."""
+        rated: NDArray[np.bool_] = self.movies["n_ratings"].to_numpy() > 0
+        described = encoded(self.movies, self.encodings.movies)
+        return rated if described is None else rated | described.described
 
     def to(self, device: torch.device) -> "Model":
         """The model on a device."""
@@ -65,6 +77,10 @@ def save_model(uri: str, model: Model) -> None:
         "n_users": model.network.n_users,
         "n_movies": model.network.n_movies,
         "ranking": asdict(model.ranking.config) if model.ranking else None,
+        "features": {
+            what: encoding.as_json() if encoding else None
+            for what, encoding in (("movies", model.encodings.movies), ("users", model.encodings.users))
+        },
         "config": model.config.model_dump(mode="json"),
     }
     storage.write_bytes(storage.join(uri, "model.json"), json.dumps(description, indent=1).encode())
@@ -101,7 +117,11 @@ def load_model(uri: str) -> Model:
         pl.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, f"{name}.parquet"))))
         for name in ("users", "movies")
     )
-    return Model(network, ranking, validated(description["config"]), users, movies)
+    learnt = {
+        what: Encoding.from_json(columns) if columns else None
+        for what, columns in description.get("features", {}).items()
+    }
+    return Model(network, ranking, validated(description["config"]), users, movies, Encodings(**learnt))
 
 
 def load_unfinished(uri: str) -> dict[str, torch.Tensor]:

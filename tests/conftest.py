@@ -194,6 +194,7 @@ def two_nights(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             ranking_steps=20,
             shard_users=50,
             rank_by=rank_by,
+            gate_beat_popularity=False,
         )
         jobs.nightly(
             jobs.start(

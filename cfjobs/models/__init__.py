@@ -12,7 +12,7 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.models.network import Network, Recipe, Settings
 
-_NOT_A_NETWORK = {"network"}
+_NOT_A_NETWORK = {"network", "side"}
 
 
 def names() -> list[str]:
@@ -42,6 +42,8 @@ def settings(config: Config, *, y_range: tuple[float, float]) -> Settings:
         y_padding=config.y_padding,
         ensemble=config.ensemble,
         max_raters=config.max_raters,
+        user_side=config.n_factors if config.user_features else 0,
+        movie_side=config.n_factors if config.movie_features else 0,
     )
 
 

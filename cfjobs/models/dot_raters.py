@@ -13,15 +13,18 @@ Source: `EmbeddingDotBias` of the fast.ai lesson; Koren, SVD++ (2008), where the
 Zhang and Koren, "On the difficulty of evaluating baselines" (2019), who turn it to the movie's.
 """
 
-import warnings
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from cfjobs.models.network import DotScores, Network, RatingRange, Recipe, Settings
+from cfjobs.models.side import sparse, sparse_product
 
 _START = 0.1
+_MOST_PAIRS = (
+    4_000_000  # in the sums, which every step goes through: a catalogue of many movies has fewer raters each
+)
 
 
 class DotRaters(Network):
@@ -44,7 +47,7 @@ class DotRaters(Network):
             movie_idx,
             n_users=self.n_users,
             n_movies=self.n_movies,
-            at_most=self.settings.max_raters,
+            at_most=min(self.settings.max_raters, max(8, _MOST_PAIRS // self.n_movies)),
         )
         self.user_as_rater = self._table(self.n_users, scale=0.1 * _START).to(user_idx.device)
 
@@ -62,14 +65,16 @@ class DotRaters(Network):
 
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
         """In training one prediction for each member [B, K]; otherwise that of their mean logit [B]."""
-        user_BW, movie_BW = self.rows(self.user, user_idx), self.rows(self.movie, movie_idx)
+        more: Tensor | None = None
         if self.raters is not None:
             sums = self.raters.sums(self.user_as_rater.weight)
             known = torch.where(movie_idx < 0, 0, movie_idx)
-            movie_BW = movie_BW + nn.functional.embedding(known, sums) * (movie_idx >= 0)[:, None]
+            more = nn.functional.embedding(known, sums) * (movie_idx >= 0)[:, None]
             if self.training:
                 own = self.raters.own(user_idx, movie_idx)[:, None]
-                movie_BW = movie_BW - own * self.rows(self.user_as_rater, user_idx)
+                more = more - own * self.rows(self.user_as_rater, user_idx)
+        user_BW = self.rows(self.user, user_idx)
+        movie_BW = self.rows(self.movie, movie_idx, more=more)
         user_BKD, movie_BKD = self._members(user_BW), self._members(movie_BW)
         logit_BK = (user_BKD[..., :-1] * movie_BKD[..., :-1]).sum(2) + user_BKD[..., -1] + movie_BKD[..., -1]
         rating: Tensor = self.range((logit_BK if self.training else logit_BK.mean(1)) + self.offset)
@@ -118,40 +123,16 @@ class _Raters:
         self.lot_U = lot_U
         self.weight_M = count_M.clamp(1, max(at_most, 1)).to(torch.float32).rsqrt()
         weights = self.weight_M[movie_idx[kept]]
-        self.of_movie = _sparse(movie_idx[kept], user_idx[kept], weights, size=(n_movies, n_users + 1))
-        self.of_user = _sparse(user_idx[kept], movie_idx[kept], weights, size=(n_users + 1, n_movies))
+        self.of_movie = sparse(movie_idx[kept], user_idx[kept], weights, size=(n_movies, n_users + 1))
+        self.of_user = sparse(user_idx[kept], movie_idx[kept], weights, size=(n_users + 1, n_movies))
 
     def sums(self, rater_UW: Tensor) -> Tensor:
         """The sum over each movie's raters [M, W], differentiable in rater_UW."""
-        sums: Tensor = _SparseProduct.apply(rater_UW, self.of_movie, self.of_user)  # type: ignore[no-untyped-call]  # torch's own
-        return sums
+        return sparse_product(rater_UW, self.of_movie, self.of_user)
 
     def own(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
         """How much of the user itself is in the movie's sum [B], for pairs of the training ratings."""
         return torch.where(self.lot_U[user_idx] <= self.last_M[movie_idx], self.weight_M[movie_idx], 0.0)
-
-
-def _sparse(row: Tensor, column: Tensor, value: Tensor, *, size: tuple[int, int]) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse")  # torch calls its CSR tensors beta
-        return (
-            torch.sparse_coo_tensor(torch.stack([row, column]), value, size, check_invariants=False)
-            .coalesce()
-            .to_sparse_csr()
-        )
-
-
-class _SparseProduct(torch.autograd.Function):
-    """a @ x with the transpose of a made once; autograd would make it anew at every step."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, a_transposed: Tensor) -> Tensor:
-        ctx.a_transposed = a_transposed
-        return a @ x
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.a_transposed @ grads[0], None, None
 
 
 NETWORK = DotRaters

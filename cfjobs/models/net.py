@@ -3,6 +3,8 @@
     h      = dropout_p2(relu(W [dropout_p1(p_u, q_m)] + c)), once for each hidden width
     rating = low + (high - low) x sigmoid(w h + d)      over the range widened by a padding
 
+Side features stand beside the embeddings: (p_u, s_u, q_m, s_m), where s sums the embeddings of a row's values.
+
 Initialisation: embeddings uniform(-0.01, 0.01); layers as torch's Linear (Kaiming-uniform).
 Source: `EmbeddingNet` of the fast.ai collaborative-filtering lesson (2018, lesson 5).
 """
@@ -12,8 +14,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from cfjobs.features import Features
 from cfjobs.models.network import MlpScores, Network, RatingRange, Recipe, Settings, embedding, linear
+from cfjobs.models.side import HIDDEN_MOVIES, ValueEmbedding
 
 
 class EmbeddingNet(Network):
@@ -24,15 +29,21 @@ class EmbeddingNet(Network):
         lesson_range = (-0.01, 0.01)
         self.user = embedding(n_users, settings.n_factors, settings, lesson_range=lesson_range)
         self.movie = embedding(n_movies, settings.n_factors, settings, lesson_range=lesson_range)
-        widths = (2 * settings.n_factors, *settings.hidden, 1)
+        # What side features say of each row, filled in when training ends; no columns without features.
+        self.register_buffer("user_side", torch.zeros(n_users + 1, settings.user_side))
+        self.register_buffer("movie_side", torch.zeros(n_movies + 1, settings.movie_side))
+        widths = (2 * settings.n_factors + settings.user_side + settings.movie_side, *settings.hidden, 1)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.dropout_1, self.dropout_2 = (nn.Dropout(p) for p in settings.dropout)
         self.range = RatingRange(settings.y_range, settings.y_padding)
 
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
-        x_BH = self.dropout_1(
-            torch.cat([self.rows(self.user, user_idx), self.rows(self.movie, movie_idx)], dim=1)
-        )
+        user_BH = [self.rows(self.user, user_idx), self._side_rows("user_side", user_idx)]
+        movie_BD = self.rows(self.movie, movie_idx)
+        if self.training and "movie_side" in self.side:
+            movie_BD = movie_BD * self.values()["movie_side"].shown(movie_idx)
+        movie_BH = [movie_BD, self._side_rows("movie_side", movie_idx)]
+        x_BH = self.dropout_1(torch.cat(user_BH + movie_BH, dim=1))
         *hidden, last = self._layers()
         for layer in hidden:
             x_BH = self.dropout_2(torch.relu(linear(layer, x_BH)))
@@ -41,10 +52,32 @@ class EmbeddingNet(Network):
 
     def scores(self) -> MlpScores:
         return MlpScores(
-            user=self.user.weight[:-1].detach(),
-            movie=self.movie.weight[:-1].detach(),
+            user=torch.cat([self.user.weight, self.get_buffer("user_side")], dim=1)[:-1].detach(),
+            movie=torch.cat([self.movie.weight, self.get_buffer("movie_side")], dim=1)[:-1].detach(),
             layers=tuple((layer.weight.detach(), layer.bias.detach()) for layer in self._layers()),
         )
+
+    def describe(self, *, users: Features | None = None, movies: Features | None = None) -> None:
+        for name, features in (("user_side", users), ("movie_side", movies)):
+            if features is not None:
+                buffer = self.get_buffer(name)
+                hidden = HIDDEN_MOVIES if name.startswith("movie") else 0.0
+                self.side[name] = ValueEmbedding(
+                    features, buffer.shape[1], hidden=hidden, device=buffer.device
+                )
+
+    @torch.no_grad()
+    def fold_side(self, name: str, sums: Tensor) -> None:
+        self.get_buffer(name).copy_(sums)
+
+    def _side_rows(self, name: str, idx: Tensor) -> Tensor:
+        """What side features say of these rows [B, S]; in training, with the values as they are now."""
+        if name in self.side:
+            sums = torch.cat([self.side[name](), self.get_buffer(name)[-1:]])
+        else:
+            sums = self.get_buffer(name)
+        found = functional.embedding(torch.where(idx < 0, len(sums) - 1, idx), sums)
+        return found if self.training else found.double()
 
     def _layers(self) -> list[nn.Linear]:
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]

@@ -14,12 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cfjobs.features import Features
+from cfjobs.models.side import HIDDEN_MOVIES, ValueEmbedding
+
 UNKNOWN = -1
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The part of the configuration that shapes a network; stored beside its weights."""
+    """The part of the configuration that shapes a network; stored beside its weights.
+
+    user_side, movie_side: length of what side features add beside an embedding, in a network that does not add
+    them to it; 0 without features.
+    """
 
     n_factors: int
     init: Literal["uniform", "normal", "kaiming"]
@@ -30,6 +37,8 @@ class Settings:
     y_padding: float | Literal["learned"]
     ensemble: int
     max_raters: int
+    user_side: int = 0
+    movie_side: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,9 @@ class DotScores:
 
 @dataclass(frozen=True)
 class MlpScores:
-    """score(u, m) = the layers over the two embeddings side by side, ReLU between them. user [U, D], movie [M, D].
+    """score(u, m) = the layers over the two embeddings side by side, ReLU between them. user [U, D_u], movie [M, D_m].
 
-    layers: (weight [H_out, H_in], bias [H_out]) each, the first of H_in = 2 D, the last to width 1; float32.
+    layers: (weight [H_out, H_in], bias [H_out]) each, the first of H_in = D_u + D_m, the last to width 1; float32.
     """
 
     user: Tensor
@@ -81,16 +90,19 @@ class MlpScores:
 class Network(nn.Module, ABC):
     """A network that predicts the rating a user gives a movie.
 
-    recipe: how this network is trained well, used where the configuration leaves it open. forgotten: names of the
-    parameters that it has in training only.
+    recipe: how this network is trained well, used where the configuration leaves it open. n_members: networks
+    side by side in this one, whose rows a rating pays for each. forgotten: names of the parameters that it has in
+    training only.
     """
 
     recipe: ClassVar[Recipe]
+    n_members: int = 1
     forgotten: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__()
         self.n_users, self.n_movies, self.settings = n_users, n_movies, settings
+        self.side = nn.ModuleDict()
         self.unfinished: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -100,6 +112,28 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def scores(self) -> DotScores | MlpScores:
         """How all pairs are scored: increases with the predicted rating, for each user."""
+
+    def describe(self, *, users: Features | None = None, movies: Features | None = None) -> None:
+        """Called before training with the side features of the rows: every table of them gets their sums added."""
+        tables = {n: table for n, table in self.named_children() if isinstance(table, nn.Embedding)}
+        for name, table in tables.items():
+            features = users if name.startswith("user") else movies
+            if features is not None:
+                hidden = HIDDEN_MOVIES if name.startswith("movie") else 0.0
+                self.side[name] = ValueEmbedding(
+                    features, table.embedding_dim, hidden=hidden, device=table.weight.device
+                )
+
+    def side_norms(self, user_idx: Tensor, movie_idx: Tensor) -> list[Tensor]:
+        """What the examples pay in L2 for the values of their rows, summed; one number a table."""
+        return [
+            values.squared_norms()[user_idx if name.startswith("user") else movie_idx].sum()
+            for name, values in self.values().items()
+        ]
+
+    def values(self) -> dict[str, ValueEmbedding]:
+        """What side features are being learnt, by the name of what they add to."""
+        return {name: values for name, values in self.side.items() if isinstance(values, ValueEmbedding)}
 
     def begin(self, user_idx: Tensor, movie_idx: Tensor) -> None:
         """Called before training with the rows of all training ratings [R], for a network that looks at them."""
@@ -111,26 +145,43 @@ class Network(nn.Module, ABC):
         start goes on from them.
         """
 
-    def rows(self, table: nn.Embedding, idx: Tensor) -> Tensor:
-        """Rows [B, width] of an embedding; UNKNOWN takes the last row.
+    def rows(self, table: nn.Embedding, idx: Tensor, *, more: Tensor | None = None) -> Tensor:
+        """Rows [B, width] of an embedding, with more [B, width] and with their side features; UNKNOWN takes the last row.
 
         After training they are float64: sums then round alike whatever the batch, its tail or the device, so a
         published prediction depends on nothing but its pair.
         """
         found = lookup(table, idx)
+        if more is not None:
+            found = found + more
+        for name, values in self.values().items():
+            if getattr(self, name) is table:
+                found = (found * values.shown(idx) if self.training else found) + values.rows(idx)
         return found if self.training else found.double()
 
     @torch.no_grad()
     def fill_unknown(self, trained_users: Tensor, trained_movies: Tensor) -> None:
-        """Give the unknown row, and every row without training ratings, the mean of the trained rows.
+        """Give the unknown row, and every row without training ratings, the mean of the trained rows; fold side features in.
+
+        A described row without ratings is what its features say, and nothing else.
 
         trained_users [U], trained_movies [M]: True for a row that had training ratings.
         """
-        for name, table in self.named_modules():
-            if isinstance(table, nn.Embedding):
-                trained = trained_users if name.startswith("user") else trained_movies
-                untrained = torch.cat([~trained, trained.new_ones(1)])
-                table.weight[untrained] = table.weight[:-1][trained].mean(dim=0)
+        for what, trained in (("user", trained_users), ("movie", trained_movies)):
+            side = {name: values for name, values in self.values().items() if name.startswith(what)}
+            untrained = torch.cat([~trained, trained.new_ones(1)])
+            for name, table in self.named_modules():
+                if isinstance(table, nn.Embedding) and name.startswith(what):
+                    table.weight[untrained] = table.weight[:-1][trained].mean(dim=0)
+                    for values in side.values():
+                        table.weight[:-1][values.described & ~trained] = 0
+            for name, values in side.items():
+                self.fold_side(name, values.filled(trained))
+        self.side = nn.ModuleDict()
+
+    def fold_side(self, name: str, sums: Tensor) -> None:
+        """Make the sums of a table's features [N + 1, width] part of the network."""
+        getattr(self, name).weight += sums
 
 
 class RatingRange(nn.Module):
