@@ -270,7 +270,7 @@ class _Course:
         }
         self.model = RankingModel(**parameters, config=config)
         self.parameters = list(parameters.values())
-        self.side = None
+        self.side: MovieSide | None = None
         if features is not None:
             rated = torch.bincount(history.movie_idx, minlength=n_movies) > 0
             self.side = MovieSide(features, rated, config=config)
@@ -310,9 +310,8 @@ class _Course:
     def learnt(self) -> RankingModel:
         """The model as it is now, with side features folded in."""
         model = self.side.folded_into(self.model) if self.side else self.model
-        return RankingModel(
-            **{name: tensor.detach() for name, tensor in model.tensors().items()}, config=self.config
-        )
+        tensors = {name: tensor.detach() for name, tensor in model.tensors().items()}
+        return RankingModel(**tensors, config=self.config)
 
     def _next_users(self) -> Tensor:
         while len(self.queue) < self.n_batch:
