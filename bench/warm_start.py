@@ -5,7 +5,8 @@
 The first night learns from the earliest 95 % of the ratings, with `warm_start = true`. The second night has all of
 them: once cold, once from the first night's model. Both are measured on the same holdout. `measured` is the model
 that has not seen the holdout, `refit` the one that is published; their seconds are those of the two trainings
-alone. Data: 100,000 ratings of `cfjobs sample`, and those in the folder that CFJOBS_ML_LATEST_SMALL names. Ends
+alone, by the clock and of processor time (which other work on the machine does not lengthen, and which is judged).
+Data: 100,000 ratings of `cfjobs sample`, and those in the folder that CFJOBS_ML_LATEST_SMALL names. Ends
 with 1 unless the warm start takes at most a third of the cold one's time and is as good: RMSE at most 0.5 % above,
 nDCG@10 at most 2 % below.
 """
@@ -42,10 +43,12 @@ def main() -> int:
     if arguments.json:
         print(json.dumps({"rows": rows}))
     else:
-        print(f"{'data':<18}{'start':<7}{'measured s':>11}{'refit s':>9}{'RMSE':>8}{'nDCG@10':>9}")
+        print(
+            f"{'data':<18}{'start':<7}{'measured s':>11}{'refit s':>9}{'cpu s':>8}{'RMSE':>8}{'nDCG@10':>9}"
+        )
         for row in rows:
             print(
-                f"{row['data']:<18}{row['start']:<7}{row['measured_s']:>11.2f}{row['refit_s']:>9.2f}{row['rmse']:>8.4f}{row['ndcg']:>9.4f}"
+                f"{row['data']:<18}{row['start']:<7}{row['measured_s']:>11.2f}{row['refit_s']:>9.2f}{row['cpu_s']:>8.2f}{row['rmse']:>8.4f}{row['ndcg']:>9.4f}"
             )
     return 0 if all(good_enough(cold, warm) for cold, warm in zip(rows[::2], rows[1::2], strict=True)) else 1
 
@@ -82,11 +85,11 @@ def compared(ratings: pl.DataFrame, folder: Path, config: Config) -> list[dict[s
 
 def trained(night: Night, prepared: Prepared) -> dict[str, float]:
     """Seconds and quality of one night's trainings."""
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     measured = jobs.fit(night, prepared, on="train")
     refit_began = time.perf_counter()
     jobs.fit(night, prepared, on="all", stop_share=measured.share)
-    ended = time.perf_counter()
+    ended, cpu_ended = time.perf_counter(), time.process_time()
     assert (measured.warm_from is not None) == night.config.warm_start
     metrics = jobs.measure(night, prepared, measured)
     rmse, ndcg = metrics["rmse"], metrics["ndcg_at_10"]
@@ -95,6 +98,7 @@ def trained(night: Night, prepared: Prepared) -> dict[str, float]:
     return {
         "measured_s": refit_began - began,
         "refit_s": ended - refit_began,
+        "cpu_s": cpu_ended - cpu_began,
         "rmse": rmse,
         "ndcg": ndcg,
     }
@@ -102,9 +106,8 @@ def trained(night: Night, prepared: Prepared) -> dict[str, float]:
 
 def good_enough(cold: dict[str, float], warm: dict[str, float]) -> bool:
     """Whether the warm start keeps the promise."""
-    seconds = [row["measured_s"] + row["refit_s"] for row in (cold, warm)]
     return (
-        seconds[1] <= seconds[0] / 3
+        warm["cpu_s"] <= cold["cpu_s"] / 3
         and warm["rmse"] <= cold["rmse"] * 1.005
         and warm["ndcg"] >= cold["ndcg"] * 0.98
     )

@@ -61,8 +61,8 @@ def publish_all(night: Night, model: Model) -> dict[str, int]:
 
 
 def publish_embeddings(night: Night, model: Model) -> int:
-    """`movie_embeddings`: one row for each movie with training ratings."""
-    rows = _trained_rows(model)
+    """`movie_embeddings`: one row for each movie that the model knows."""
+    rows = _known_rows(model)
     movies = model.movies[rows]
     vectors, bias = movie_vectors(model)[rows], movie_bias(model)[rows]
     places = interpret.principal_components(vectors, weight=np.sqrt(movies["n_ratings"].to_numpy()))
@@ -80,8 +80,8 @@ def publish_embeddings(night: Night, model: Model) -> int:
 
 
 def publish_similar(night: Night, model: Model) -> int:
-    """`similar_movies`: the nearest movies of each movie with training ratings."""
-    rows = _trained_rows(model)
+    """`similar_movies`: the nearest movies of each movie that the model knows."""
+    rows = _known_rows(model)
     ids = model.movies["movie_id"][rows]
     candidates = model.movies["n_ratings"].to_numpy()[rows] >= night.config.similar_min_ratings
     schema = _schema(tables.SIMILAR_MOVIES, model)
@@ -181,8 +181,8 @@ def git_commit() -> str | None:
     return asked.stdout.strip() or None
 
 
-def _trained_rows(model: Model) -> NDArray[np.int64]:
-    rows: NDArray[np.int64] = np.flatnonzero(model.movies["n_ratings"].to_numpy() > 0)
+def _known_rows(model: Model) -> NDArray[np.int64]:
+    rows: NDArray[np.int64] = np.flatnonzero(model.knows_movies())
     return rows
 
 

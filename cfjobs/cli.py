@@ -437,6 +437,8 @@ def import_(
 def tune(
     ratings: RatingsUri,
     output: OutputUri,
+    movies: MoviesUri = None,
+    users: UsersUri = None,
     objective: Annotated[
         str, typer.Option("--objective", help="rmse: of the predicted stars; ndcg: nDCG@10 of the lists.")
     ] = "ndcg",
@@ -467,6 +469,8 @@ def tune(
             timeout=timeout,
             run_date=_date(run_date),
             config=load_config(config, set_ or ()),
+            movies=movies,
+            users=users,
             on_trial=lambda n, value, best: progress(
                 "tune", (n + 1) / trials, f"trial {n + 1}: {value:.4f}, best {best:.4f}"
             ),
@@ -477,6 +481,8 @@ def tune(
 @app.command(name="lr-find")
 def lr_find(
     ratings: RatingsUri,
+    movies: MoviesUri = None,
+    users: UsersUri = None,
     svg: Annotated[Path, typer.Option("--svg", metavar="FILE.svg", help="Where the plot goes.")] = Path(
         "lr-find.svg"
     ),
@@ -500,6 +506,8 @@ def lr_find(
         steps=steps,
         run_date=_date(run_date),
         config=load_config(config, set_ or ()),
+        movies=movies,
+        users=users,
     )
     if as_json:
         _show(found, as_json=True)
@@ -531,12 +539,12 @@ _NO_MEMORY = ("memory", "failed to map segment")
 def main() -> NoReturn:
     """Run the command line; every explained end is one line and an exit code."""
     try:
-        app()
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            _among_processes()
+        else:
+            app()
     except CfjobsError as error:
-        print(f"cfjobs: {plain(error)}", file=sys.stderr)
-        if "--json" in sys.argv:
-            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-        sys.exit(error.exit_code)
+        sys.exit(_explain(error))
     except (MemoryError, RuntimeError, ImportError) as error:
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _NO_MEMORY):
             raise
@@ -546,6 +554,30 @@ def main() -> NoReturn:
         )
         sys.exit(1)
     sys.exit(0)
+
+
+def _among_processes() -> NoReturn:
+    """Run the command as rank 0 of torchrun, or follow its trainings."""
+    from cfjobs import jobs, torchrun
+
+    code: str | int | None = 0
+    try:
+        with torchrun.session(jobs.follow) as leads:
+            if leads:
+                app()
+    except SystemExit as ended:
+        code = ended.code
+    except CfjobsError as error:
+        code = _explain(error)
+    torchrun.leave(code if isinstance(code, int) else 0)
+
+
+def _explain(error: CfjobsError) -> int:
+    """Print an explained end as one line; returns its exit code."""
+    print(f"cfjobs: {plain(error)}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+    return error.exit_code
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

@@ -2,14 +2,16 @@
 
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import polars as pl
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from cfjobs.cli import AsJson, OutputUri, RunDate, _date, _show, app, console, plain
+
+if TYPE_CHECKING:
+    from polars import DataFrame
 
 _MOVIES_SHOWN = 10
 
@@ -69,6 +71,8 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say why a movie has its score for a user: which of the user's own ratings speak most for it."""
+    import polars as pl
+
     from cfjobs import explain as explaining
 
     found = explaining.explain(output, user, movie, run_date=_date(run_date), ratings_uri=ratings)
@@ -128,7 +132,7 @@ def local_copy(uri: str) -> Path:
     return copy
 
 
-def print_frame(frame: pl.DataFrame, *, title: str) -> None:
+def print_frame(frame: "DataFrame", *, title: str) -> None:
     """A frame as a table for people: numbers to the right, text that cannot steer the terminal."""
     if frame.is_empty():
         return

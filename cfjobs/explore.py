@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import torch
 
-from cfjobs import fitting, jobs, lr_find, storage, train, tune
+from cfjobs import catalogue, fitting, jobs, lr_find, storage, train, tune
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.night import Night
@@ -25,6 +25,8 @@ def tuned(
     timeout: float | None,
     run_date: date | None,
     config: Config,
+    movies: str | None = None,
+    users: str | None = None,
     on_trial: Callable[[int, float, float], None] | None = None,
 ) -> dict[str, Any]:
     """Search for better knobs under OUTPUT/tune; the result as a record."""
@@ -32,7 +34,7 @@ def tuned(
         raise InputError(f"--objective: got {objective!r}, expected {' or '.join(allowed)}")
     output = storage.normal(output)
     storage.check_writable(output)
-    with _passing_night(ratings, run_date, config) as night:
+    with _passing_night(ratings, run_date, config, movies=movies, users=users) as night:
         found = tune.tune(
             night,
             objective=objective,  # type: ignore[arg-type]  # one of those allowed
@@ -53,16 +55,28 @@ def tuned(
 
 
 def learning_rates_tried(
-    ratings: str, *, svg: Path, steps: int, run_date: date | None, config: Config
+    ratings: str,
+    *,
+    svg: Path,
+    steps: int,
+    run_date: date | None,
+    config: Config,
+    movies: str | None = None,
+    users: str | None = None,
 ) -> dict[str, Any]:
     """Try rising learning rates, write the plot, and return the points and the suggestions."""
-    with _passing_night(ratings, run_date, config) as night:
+    with _passing_night(ratings, run_date, config, movies=movies, users=users) as night:
         prepared = jobs.prepare(night)
         jobs.hold_out(night, prepared)
+        user_table, movie_table, encodings = jobs.described(night, prepared)
         kept = night.frame("ratings").filter(~night.frame("holdout")["held_out"])
     task = fitting.Task(config, prepared.n_users, prepared.n_movies, prepared.y_range, kept, kept.head(0))
     device: torch.device = train.resolve_device(config.device)
     network = fitting.new_network(task).to(device)
+    network.describe(
+        users=catalogue.encoded(user_table, encodings.users),
+        movies=catalogue.encoded(movie_table, encodings.movies),
+    )
     found = lr_find.find(network, fitting.examples(kept, device), config=config, steps=steps)
     storage.write_bytes(storage.normal(svg), lr_find.svg(found).encode())
     return {
@@ -79,7 +93,11 @@ def learning_rates_tried(
 
 
 @contextmanager
-def _passing_night(ratings: str, run_date: date | None, config: Config) -> Iterator[Night]:
+def _passing_night(
+    ratings: str, run_date: date | None, config: Config, *, movies: str | None, users: str | None
+) -> Iterator[Night]:
     """A night whose folder is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="cfjobs-") as folder:
-        yield jobs.start(ratings_uri=ratings, output=folder, run_date=run_date, config=config)
+        yield jobs.start(
+            ratings_uri=ratings, output=folder, movies=movies, users=users, run_date=run_date, config=config
+        )

@@ -66,6 +66,13 @@ class Fitted:
 
 def fit(task: Task, kit: Kit) -> Fitted:
     """Fit both networks; the seed of the configuration decides every random choice."""
+    network, record, epochs = fit_rater(task, kit)
+    ranking = fit_ranker(task, kit) if task.config.rank_by == "affinity" else None
+    return Fitted(network, ranking, record, epochs)
+
+
+def fit_rater(task: Task, kit: Kit) -> tuple[Network, list[train.Epoch], int]:
+    """The rating network of a task, the record of its epochs, and how many were planned."""
     config = task.config
     network = new_network(task).to(kit.device)
     network.describe(users=task.user_features, movies=task.movie_features)
@@ -83,8 +90,7 @@ def fit(task: Task, kit: Kit) -> Fitted:
         checkpoints=kit.rating,
         processes=kit.processes,
     )
-    ranking = fit_ranker(task, kit) if config.rank_by == "affinity" else None
-    return Fitted(network, ranking, record, epochs)
+    return network, record, epochs
 
 
 def new_network(task: Task) -> Network:

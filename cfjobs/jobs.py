@@ -45,6 +45,7 @@ from cfjobs import (
     split,
     storage,
     tables,
+    torchrun,
     train,
     usage,
 )
@@ -54,6 +55,7 @@ from cfjobs.errors import GateRefused, InputError
 from cfjobs.fitting import Progress
 from cfjobs.gate import Comparison, comparisons, list_faults, refusals
 from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
+from cfjobs.processes import current, under_torchrun
 from cfjobs.publish import Part
 from cfjobs.saved import Model
 from cfjobs.score import Pairs
@@ -230,11 +232,44 @@ def fit(
     if done := trained_already(night, on=on):
         return done
     config = night.config
+    order = _order(night, prepared, on=on, stop_share=stop_share)
+    if config.processes > 1 and not under_torchrun():
+        torchrun.run(order, processes=config.processes, progress=progress)
+        done = trained_already(night, on=on)
+        assert done is not None  # torchrun ended well
+        return done
+    with torchrun.leading(order):
+        task, fitted = _fitted(night, prepared, on=on, stop_share=stop_share, progress=progress)
+    uri = _model_uri(night, on=on)
+    user_table, movie_table, encodings = described(night, prepared)
+    users = _with_counts(user_table, task.kept["user_idx"])
+    movies = _with_counts(movie_table, task.kept["movie_idx"])
+    saved.save_model(uri, Model(fitted.network, fitted.ranking, config, users, movies, encodings))
+    if config.warm_start and on == "train":
+        previous.keep_until(uri, night, task.kept)
+    losses = [
+        (e.epoch, e.train_loss, None if math.isnan(e.valid_loss) else e.valid_loss) for e in fitted.record
+    ]
+    return night.done(
+        f"trained-{on}",
+        Trained(model_uri=uri, share=fitted.share, losses=losses, warm_from=task.start.model_uri),
+    )
+
+
+def _fitted(
+    night: Night,
+    prepared: Prepared,
+    *,
+    on: Literal["train", "all"],
+    stop_share: float,
+    progress: Progress | None = None,
+) -> tuple[fitting.Task, fitting.Fitted]:
+    """Both networks, fitted by this process and those beside it; rank 0 alone leaves checkpoints."""
+    config = night.config
     frame = night.frame("ratings")
     held_out = _held_out(night) if on == "train" else np.zeros(frame.height, dtype=np.bool_)
     kept, valid = frame.filter(~held_out), frame.filter(held_out)
-    user_table, movie_table = night.frame("users").head(prepared.n_users), night.frame("movies")
-    encodings = catalogue.encodings(config, movies=movie_table, users=user_table)
+    user_table, movie_table, encodings = described(night, prepared)
     task = fitting.Task(
         config,
         n_users=prepared.n_users,
@@ -247,27 +282,45 @@ def fit(
         stop_share=stop_share,
         start=previous.start_of(night, prepared, on=on, valid=valid),
     )
-    device = train.resolve_device(config.device)
+    device, processes = train.resolve_device(config.device), current()
     kit = fitting.Kit(
         device,
-        rating=night.checkpoints(f"{on}-rating"),
-        ranking=night.checkpoints(f"{on}-ranking"),
+        processes=processes,
+        rating=night.checkpoints(f"{on}-rating", write=processes.rank == 0),
+        ranking=night.checkpoints(f"{on}-ranking", write=processes.rank == 0),
         progress=progress,
     )
-    fitted = fitting.fit(task, kit)
-    uri = _model_uri(night, on=on)
-    users = _with_counts(user_table, task.kept["user_idx"])
-    movies = _with_counts(movie_table, task.kept["movie_idx"])
-    saved.save_model(uri, Model(fitted.network, fitted.ranking, config, users, movies, encodings))
-    if config.warm_start and on == "train":
-        previous.keep_until(uri, night, kept)
-    losses = [
-        (e.epoch, e.train_loss, None if math.isnan(e.valid_loss) else e.valid_loss) for e in fitted.record
-    ]
-    return night.done(
-        f"trained-{on}",
-        Trained(model_uri=uri, share=fitted.share, losses=losses, warm_from=task.start.model_uri),
-    )
+    return task, fitting.fit(task, kit)
+
+
+def described(night: Night, prepared: Prepared) -> tuple[pl.DataFrame, pl.DataFrame, catalogue.Encodings]:
+    """The users and movies of the night by row, and how their side features become numbers."""
+    users, movies = night.frame("users").head(prepared.n_users), night.frame("movies")
+    return users, movies, catalogue.encodings(night.config, movies=movies, users=users)
+
+
+def _order(
+    night: Night, prepared: Prepared, *, on: Literal["train", "all"], stop_share: float
+) -> dict[str, Any]:
+    """A training as JSON, for another process."""
+    return {
+        "night": night.model_dump(mode="json"),
+        "prepared": prepared.model_dump(mode="json"),
+        "on": on,
+        "stop_share": stop_share,
+    }
+
+
+def lead(order: dict[str, Any], *, progress: Progress | None = None) -> Trained:
+    """Do the training of an order, with the processes beside this one."""
+    night, prepared = Night.model_validate(order["night"]), Prepared.model_validate(order["prepared"])
+    return fit(night, prepared, on=order["on"], stop_share=order["stop_share"], progress=progress)
+
+
+def follow(order: dict[str, Any]) -> None:
+    """Train beside rank 0, which keeps the result."""
+    night, prepared = Night.model_validate(order["night"]), Prepared.model_validate(order["prepared"])
+    _fitted(night, prepared, on=order["on"], stop_share=order["stop_share"])
 
 
 def _model_uri(night: Night, *, on: Literal["train", "all"]) -> str:

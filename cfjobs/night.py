@@ -5,6 +5,7 @@ a record means that all the stage's files are whole.
 """
 
 import io
+import math
 from datetime import date, datetime
 from typing import Any, TypeVar
 
@@ -58,13 +59,14 @@ class Night(Record):
         data = storage.read_bytes(storage.join(self.work, f"{name}.parquet"))
         return pl.read_parquet(io.BytesIO(data), columns=columns)
 
-    def checkpoints(self, name: str) -> Checkpoints:
-        """The checkpoints of one of the night's trainings."""
+    def checkpoints(self, name: str, *, write: bool = True) -> Checkpoints:
+        """The checkpoints of one of the night's trainings; without `write` for a process that only goes on from them."""
         uri = storage.join(self.work, f"checkpoint-{name}.safetensors")
+        seconds = self.config.checkpoint_seconds
         return Checkpoints(
             read=lambda: storage.read_bytes(uri) if storage.exists(uri) else None,
             write=lambda data: storage.write_bytes(uri, data),
-            seconds=self.config.checkpoint_seconds,
+            seconds=seconds if write or not seconds else math.inf,
         )
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
@@ -45,7 +46,7 @@ class Processes:
         if self.size == 1:
             return text
         box = [text]
-        distributed.broadcast_object_list(box)
+        distributed.broadcast_object_list(box, device=torch.device("cpu"))
         return box[0]
 
 
@@ -57,14 +58,29 @@ def under_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
+def local_rank() -> int | None:
+    """This process's number on its machine, and so that of its GPU; None outside torchrun."""
+    return int(os.environ["LOCAL_RANK"]) if under_torchrun() else None
+
+
+def current() -> Processes:
+    """The processes that this one is connected with."""
+    if not distributed.is_initialized():
+        return ALONE
+    return Processes(distributed.get_rank(), distributed.get_world_size())
+
+
 @contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
-    """The processes that torchrun started with this one, connected; alone where it started none."""
+def joined() -> Iterator[Processes]:
+    """Connect with the processes that torchrun started beside this one; alone where it started none."""
     if not under_torchrun():
         yield ALONE
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Others wait for rank 0 while it reads the ratings; one that dies is noticed by torchrun, not by a timeout.
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=1)
+    )
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size())
+        yield current()
     finally:
         distributed.destroy_process_group()

@@ -102,7 +102,7 @@ MOVIE_EMBEDDINGS = Table(
         Column("pc2", pa.float32(), "Second principal component.", "0.27"),
     ),
     (
-        "One row for every movie with at least one training rating; all vectors of a night have one length.",
+        "One row for every movie with at least one training rating, or with side features that the model uses; all vectors of a night have one length.",
         "Components are those of the vectors weighted by the root of n_ratings, and centred; each is turned so that "
         "its mean, weighted by n_ratings, is not negative.",
     ),

@@ -30,7 +30,7 @@ from cfjobs.checkpoint import (
 from cfjobs.config import Config
 from cfjobs.errors import InputError, TrainingDiverged
 from cfjobs.models.network import Network, lookup
-from cfjobs.processes import ALONE, Processes
+from cfjobs.processes import ALONE, Processes, local_rank
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +61,12 @@ class Epoch:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a configuration: `auto` takes a GPU when there is one. InputError for one that is absent."""
+    """The device of a configuration: `auto` takes a GPU when there is one, under torchrun its own. InputError for one that is absent."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if device.type == "cuda" and ":" not in name and (number := local_rank()) is not None:
+        device = torch.device("cuda", number)
     if device.type == "cuda" and not (
         torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
     ):

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
-from cfjobs import evaluate, fitting, jobs, lists, models, split, storage, train
+from cfjobs import catalogue, evaluate, fitting, jobs, lists, models, split, storage, train
 from cfjobs.config import Config, as_toml, validated
 from cfjobs.errors import InputError, TrainingDiverged
+from cfjobs.features import Features
 from cfjobs.night import Night, Prepared
 from cfjobs.saved import Model
 
@@ -65,6 +66,8 @@ class Judge:
     valid: pl.DataFrame
     users: pl.DataFrame
     movies: pl.DataFrame
+    user_features: Features | None = None
+    movie_features: Features | None = None
 
     def rmse(self, config: Config) -> float:
         """RMSE of the rating network, at its best epoch."""
@@ -94,7 +97,14 @@ class Judge:
     def _task(self, config: Config) -> fitting.Task:
         prepared = self.prepared
         return fitting.Task(
-            config, prepared.n_users, prepared.n_movies, prepared.y_range, self.kept, self.valid
+            config,
+            prepared.n_users,
+            prepared.n_movies,
+            prepared.y_range,
+            self.kept,
+            self.valid,
+            user_features=self.user_features,
+            movie_features=self.movie_features,
         )
 
     def _kit(self, config: Config) -> fitting.Kit:
@@ -116,12 +126,15 @@ def judge(night: Night) -> Judge:
             "ratings: no user has enough of them to judge a trial by; raise holdout_fraction, or bring more ratings"
         )
     kept, valid = frame.filter(~inner), frame.filter(inner)
+    users, movies, encodings = jobs.described(night, prepared)
     return Judge(
         prepared,
         kept,
         valid,
-        _counted(night.frame("users").head(prepared.n_users), kept["user_idx"]),
-        _counted(night.frame("movies"), kept["movie_idx"]),
+        _counted(users, kept["user_idx"]),
+        _counted(movies, kept["movie_idx"]),
+        catalogue.encoded(users, encodings.users),
+        catalogue.encoded(movies, encodings.movies),
     )
 
 

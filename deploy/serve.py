@@ -170,6 +170,7 @@ def environment_of(folder: Path, *, port: int, s3_port: int) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_API_AUTH_STRING": f"{USER}:{keys['password']}",
         "PREFECT_HOME": str(folder / "prefect-home"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

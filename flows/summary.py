@@ -11,11 +11,13 @@ _NIGHTS_BEFORE = 7
 def announce(night: Night, published: Published, trained: Trained) -> None:
     """Write the night's summary, beside the nights before it, and emit `cfjobs.published`."""
     before = [row for row in nights.published(night.output) if row.run_date <= night.run_date]
+    head, _, rest = report.markdown(published, trained).partition("\n## ")
     sections = [
-        report.markdown(published, trained),
+        head.strip(),
         f"The night's page, with charts: `{page.uri(night.output, night.run_date)}`",
-        "## Loss\n\n" + picture if (picture := pages.loss_picture(trained.losses)) else "",
         "## The nights before\n\n" + pages.nights_table(before[-_NIGHTS_BEFORE - 1 :]),
+        "## Loss\n\n" + picture if (picture := pages.loss_picture(trained.losses)) else "",
+        "## " + rest.strip(),
     ]
     summary_artifact("\n\n".join(section for section in sections if section) + "\n")
     event(

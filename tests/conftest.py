@@ -125,7 +125,11 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("prefect")
     port = free_port()
     log = folder / "log"
-    environment = os.environ | ENVIRONMENT | {"PREFECT_HOME": str(folder / "home")}
+    ours = {
+        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+    }
+    environment = os.environ | ENVIRONMENT | ours
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)
@@ -190,6 +194,7 @@ def two_nights(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             ranking_steps=20,
             shard_users=50,
             rank_by=rank_by,
+            gate_beat_popularity=False,
         )
         jobs.nightly(
             jobs.start(

@@ -17,7 +17,15 @@ from cfjobs import interpret, jobs, recipes, saved, tables
 from cfjobs.config import Config
 from cfjobs.evaluate import BASELINES, NAMES
 
-QUICK = Config(epochs=2, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=20, shard_users=50)
+QUICK = Config(
+    epochs=2,
+    top_n=20,
+    n_factors=8,
+    ranking_factors=8,
+    ranking_steps=20,
+    shard_users=50,
+    gate_beat_popularity=False,
+)
 NIGHT = date(2026, 3, 1)
 
 

@@ -43,7 +43,15 @@ def test_the_parts_add_up_to_the_published_score(two_nights: Path) -> None:
 
 @pytest.mark.parametrize("model", ["dot_bias", "net"])
 def test_lists_by_rating_are_explained_too(data_set: Path, tmp_path: Path, model: str) -> None:
-    config = Config(epochs=1, top_n=10, n_factors=4, model=model, rank_by="rating", refit=False)
+    config = Config(
+        epochs=1,
+        top_n=10,
+        n_factors=4,
+        model=model,
+        rank_by="rating",
+        refit=False,
+        gate_beat_popularity=False,
+    )
     jobs.nightly(jobs.start(ratings_uri=str(data_set), output=str(tmp_path), run_date=NIGHT, config=config))
     for row in top_n(tmp_path).sample(4, seed=1).iter_rows(named=True):
         check_sum(explain(str(tmp_path), str(row["user_id"]), str(row["movie_id"])), row)
@@ -73,7 +81,9 @@ def test_ratings_that_moved_are_found_where_they_are_now(data_set: Path, tmp_pat
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()
     pl.read_parquet(data_set / "ratings.parquet").write_parquet(before / "ratings.parquet")
-    config = Config(epochs=1, top_n=10, n_factors=4, ranking_steps=20, refit=False)
+    config = Config(
+        epochs=1, top_n=10, n_factors=4, ranking_steps=20, refit=False, gate_beat_popularity=False
+    )
     jobs.nightly(
         jobs.start(ratings_uri=str(before), output=str(tmp_path / "out"), run_date=NIGHT, config=config)
     )

@@ -21,7 +21,9 @@ from tests.browser import Tab, browser, chromium
 from tests.conftest import HOSTILE_TITLES
 
 NIGHT = date(2026, 3, 1)
-QUICK = Config(epochs=1, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=20)
+QUICK = Config(
+    epochs=1, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=20, gate_beat_popularity=False
+)
 
 
 @pytest.fixture(scope="module")

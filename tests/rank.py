@@ -1,0 +1,52 @@
+"""What each process of tests/test_torchrun.py trains: run by torchrun, and in the test's own process."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cfjobs import ranking, train
+from cfjobs.config import Config
+from cfjobs.processes import Processes, joined
+from tests.test_train import checkerboard, network
+
+MODELS = ("dot_bias", "dot_raters", "net")
+
+
+def trained(processes: Processes) -> dict[str, Tensor]:
+    """The weights of every network after some epochs with an uneven last batch, and those of the ranking network."""
+    found: dict[str, Tensor] = {}
+    for model in MODELS:
+        config = Config(
+            model=model,
+            n_factors=8,
+            epochs=3,
+            batch_size=255,
+            dropout=(0.0, 0.0),
+            ensemble=2,
+            y_padding="learned",
+        )
+        fitted = network(config)
+        record = train.fit(
+            fitted, checkerboard(), config=config, valid=checkerboard(n=300, seed=1), processes=processes
+        )
+        found |= {f"{model}/{name}": tensor for name, tensor in fitted.state_dict().items()}
+        found[f"{model}/losses"] = torch.tensor([(e.train_loss, e.valid_loss) for e in record])
+    return found | {f"ranking/{name}": tensor for name, tensor in ranker(processes).tensors().items()}
+
+
+def ranker(processes: Processes) -> ranking.RankingModel:
+    rng = np.random.default_rng(0)
+    user, movie = (torch.from_numpy(rng.integers(0, n, 2_000)) for n in (200, 60))
+    rating = torch.from_numpy(rng.integers(1, 6, 2_000).astype(np.float32))
+    history = ranking.History.from_ratings(user, movie, rating, torch.arange(2_000), n_users=200)
+    config = ranking.RankingConfig(n_factors=8, n_steps=40, batch_users=33)
+    return ranking.fit_ranking(history, n_movies=60, config=config, seed=5, processes=processes)
+
+
+if __name__ == "__main__":
+    with joined() as connected:
+        save_file(trained(connected), Path(sys.argv[1]) / f"{connected.rank}.safetensors")

@@ -1,0 +1,107 @@
+"""What a training holds in memory is what docs/training.md says: the bytes of living tensors, at two sizes."""
+
+import gc
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cfjobs import footprint, models, ranking, train
+from cfjobs.checkpoint import Checkpoints, State
+from cfjobs.config import Config
+
+SMALL, LARGE = (
+    {"ratings": 4_000, "users": 500, "movies": 300},
+    {"ratings": 9_000, "users": 1_500, "movies": 700},
+)
+
+
+def living_bytes() -> int:
+    """Bytes of all tensors that Python holds, each storage once."""
+    storages: dict[int, int] = {}
+    for found in gc.get_objects():
+        if type(found) in {Tensor, torch.nn.Parameter}:
+            sparse = found.layout == torch.sparse_csr
+            dense = (found.crow_indices(), found.col_indices(), found.values()) if sparse else (found,)
+            more = [tensor.grad for tensor in dense if tensor.is_leaf and tensor.grad is not None]
+            for tensor in (*dense, *more):
+                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+class Gauge(Checkpoints):
+    """Takes the measure in place of a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__(read=lambda: None, write=lambda _data: None, seconds=0)
+        self.most, self.before, self.n_offers = 0, living_bytes(), 0
+
+    def offer(self, _state: Callable[[], State]) -> None:
+        self.n_offers += 1
+        if self.n_offers % 3 == 0:  # a step of the second epoch is among them, when there are best weights
+            self.most = max(self.most, living_bytes() - self.before)
+
+
+def pairs(sizes: dict[str, int]) -> tuple[Tensor, Tensor, Tensor]:
+    rng = np.random.default_rng(0)
+    user, movie = (
+        torch.from_numpy(rng.integers(0, sizes[name], sizes["ratings"])) for name in ("users", "movies")
+    )
+    return user, movie, torch.from_numpy(rng.integers(1, 6, sizes["ratings"]).astype(np.float32))
+
+
+@pytest.mark.parametrize("model", models.names())
+@pytest.mark.parametrize("sizes", [SMALL, LARGE])
+def test_the_rating_network_holds_what_it_should(model: str, sizes: dict[str, int]) -> None:
+    config = Config(model=model, n_factors=32, epochs=3, batch_size=2_000)
+    gauge = Gauge()
+    network = models.build(
+        model,
+        n_users=sizes["users"],
+        n_movies=sizes["movies"],
+        settings=models.settings(config, y_range=(1, 5)),
+    )
+    examples = train.Examples(*pairs(sizes))
+    train.fit(
+        network,
+        examples,
+        config=config,
+        valid=train.Examples(*(t[:50].clone() for t in pairs(sizes))),
+        checkpoints=gauge,
+    )
+    told = footprint.of_rating_network(config).bytes(
+        **sizes, pairs=sizes["ratings"] if model == "dot_raters" else 0
+    )
+    layers = (
+        0
+        if model != "net"
+        else 20 * sum(p.numel() for name, p in network.named_parameters() if name.startswith("layers"))
+    )
+    assert gauge.most == pytest.approx(told + layers, rel=0.03)
+
+
+@pytest.mark.parametrize("sizes", [SMALL, LARGE])
+def test_the_ranking_network_holds_what_it_should(sizes: dict[str, int]) -> None:
+    gauge = Gauge()
+    history = ranking.History.from_ratings(
+        *pairs(sizes), torch.arange(sizes["ratings"]), n_users=sizes["users"]
+    )
+    ranking.fit_ranking(
+        history,
+        n_movies=sizes["movies"],
+        config=ranking.RankingConfig(n_factors=32, n_steps=3),
+        checkpoints=gauge,
+    )
+    told = footprint.of_ranking_network(Config(ranking_factors=32)).bytes(**sizes)
+    assert gauge.most == pytest.approx(told, rel=0.03)
+
+
+def test_the_page_says_so_too() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    for found in (footprint.of_rating_network(Config()), footprint.of_ranking_network(Config())):
+        for number in (found.rating, found.user, found.movie):
+            assert re.search(rf"\b{number:,}\b", page), number
