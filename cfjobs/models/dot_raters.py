@@ -101,7 +101,7 @@ class DotRaters(Network):
         return table
 
     def _members(self, rows: Tensor) -> Tensor:
-        return rows.view(len(rows), self.n_members, -1)
+        return rows.view(len(rows), self.n_members, rows.shape[1] // self.n_members)
 
 
 class _Raters:
