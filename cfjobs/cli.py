@@ -64,6 +64,20 @@ UsersUri = Annotated[
         "--users", metavar="URI", help="Users table: who else gets a list though they have rated nothing."
     ),
 ]
+AllowUri = Annotated[
+    str | None,
+    typer.Option("--allow", metavar="URI", help="Table of movie_id: only these movies are listed."),
+]
+DenyUri = Annotated[
+    str | None,
+    typer.Option("--deny", metavar="URI", help="Table of movie_id: these movies are never listed."),
+]
+ExcludeUri = Annotated[
+    str | None,
+    typer.Option(
+        "--exclude", metavar="URI", help="Table of user_id, movie_id: pairs left out beside the rated ones."
+    ),
+]
 ModelUri = Annotated[str, typer.Option("--model", metavar="URI", help="Folder of a model.")]
 RunDate = Annotated[
     datetime | None,
@@ -107,6 +121,9 @@ def nightly(
     output: OutputUri,
     movies: MoviesUri = None,
     users: UsersUri = None,
+    allow: AllowUri = None,
+    deny: DenyUri = None,
+    exclude: ExcludeUri = None,
     run_date: RunDate = None,
     config: ConfigFile = None,
     set_: Settings = None,
@@ -123,6 +140,9 @@ def nightly(
         output=output,
         movies=movies,
         users=users,
+        allow=allow,
+        deny=deny,
+        exclude=exclude,
         run_date=_date(run_date),
         config=load_config(config, set_ or ()),
     )
@@ -189,6 +209,9 @@ def score(
     model: ModelUri,
     movies: MoviesUri = None,
     users: UsersUri = None,
+    allow: AllowUri = None,
+    deny: DenyUri = None,
+    exclude: ExcludeUri = None,
     run_date: RunDate = None,
     config: ConfigFile = None,
     set_: Settings = None,
@@ -205,6 +228,9 @@ def score(
         output=output,
         movies=movies,
         users=users,
+        allow=allow,
+        deny=deny,
+        exclude=exclude,
         model=model,
         run_date=_date(run_date),
         config=load_config(config, set_ or ()),

@@ -65,7 +65,7 @@ class Config(BaseModel):
     max_raters: int = Field(
         256,
         ge=0,
-        description="Raters of a movie that model = dot_raters sums over, a random choice where there are more; 0 leaves the sums out.",
+        description="Raters of a movie that model = dot_raters sums over, a random choice where there are more (at most 4 million in all); 0 leaves the sums out.",
     )
     hidden: tuple[int, ...] | None = Field(
         None, description="Widths of the hidden layers of model = net; without it, the network's own."
@@ -249,13 +249,44 @@ class Config(BaseModel):
     # Scoring ---------------------------------------------------------------------------------------
     top_n: int = Field(100, ge=1, le=32_767, description="Movies in a user's list.")
     min_ratings: int = Field(1, ge=0, description="A movie needs this many ratings to be listed.")
+    min_score: float | None = Field(
+        None,
+        description="Least score of a movie in a model's list, which may get shorter by it; popularity lists are left alone.",
+    )
     similar_min_ratings: int = Field(
         5,
         ge=1,
         description="A movie with fewer training ratings is listed as similar to none: its embedding is mostly chance.",
     )
-    shard_users: int = Field(
-        200_000, ge=1, description="Users scored as one task, which writes one Parquet part."
+    shard_users: int | None = Field(
+        None,
+        ge=1,
+        description="Users scored as one task; without it, as many as take about two minutes on eight cores.",
+    )
+    part_rows: int = Field(
+        5_000_000,
+        ge=1,
+        description="Rows at which a Parquet file of the lists is full and the next is begun.",
+    )
+    memory_gb: float = Field(
+        4.0,
+        gt=0,
+        le=10_000,
+        description="Memory in GB (2^30 bytes) that the process that scores a shard may take, its libraries included.",
+    )
+    threads: int | None = Field(
+        None, ge=1, description="Processor threads of scoring; without it, every core (on Ray: one a task)."
+    )
+    runner: Literal["here", "ray"] = Field(
+        "here",
+        description="Where the flow runs its shards: one by one in its own process, or all over a Ray cluster.",
+    )
+    ray_address: str | None = Field(
+        None,
+        description="Address of the Ray cluster, such as ray://head:10001; without it, one is started on this machine.",
+    )
+    gpus_per_shard: float = Field(
+        0.0, ge=0, le=64, description="GPUs that a shard asks of the Ray cluster; 0.5 lets two share one."
     )
 
     # Machine ---------------------------------------------------------------------------------------

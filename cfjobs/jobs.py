@@ -8,7 +8,6 @@ stages and shards with a record are not computed twice. Publishing removes the f
 """
 
 import hashlib
-import io
 import json
 import logging
 import math
@@ -25,12 +24,12 @@ from uuid import uuid4
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cfjobs import (
     __version__,
     beside,
+    candidates,
     catalogue,
     evaluate,
     fitting,
@@ -49,19 +48,22 @@ from cfjobs import (
     train,
     usage,
 )
+from cfjobs.checking import check
 from cfjobs.claim import COMMIT, Claim, claimed
 from cfjobs.config import Config
 from cfjobs.errors import GateRefused, InputError
 from cfjobs.fitting import Progress
-from cfjobs.gate import Comparison, comparisons, list_faults, refusals
-from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
+from cfjobs.gate import Comparison, comparisons, refusals
+from cfjobs.night import Night, Prepared, Published, Scored, Trained
 from cfjobs.processes import current, under_torchrun
 from cfjobs.publish import Part
 from cfjobs.saved import Model
 from cfjobs.score import Pairs
+from cfjobs.scoring import score, scored_already, shards, top_n_schema
 
 log = logging.getLogger(__name__)
 
+__all__ = ["check", "score", "scored_already", "shards"]  # the stages of scoring, from `scoring`
 
 # Start ----------------------------------------------------------------------------------------------
 
@@ -75,11 +77,16 @@ def start(
     model: str | None = None,
     run_date: date | None = None,
     config: Config | None = None,
+    allow: str | None = None,
+    deny: str | None = None,
+    exclude: str | None = None,
     now: datetime | None = None,
 ) -> Night:
     """Check inputs, credentials and the output before anything costly.
 
-    model: URI of an existing model to score or evaluate instead of training one. Raises InputError for whatever a user has to mend.
+    model: URI of an existing model to score or evaluate instead of training one. allow, deny: URIs of tables
+    of movie_id, the movies that may be listed alone and those that must not. exclude: URI of a table of user_id,
+    movie_id, pairs to leave out beside the seen ones. Raises InputError for whatever a user has to mend.
     """
     config = config or Config()
     models.recipe(config)
@@ -87,12 +94,15 @@ def start(
     run_date = run_date or now.date()
     train.resolve_device(config.device)
     uris = _sources(ratings_uri, movies, users)
+    limits = {candidates.ALLOW: allow, candidates.DENY: deny, candidates.EXCLUDE: exclude}
+    uris |= {what: storage.normal(uri) for what, uri in limits.items() if uri}
     if model is None:
         catalogue.check_tables(config, movies=uris.get("movies"), users=uris.get("users"))
     output = storage.normal(output)
     listings = {what: ratings.list_parquet(uri, what=what) for what, uri in uris.items()}
     storage.check_writable(output)
-    inputs = [asdict(file) for files in listings.values() for file in files]
+    inputs = [asdict(file) for what, files in listings.items() if what not in limits for file in files]
+    inputs += [asdict(file) | {"as": what} for what in limits for file in listings.get(what, ())]
     model = storage.normal(model) if model else None
     key = _key(inputs, config, run_date, model)
     work = storage.join(output, "_work", f"{run_date.isoformat()}-{key}")
@@ -107,6 +117,7 @@ def start(
         run_id=f"{run_date.isoformat()}-{uuid4().hex[:12]}",
         work=work,
         started_at=now,
+        **{what: uris.get(what) for what in limits},
     )
     log.info(
         "run %s: %d rating files, %d bytes",
@@ -151,7 +162,7 @@ def prepare(night: Night) -> Prepared:
         clean = ratings.with_rows_of(clean, users=model.users["user_id"], movies=model.movies)
     elif config.movie_features and movies is not None:
         clean = catalogue.with_unrated(clean, movies)
-    user_ids = pl.concat([clean.users, clean.cold_users])
+    user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
     user_table = catalogue.users_with_columns(user_ids, None if night.model else users, config)
     if not night.model:
         catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
@@ -160,7 +171,7 @@ def prepare(night: Night) -> Prepared:
             f"configuration key top_n: got {config.top_n}, but the catalogue has {clean.movies.height} movies; lower top_n"
         )
     publish.check_id_types(
-        night.output, tables.TOP_N, _top_n_schema(clean.users.dtype, clean.movies["movie_id"].dtype)
+        night.output, tables.TOP_N, top_n_schema(clean.users.dtype, clean.movies["movie_id"].dtype)
     )
     low, high = config.y_range or (float(clean.frame["rating"].min()), float(clean.frame["rating"].max()))  # type: ignore[arg-type]
     if low == high:
@@ -177,6 +188,7 @@ def prepare(night: Night) -> Prepared:
     )
     night.write("inputs.json", json.dumps(_inputs(night, files)).encode())
     night.write("night.json", night.model_dump_json().encode())
+    _write_candidates(night, user_ids, clean.movies["movie_id"])
     ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
     for name, frame in (
         ("movies", clean.movies),
@@ -187,10 +199,21 @@ def prepare(night: Night) -> Prepared:
     return night.done("prepared", prepared)
 
 
+def _write_candidates(night: Night, user_ids: pl.Series, movie_ids: pl.Series) -> None:
+    """What may be listed, into the work folder, where the night says so."""
+    config = night.config
+    if night.allow or night.deny:
+        listed = candidates.listed_movies(movie_ids, allow=night.allow, deny=night.deny, config=config)
+        night.write("listed.parquet", saved.parquet_bytes(pl.DataFrame({"listed": listed})))
+    if night.exclude:
+        pairs = candidates.excluded_pairs(user_ids, movie_ids, uri=night.exclude, config=config)
+        night.write("excluded.parquet", saved.parquet_bytes(pairs))
+
+
 def _inputs(night: Night, rating_files: Sequence[storage.FileInfo]) -> list[dict[str, Any]]:
     """Every file that the night reads, with what it holds."""
     read = {"ratings": rating_files}
-    for what, uri in (("movies", night.movies), ("users", night.users)):
+    for what, uri in (("movies", night.movies), ("users", night.users), *night.limits.items()):
         if uri:
             read[what] = ratings.list_parquet(uri, what=what)
     return [{"what": what, **asdict(file)} for what, files in read.items() for file in files]
@@ -392,92 +415,6 @@ def gate(night: Night, metrics: dict[str, float | None], compared: Sequence[Comp
 # Score and publish ----------------------------------------------------------------------------------
 
 
-def shards(night: Night, prepared: Prepared) -> list[Shard]:
-    """The night's users in contiguous ranges, then the cold ones."""
-    size = night.config.shard_users
-    n, n_all = prepared.n_users, prepared.n_users + prepared.n_cold_users
-    warm = [(start, min(start + size, n), False) for start in range(0, n, size)]
-    cold = [(start, min(start + size, n_all), True) for start in range(n, n_all, size)]
-    return [
-        Shard(number=number, start=start, stop=stop, cold=cold)
-        for number, (start, stop, cold) in enumerate(warm + cold)
-    ]
-
-
-def score(
-    night: Night, prepared: Prepared, trained: Trained, shard: Shard, *, progress: Progress | None = None
-) -> Scored:
-    """Score the users of a shard against every movie and write their part of `top_n`, which no commit names yet."""
-    name = f"scored-{shard.number:05d}"
-    if done := night.load(name, Scored):
-        return done
-    model = saved.load_model(trained.model_uri).to(train.resolve_device(night.config.device))
-    users = range(shard.start, shard.stop)
-    user_ids = night.frame("users")["user_id"]
-    batches = lists.best(model, night.frame("ratings"), users=users, n=night.config.top_n)
-    schema = _top_n_schema(user_ids.dtype, model.movies["movie_id"].dtype)
-    in_file = schema.remove(schema.get_field_index(tables.RUN_DATE))
-    buffer = io.BytesIO()
-    chunks: list[pa.Table] = []
-    started = time.perf_counter()
-    with pq.ParquetWriter(buffer, in_file, compression="zstd") as writer:
-        for batch in batches:
-            chunk = lists.rows(batch, model, user_ids).to_arrow().cast(in_file)
-            writer.write_table(chunk)
-            chunks.append(chunk.select(["user_id", "rank"]))
-            if progress:
-                n_done = batch.first_user + len(batch.movie_idx) - shard.start
-                rate = n_done / (time.perf_counter() - started)
-                progress(
-                    n_done / (shard.stop - shard.start),
-                    f"{n_done:,} of {shard.stop - shard.start:,} users, {rate:,.0f} a second",
-                )
-    written = pa.concat_tables(chunks)
-    n_lists = len(written["user_id"].unique())
-    path = publish.part_path(night.run_date, f"{night.run_id}-{shard.number:05d}")
-    data = buffer.getvalue()
-    storage.write_bytes(storage.join(night.output, tables.TOP_N.name, path), data)
-    part = Part(path, len(data), written.num_rows, publish.part_stats(written))
-    log.info(
-        "shard %d: %d users, %d rows, %d bytes", shard.number, shard.stop - shard.start, part.rows, part.size
-    )
-    return night.done(name, Scored(part=asdict(part), lists=n_lists))
-
-
-def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
-    """Read the written parts back and hold them against every rule of `top_n`; returns the rows read.
-
-    Raises GateRefused for a broken list, which nothing overrides.
-    """
-    user_ids, movie_ids = night.frame("users")["user_id"], night.frame("movies")["movie_id"]
-    ratings_of = night.frame("ratings", ["user_idx", "movie_idx"])
-    listed: list[pl.Series] = []
-    for shard, record in zip(shards(night, prepared), scored, strict=True):
-        part = Part(**record.part)
-        rows = pl.read_parquet(storage.read_bytes(storage.join(night.output, tables.TOP_N.name, part.path)))
-        here = ratings_of.filter(pl.col("user_idx").is_between(shard.start, shard.stop - 1))
-        seen = pl.DataFrame({"user_id": user_ids[here["user_idx"]], "movie_id": movie_ids[here["movie_idx"]]})
-        faults = list_faults(rows, seen=seen, top_n=night.config.top_n, y_range=prepared.y_range)
-        if rows.height != part.rows:
-            faults.append(f"{rows.height:,} rows are there, {part.rows:,} were written")
-        _refuse_broken(part.path, faults)
-        listed.append(rows["user_id"].unique())
-    users = pl.concat(listed) if listed else user_ids.head(0)
-    _refuse_broken(
-        tables.TOP_N.name, [f"{n} users are in two parts"] if (n := users.len() - users.n_unique()) else []
-    )
-    n_rows = sum(int(record.part["rows"]) for record in scored)
-    log.info("checked %d rows of %d lists", n_rows, users.len())
-    return n_rows
-
-
-def _refuse_broken(what: str, faults: Sequence[str]) -> None:
-    if faults:
-        raise GateRefused(
-            f"the gate refused broken lists: {what}: {'; '.join(faults)}; the published tables are as they were, please report this"
-        )
-
-
 def commit(
     night: Night,
     prepared: Prepared,
@@ -506,7 +443,7 @@ def _commit(
     user_type, movie_type = (
         night.frame(name, [f"{name[:-1]}_id"]).to_series().dtype for name in ("users", "movies")
     )
-    parts = [Part(**record.part) for record in scored]
+    parts = [Part(**part) for record in scored for part in record.parts]
     counts = prepared.counts | {
         "lists": sum(record.lists for record in scored),
         "rows": sum(part.rows for part in parts),
@@ -515,13 +452,13 @@ def _commit(
         tables.TOP_N.name: publish.publish_parts(
             night.output,
             tables.TOP_N,
-            _top_n_schema(user_type, movie_type),
+            top_n_schema(user_type, movie_type),
             parts,
             run_date=night.run_date,
             run_id=night.run_id,
         ),
     }
-    versions |= beside.publish_all(night, saved.load_model(trained.model_uri))
+    versions |= beside.publish_all(night, saved.load_model(trained.model_uri, users=range(0)))
     row = {
         tables.RUN_DATE: night.run_date,
         "run_id": night.run_id,
@@ -572,6 +509,7 @@ def _commit(
 
 def nightly(night: Night, *, progress: Callable[[str, float, str], None] | None = None) -> Published:
     """The whole night in this process, without Prefect; `flows/nightly.py` tells the same story with it."""
+    _check_runner(night)
     seconds: dict[str, float] = {}
 
     def of(stage: str) -> Progress | None:
@@ -601,6 +539,11 @@ def nightly(night: Night, *, progress: Callable[[str, float, str], None] | None 
         claim.check()
         with _timed(seconds, "publish"):
             return commit(night, prepared, trained, scored, metrics=metrics, verdict=verdict, seconds=seconds)
+
+
+def _check_runner(night: Night) -> None:
+    if night.config.runner != "here":
+        log.warning("runner = %s is for the flow; without Prefect the shards run here", night.config.runner)
 
 
 def train_alone(night: Night, *, progress: Progress | None = None) -> Trained:
@@ -681,12 +624,15 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     log.info("%s took %.1f s; %s", stage, seconds[stage], usage.words())
 
 
+_CHANGE_NO_NUMBER = {"memory_gb", "threads", "runner", "ray_address", "gpus_per_shard"}
+
+
 def _key(inputs: list[dict[str, Any]], config: Config, run_date: date, model: str | None) -> str:
-    """Names equal nights: same inputs, date, version and configuration (gate and checkpoints may differ: they change no number)."""
+    """Names equal nights: same inputs, date, version and configuration (gate, checkpoints and where it runs may differ: they change no number)."""
     knobs = {
         name: value
         for name, value in config.model_dump(mode="json").items()
-        if not name.startswith(("gate_", "checkpoint_"))
+        if not name.startswith(("gate_", "checkpoint_")) and name not in _CHANGE_NO_NUMBER
     }
     text = json.dumps([inputs, knobs, run_date.isoformat(), model, __version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -698,13 +644,6 @@ def _held_out(night: Night) -> NDArray[np.bool_]:
 
 def _with_counts(ids: pl.DataFrame, idx: pl.Series) -> pl.DataFrame:
     return ids.with_columns(pl.Series("n_ratings", np.bincount(idx.to_numpy(), minlength=ids.height)))
-
-
-def _top_n_schema(user_type: pl.DataType, movie_type: pl.DataType) -> pa.Schema:
-    arrow = {True: pa.string(), False: pa.int64()}
-    return tables.TOP_N.schema(
-        user_type=arrow[user_type == pl.String], movie_type=arrow[movie_type == pl.String]
-    )
 
 
 def _plain_schema(table: tables.Table) -> pa.Schema:

@@ -6,6 +6,7 @@ popularity list. Seen movies and movies with too few ratings are never listed.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,13 +21,27 @@ from cfjobs.saved import Model
 from cfjobs.score import NO_MOVIE, Lists, Pairs, top_n
 
 
-def candidates(model: Model) -> NDArray[np.bool_]:
-    """Movies that may be listed [M]: those with enough training ratings and, unless it takes several, those with none that features describe."""
+def candidates(model: Model, *, min_ratings: int | None = None) -> NDArray[np.bool_]:
+    """Movies that may be listed [M]: those with enough training ratings and, unless it takes several, those with none that features describe.
+
+    min_ratings: the model's own configuration if not said.
+    """
+    least = model.config.min_ratings if min_ratings is None else min_ratings
     n_ratings = model.movies["n_ratings"].to_numpy()
-    mask: NDArray[np.bool_] = n_ratings >= max(1, model.config.min_ratings)
-    if model.config.min_ratings <= 1:
+    mask: NDArray[np.bool_] = n_ratings >= max(1, least)
+    if least <= 1:
         mask |= model.knows_movies()
     return mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What may be listed. listed [M]: False for a movie that must not be. excluded: pairs never listed beside the
+    seen ones. min_score: the least score of a model's list."""
+
+    listed: NDArray[np.bool_]
+    excluded: Pairs | None = None
+    min_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,20 +51,40 @@ class Batch(Lists):
     by_model: NDArray[np.bool_]
 
 
-def best(model: Model, ratings: pl.DataFrame, *, users: range, n: int) -> Iterator[Batch]:
+def best(
+    model: Model,
+    ratings: pl.DataFrame,
+    *,
+    users: range,
+    n: int,
+    limits: Limits | None = None,
+    **engine: Any,
+) -> Iterator[Batch]:
     """The lists of consecutive users, batch after batch.
 
     ratings: user_idx, movie_idx, rating, sorted by user and time: what these users have seen, and their history.
-    users: rows that the network either all knows or all does not know.
+    users: rows that the network either all knows or all does not know. limits: without them, whatever has enough
+    ratings; row 0 of their pairs is the first of these users. engine: further options of `score.top_n`.
     """
+    limits = limits or Limits(listed=candidates(model))
     mine = of_users(ratings, users)
     seen = Pairs.of(mine["user_idx"].to_numpy(), mine["movie_idx"].to_numpy(), n_users=len(users))
+    if limits.excluded is not None:
+        seen = seen.joined(limits.excluded)
     modelled = _ranked_by_model(model, mine, users=users)
     if not modelled.any():
-        yield from popular(model, seen, n=n, first_user=users.start)
+        yield from popular(model, seen, n=n, first_user=users.start, limits=limits)
         return
-    order = _by_popularity(model)
-    for lists in top_n(scores(model, mine, users=users), n=n, seen=seen, candidates=candidates(model)):
+    order = _by_popularity(model, limits)
+    found = top_n(
+        scores(model, mine, users=users),
+        n=n,
+        seen=seen,
+        candidates=limits.listed,
+        min_score=limits.min_score,
+        **engine,
+    )
+    for lists in found:
         own = modelled[lists.first_user : lists.first_user + len(lists.movie_idx)]
         for row in np.flatnonzero(~own).tolist():
             _fill(lists, row, order, seen.of_user(lists.first_user + row), model)
@@ -72,10 +107,17 @@ def scores(model: Model, ratings: pl.DataFrame, *, users: range) -> DotScores | 
 
 
 def popular(
-    model: Model, seen: Pairs, *, n: int, first_user: int = 0, batch_users: int = 1024
+    model: Model,
+    seen: Pairs,
+    *,
+    n: int,
+    first_user: int = 0,
+    batch_users: int = 1024,
+    limits: Limits | None = None,
 ) -> Iterator[Batch]:
-    """For each user of `seen`, the movies with most training ratings, ties by row. Score: the number of ratings."""
-    order, n_ratings = _by_popularity(model), model.movies["n_ratings"].to_numpy()
+    """For each user of `seen`, pairs that must not be listed, the movies with most training ratings, ties by row. Score: the number of ratings."""
+    limits = limits or Limits(listed=candidates(model))
+    order, n_ratings = _by_popularity(model, limits), model.movies["n_ratings"].to_numpy()
     n_users = len(seen.indptr) - 1
     for start in range(0, n_users, batch_users):
         users = range(start, min(start + batch_users, n_users))
@@ -125,10 +167,10 @@ def _ranked_by_model(model: Model, mine: pl.DataFrame, *, users: range) -> NDArr
     return rated
 
 
-def _by_popularity(model: Model) -> NDArray[np.int32]:
+def _by_popularity(model: Model, limits: Limits) -> NDArray[np.int32]:
     n_ratings = model.movies["n_ratings"].to_numpy()
     order = np.argsort(-n_ratings, kind="stable")
-    return order[(candidates(model) & (n_ratings > 0))[order]].astype(np.int32)
+    return order[(limits.listed & (n_ratings > 0))[order]].astype(np.int32)
 
 
 def _fill(lists: Lists, row: int, order: NDArray[np.int32], seen: NDArray[np.int32], model: Model) -> None:

@@ -39,6 +39,14 @@ class Night(Record):
     run_id: str
     work: str
     started_at: datetime
+    allow: str | None = None
+    deny: str | None = None
+    exclude: str | None = None
+
+    @property
+    def limits(self) -> dict[str, str | None]:
+        """The tables that say what may be listed, by what they are."""
+        return {"allow": self.allow, "deny": self.deny, "exclude": self.exclude}
 
     def write(self, name: str, data: bytes) -> None:
         """Write one file of the work folder."""
@@ -105,10 +113,16 @@ class Shard(Record):
     cold: bool = False
 
 
-class Scored(Record):
-    """The part of `top_n` that a shard wrote."""
+class Shards(Record):
+    """All shards of a night, as they were cut when its scoring began."""
 
-    part: dict[str, Any]
+    shards: list[Shard]
+
+
+class Scored(Record):
+    """The parts of `top_n` that a shard wrote, in order of user."""
+
+    parts: list[dict[str, Any]]
     lists: int
 
 

@@ -25,6 +25,8 @@ from cfjobs.errors import InputError
 from cfjobs.features import Encoding
 from cfjobs.models.network import Network, Settings
 from cfjobs.ranking import RankingConfig, RankingModel
+from cfjobs.table_file import TableFile
+from cfjobs.tensor_file import TensorFile
 
 FORMAT = 1
 
@@ -86,8 +88,11 @@ def save_model(uri: str, model: Model) -> None:
     storage.write_bytes(storage.join(uri, "model.json"), json.dumps(description, indent=1).encode())
 
 
-def load_model(uri: str) -> Model:
-    """Read a model onto the CPU; InputError when the URI does not hold one."""
+def load_model(uri: str, *, users: range | None = None) -> Model:
+    """Read a model onto the CPU; InputError when the URI does not hold one.
+
+    users: read the rows of these users alone; row 0 is then the first of them.
+    """
     try:
         description = json.loads(storage.read_bytes(storage.join(uri, "model.json")))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -102,26 +107,50 @@ def load_model(uri: str) -> Model:
     }
     network = models.build(
         description["network"],
-        n_users=description["n_users"],
+        n_users=description["n_users"] if users is None else len(users),
         n_movies=description["n_movies"],
         settings=Settings(**shape),
     )
-    network.load_state_dict(_read_tensors(uri, "network"))
+    network.load_state_dict(_network_tensors(uri, users))
     network.eval()
     ranking = None
     if description["ranking"] is not None:
         ranking = RankingModel(
             **_read_tensors(uri, "ranking"), config=RankingConfig(**description["ranking"])
         )
-    users, movies = (
-        pl.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, f"{name}.parquet"))))
-        for name in ("users", "movies")
-    )
+    movies = pl.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, "movies.parquet"))))
     learnt = {
         what: Encoding.from_json(columns) if columns else None
         for what, columns in description.get("features", {}).items()
     }
-    return Model(network, ranking, validated(description["config"]), users, movies, Encodings(**learnt))
+    config = validated(description["config"])
+    return Model(network, ranking, config, _users(uri, users), movies, Encodings(**learnt))
+
+
+def user_rows(tensors: TensorFile, users: range) -> dict[str, torch.Tensor]:
+    """The rows of these users, and the last, which is the unknown user's, of every tensor that has a row a user."""
+    return {
+        name: torch.cat(
+            [tensors.rows(name, users.start, users.stop), tensors.rows(name, shape[0] - 1, shape[0])]
+        )
+        for name, shape in tensors.shapes.items()
+        if name.startswith("user") and shape
+    }
+
+
+def _network_tensors(uri: str, users: range | None) -> dict[str, torch.Tensor]:
+    if users is None:
+        return _read_tensors(uri, "network")
+    tensors = TensorFile(storage.join(uri, "network.safetensors"))
+    of_users = user_rows(tensors, users)
+    return of_users | {name: tensors.tensor(name) for name in tensors.shapes if name not in of_users}
+
+
+def _users(uri: str, users: range | None) -> pl.DataFrame:
+    file = storage.join(uri, "users.parquet")
+    if users is None:
+        return pl.read_parquet(io.BytesIO(storage.read_bytes(file)))
+    return TableFile(file, columns=["user_id", "n_ratings"]).rows(users.start, users.stop)
 
 
 def load_unfinished(uri: str) -> dict[str, torch.Tensor]:

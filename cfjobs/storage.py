@@ -6,6 +6,7 @@ standard chain (environment, profile, instance role), once, and drive boto3, Pol
 
 import errno
 import functools
+import io
 import os
 import shutil
 import tempfile
@@ -126,6 +127,86 @@ def read_tail(uri: str, n_bytes: int) -> bytes:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - n_bytes))
             return file.read()
+
+
+def read_range(uri: str, start: int, stop: int) -> bytes:
+    """The bytes start..stop-1 of one file; InputError when it is absent."""
+    if start >= stop:
+        return b""
+    with explained(uri):
+        if is_s3(uri):
+            bucket, key = _bucket_key(uri)
+            return (
+                _client().get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}")["Body"].read()
+            )
+        with Path(uri).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+
+def size(uri: str) -> int:
+    """The bytes of one file; InputError when it is absent."""
+    with explained(uri):
+        if is_s3(uri):
+            bucket, key = _bucket_key(uri)
+            return _client().head_object(Bucket=bucket, Key=key)["ContentLength"]
+        return Path(uri).stat().st_size
+
+
+class RandomAccess(io.RawIOBase):
+    """One file, read wherever it is wanted: in an object store by ranged requests."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        self._uri, self._size, self._at = uri, size(uri), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = read_range(self._uri, self._at, min(self._at + len(buffer), self._size))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+@contextmanager
+def new_file(uri: str) -> Iterator[Path]:
+    """A local path to write to; what was written there becomes the file at this URI, whole or not at all."""
+    with explained(uri):
+        target = None if is_s3(uri) else Path(uri)
+        if target is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent if target else None, prefix="._", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            if target is None:
+                bucket, key = _bucket_key(uri)
+                _client().upload_file(name, bucket, key)
+            else:
+                _settle(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _settle(temporary: Path, target: Path) -> None:
+    """Put a finished file in its place, on the disk before it has its name."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.chmod(0o644)
+    temporary.replace(target)
 
 
 def write_bytes(uri: str, data: bytes) -> None:

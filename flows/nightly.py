@@ -18,7 +18,7 @@ from cfjobs.config import Config
 from cfjobs.errors import CfjobsError
 from cfjobs.night import Night, Prepared, Published, Trained
 from flows.observe import log_to_run
-from flows.scoring import score_shard
+from flows.shards import score_all
 from flows.stages import TrainingLost, check, gate, prepare, publish, stage, start
 from flows.staleness import night_name, planned_date, skipped
 from flows.summary import announce
@@ -75,6 +75,10 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
     config: Config = Config(),
     train_deployment: str | None = None,
     force: bool = False,
+    allow: str | None = None,
+    deny: str | None = None,
+    exclude: str | None = None,
+    score_deployment: str | None = None,
 ) -> Published | State:
     """Turn tonight's ratings into published top-N tables.
 
@@ -87,22 +91,36 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
         config: Every knob of the night.
         train_deployment: Deployment that trains, such as `train/gpu`; without it, training runs in this process.
         force: Publish although a newer date is published already; without it such a run is skipped.
+        allow: Table of movie_id: only these movies are listed.
+        deny: Table of movie_id: these movies are never listed.
+        exclude: Table of user_id, movie_id: pairs left out beside the rated ones.
+        score_deployment: Deployment that scores, such as `shards/gpu`; without it, as the configuration's runner says.
     """
     log_to_run()
     run_date = run_date or planned_date()
     if not force and (reason := nights.stale(output, run_date)):
         return skipped(reason)
     night = start(
-        ratings_uri=ratings, output=output, movies=movies, users=users, run_date=run_date, config=config
+        ratings_uri=ratings,
+        output=output,
+        movies=movies,
+        users=users,
+        run_date=run_date,
+        config=config,
+        allow=allow,
+        deny=deny,
+        exclude=exclude,
     )
     with jobs.claimed_night(night) as claim:
         night = jobs.resumed(night)
-        published, trained = _work(night, claim, train_deployment)
+        published, trained = _work(night, claim, train_deployment, score_deployment)
     announce(night, published, trained)
     return published
 
 
-def _work(night: Night, claim: Claim, train_deployment: str | None) -> tuple[Published, Trained]:
+def _work(
+    night: Night, claim: Claim, train_deployment: str | None, score_deployment: str | None
+) -> tuple[Published, Trained]:
     """From the ratings to the published tables."""
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):
@@ -119,7 +137,7 @@ def _work(night: Night, claim: Claim, train_deployment: str | None) -> tuple[Pub
         with _timed(seconds, "refit"):
             final = _train(night, prepared, "all", trained.share, train_deployment)
     with _timed(seconds, "score"):
-        scored = [score_shard(night, prepared, final, shard) for shard in jobs.shards(night, prepared)]
+        scored = score_all(night, prepared, final, deployment=score_deployment)
     with _timed(seconds, "check"):
         check(night, prepared, scored)
     claim.check()

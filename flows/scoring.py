@@ -9,17 +9,12 @@ from prefect.client.schemas.objects import State
 from cfjobs import jobs, nights
 from cfjobs.config import Config
 from cfjobs.errors import InputError
-from cfjobs.night import Night, Prepared, Published, Scored, Shard, Trained
-from flows.observe import log_to_run, progress_artifact
-from flows.stages import check, gate, prepare, publish, stage, start
+from cfjobs.night import Published
+from flows.observe import log_to_run
+from flows.shards import score_all
+from flows.stages import check, gate, prepare, publish, start
 from flows.staleness import planned_date, skipped
 from flows.summary import announce
-
-
-@stage(name="score", task_run_name="score users {shard.start} to {shard.stop}")
-def score_shard(night: Night, prepared: Prepared, trained: Trained, shard: Shard) -> Scored:
-    bar = progress_artifact(f"scoring-{shard.number}", f"Scoring users {shard.start:,} to {shard.stop:,}")
-    return jobs.score(night, prepared, trained, shard, progress=bar)
 
 
 @flow(name="score", flow_run_name="score {run_date}", persist_result=False)
@@ -32,6 +27,10 @@ def score(  # noqa: PLR0917  # Prefect passes parameters by name; its form shows
     run_date: date | None = None,
     config: Config = Config(),
     force: bool = False,
+    allow: str | None = None,
+    deny: str | None = None,
+    exclude: str | None = None,
+    score_deployment: str | None = None,
 ) -> Published | State:
     """Score every user with an existing model and publish the lists.
 
@@ -44,6 +43,10 @@ def score(  # noqa: PLR0917  # Prefect passes parameters by name; its form shows
         run_date: Date of the night; the date this run was scheduled for (UTC) by default.
         config: Every knob of the night.
         force: Publish although a newer date is published already, as for a backfill.
+        allow: Table of movie_id: only these movies are listed.
+        deny: Table of movie_id: these movies are never listed.
+        exclude: Table of user_id, movie_id: pairs left out beside the rated ones.
+        score_deployment: Deployment that scores, such as `shards/gpu`; without it, as the configuration's runner says.
     """
     log_to_run()
     run_date = run_date or planned_date()
@@ -57,6 +60,9 @@ def score(  # noqa: PLR0917  # Prefect passes parameters by name; its form shows
         model=model or newest_model(output),
         run_date=run_date,
         config=config,
+        allow=allow,
+        deny=deny,
+        exclude=exclude,
     )
     with jobs.claimed_night(night) as claim:
         night = jobs.resumed(night)
@@ -64,7 +70,7 @@ def score(  # noqa: PLR0917  # Prefect passes parameters by name; its form shows
         verdict = gate(night, prepared, {})
         began = time.perf_counter()
         trained = jobs.existing(night)
-        scored = [score_shard(night, prepared, trained, shard) for shard in jobs.shards(night, prepared)]
+        scored = score_all(night, prepared, trained, deployment=score_deployment)
         check(night, prepared, scored)
         claim.check()
         seconds = {"score": round(time.perf_counter() - began, 3)}

@@ -9,12 +9,14 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from cfjobs import backfill, claim, jobs, nights, publish, saved, storage
 from cfjobs.claim import Busy, claimed
 from cfjobs.config import Config
 from cfjobs.errors import GateRefused, InputError
+from cfjobs.parts import PartsWriter
 from tests.test_jobs import QUICK, rows, run, start
 
 DAYS = [date(2026, 3, day) for day in (1, 2, 3, 4)]
@@ -209,15 +211,12 @@ def test_broken_lists_are_never_published(
     output = str(tmp_path)
     run(data_set, output, config=LOOSE)
     before = rows(output)
-    write = storage.write_bytes
+    write = PartsWriter.write
 
-    def damages(uri: str, data: bytes) -> None:
-        if "/top_n/" in uri:
-            part = pl.read_parquet(data)
-            data = parquet(part.with_columns(pl.col("rank") + 1))
-        write(uri, data)
+    def damages(writer: PartsWriter, lists: pa.Table) -> None:
+        write(writer, pl.from_arrow(lists).with_columns(pl.col("rank") + 1).to_arrow().cast(lists.schema))
 
-    monkeypatch.setattr(storage, "write_bytes", damages)
+    monkeypatch.setattr(PartsWriter, "write", damages)
     forced = LOOSE.model_copy(update={"gate_override": True})
     with pytest.raises(GateRefused, match=r"broken lists: .* break the ranks"):
         run(data_set, output, run_date=DAYS[1], config=forced)

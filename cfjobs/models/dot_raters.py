@@ -22,6 +22,9 @@ from cfjobs.models.network import DotScores, Network, RatingRange, Recipe, Setti
 from cfjobs.models.side import sparse, sparse_product
 
 _START = 0.1
+_MOST_PAIRS = (
+    4_000_000  # in the sums, which every step goes through: a catalogue of many movies has fewer raters each
+)
 
 
 class DotRaters(Network):
@@ -44,7 +47,7 @@ class DotRaters(Network):
             movie_idx,
             n_users=self.n_users,
             n_movies=self.n_movies,
-            at_most=self.settings.max_raters,
+            at_most=min(self.settings.max_raters, max(8, _MOST_PAIRS // self.n_movies)),
         )
         self.user_as_rater = self._table(self.n_users, scale=0.1 * _START).to(user_idx.device)
 
@@ -98,7 +101,7 @@ class DotRaters(Network):
         return table
 
     def _members(self, rows: Tensor) -> Tensor:
-        return rows.view(len(rows), self.n_members, -1)
+        return rows.view(len(rows), self.n_members, rows.shape[1] // self.n_members)
 
 
 class _Raters:

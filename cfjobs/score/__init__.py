@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from cfjobs.models.network import DotScores, MlpScores
 from cfjobs.score.engine import similar_movies, top_n_batches
 from cfjobs.score.job import NO_MOVIE, Lists, Net, Pairs
+from cfjobs.score.pack import Kept
 
-__all__ = ["NO_MOVIE", "Lists", "Pairs", "similar_movies", "top_n"]
+__all__ = ["NO_MOVIE", "Kept", "Lists", "Pairs", "similar_movies", "top_n"]
 
 
 def top_n(
@@ -29,11 +30,16 @@ def top_n(
     seen: Pairs,
     candidates: NDArray[np.bool_] | None = None,
     users: range | None = None,
+    min_score: float | None = None,
+    threads: int | None = None,
     memory_gb: float = 1.0,
+    kept: Kept | None = None,
 ) -> Iterator[Lists]:
     """The n best unseen candidates of each user, batch after batch of consecutive users, exactly.
 
     candidates [M]: False for a movie that must not be listed. users: the rows to score, all by default.
+    min_score: only scores of at least this are listed.
+    threads: of the processor; every core by default. kept: see `top_n_batches`.
     memory_gb: room for what scoring adds to its inputs. A user with fewer candidates than n gets a shorter list.
     Raises ValueError for vectors that are not finite.
     """
@@ -48,6 +54,9 @@ def top_n(
         seen=seen,
         candidates=candidates,
         users=users,
+        min_score=min_score,
+        threads=threads,
+        kept=kept,
         device=str(device),
         memory_gb=memory_gb,
         **options,

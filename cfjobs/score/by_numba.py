@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from cfjobs.score.job import Job, Lists, Slice, empty_lists, pairs_among, pairs_of, user_rows
-from cfjobs.score.pack import Screen, pack_movies, pack_users, padded
+from cfjobs.score.pack import Kept, Screen, pack_movies, pack_users, padded
 from cfjobs.score.registers import BATCH, CHUNK, GROUP, TILE
 from cfjobs.score.scan import scan_users
 
 
-def numba_batches(job: Job, *, screen: Screen, threads: int, memory_gb: float) -> Iterator[Lists]:
-    movies = pack_movies(job, screen=screen)
+def numba_batches(
+    job: Job, *, screen: Screen, threads: int, memory_gb: float, kept: Kept | None = None
+) -> Iterator[Lists]:
+    movies = kept.of(job, screen=screen) if kept else pack_movies(job, screen=screen)
     room = max(512, 4 * job.n + CHUNK)
     per_member = room * 12 + movies.panels.shape[0] * 8
     per_user = 8 * job.width + 48 * job.q.shape[1]

@@ -44,7 +44,7 @@ from cfjobs.score.job import (
     checked_matrix,
     checked_vector,
 )
-from cfjobs.score.pack import Screen
+from cfjobs.score.pack import Kept, Screen
 
 
 def top_n_batches(
@@ -64,6 +64,7 @@ def top_n_batches(
     device: str = "cpu",
     threads: int | None = None,
     memory_gb: float = 1.0,
+    kept: Kept | None = None,
 ) -> Iterator[Lists]:
     """Yield each user's N best unseen candidate movies, in order of users, a batch at a time.
 
@@ -73,6 +74,7 @@ def top_n_batches(
     users: the contiguous range of users wanted (a shard); all if left out.
     device: of the torch backend. threads: of the numba backend; every core if left out.
     memory_gb: room for what this call adds to its inputs: the movies' copies and the batches in work.
+    kept: carries the movies' copies to further calls with the same movies, candidates and n.
 
     Raises ValueError on shapes that do not fit, on NaN or infinity, and where scores may pass the
     largest float32.
@@ -109,7 +111,8 @@ def top_n_batches(
         return torch_batches(job, device=device, memory_gb=memory_gb)
     from cfjobs.score.by_numba import numba_batches
 
-    return numba_batches(job, screen=screen, threads=threads or os.cpu_count() or 1, memory_gb=memory_gb)
+    threads = threads or os.cpu_count() or 1
+    return numba_batches(job, screen=screen, threads=threads, memory_gb=memory_gb, kept=kept)
 
 
 def top_n(x: Rows, q: np.ndarray, *, n: int, **options: Any) -> tuple[np.ndarray, np.ndarray]:

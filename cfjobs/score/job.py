@@ -27,12 +27,28 @@ class Pairs(NamedTuple):
     indices: NDArray[np.int32]  # [pairs], movie rows, ascending within a user
 
     @classmethod
-    def of(cls, user_idx: NDArray[np.int32], movie_idx: NDArray[np.int32], *, n_users: int) -> "Pairs":
+    def of(cls, user_idx: NDArray[np.integer], movie_idx: NDArray[np.integer], *, n_users: int) -> "Pairs":
         """From pairs in any order."""
-        order = np.lexsort((movie_idx, user_idx))
+        span = int(movie_idx.max(initial=0)) + 1
+        keys = user_idx.astype(np.int64) * span + movie_idx
+        keys.sort()
         indptr = np.zeros(n_users + 1, dtype=np.int64)
         np.cumsum(np.bincount(user_idx, minlength=n_users), out=indptr[1:])
-        return cls(indptr, movie_idx[order].astype(np.int32))
+        keys %= span
+        return cls(indptr, keys.astype(np.int32))
+
+    def joined(self, other: "Pairs") -> "Pairs":
+        """The pairs of both, each once."""
+        n_users = len(self.indptr) - 1
+        users = np.concatenate([self._users(), other._users()])
+        movies = np.concatenate([self.indices, other.indices])
+        span = int(movies.max(initial=0)) + 1
+        users, movies = np.divmod(np.unique(users * span + movies), span)
+        return Pairs.of(users, movies, n_users=n_users)
+
+    def _users(self) -> NDArray[np.int64]:
+        """The user of each pair."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
 
     def of_user(self, user: int) -> NDArray[np.int32]:
         """The movie rows of one user."""

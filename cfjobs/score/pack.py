@@ -157,6 +157,17 @@ def pack_movies(job: Job, *, screen: Screen) -> Movies:
     )  # fmt: skip
 
 
+class Kept:
+    """The packed movies of one call, for further calls with the same movies, candidates and n."""
+
+    def __init__(self) -> None:
+        self._movies: Movies | None = None
+
+    def of(self, job: Job, *, screen: Screen) -> Movies:
+        self._movies = self._movies or pack_movies(job, screen=screen)
+        return self._movies
+
+
 def pack_users(rows: np.ndarray, movies: Movies) -> Users:
     wide = rows.astype(np.float64)
     pack = {"int8": _int8_users, "float32": _float_users, "net": _net_users}[movies.kind]

@@ -1,0 +1,95 @@
+"""Where a night's shards run: one by one here, all over a Ray cluster, or on the worker of another deployment."""
+
+import os
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.runtime import flow_run, task_run
+
+from cfjobs import jobs
+from cfjobs.config import Config
+from cfjobs.errors import CfjobsError, InputError
+from cfjobs.night import Night, Prepared, Scored, Shard, Trained
+from flows.observe import log_to_run, progress_artifact
+from flows.stages import stage
+from flows.waiting import end_of
+
+_FOR_WORKERS = ("PREFECT_", "AWS_", "CFJOBS_")
+"""Environment variables that the processes of a Ray cluster need and do not inherit."""
+
+
+@stage(name="score", task_run_name="score users {shard.start} to {shard.stop}")
+def score_shard(night: Night, prepared: Prepared, trained: Trained, shard: Shard) -> Scored:
+    log_to_run()  # on Ray this is a process of its own
+    bar = progress_artifact(f"scoring-{shard.number}", f"Scoring users {shard.start:,} to {shard.stop:,}")
+    return jobs.score(night, prepared, trained, shard, progress=bar)
+
+
+def score_all(
+    night: Night, prepared: Prepared, trained: Trained, *, deployment: str | None = None
+) -> list[Scored]:
+    """Every shard of the night, where its configuration or the deployment says; a finished one is not redone."""
+    if deployment:
+        return score_elsewhere(deployment, night, prepared, trained)
+    if night.config.runner == "ray":
+        on_ray = score_on_ray.with_options(task_runner=ray_cluster(night.config))
+        return on_ray(night, prepared, trained)
+    return [score_shard(night, prepared, trained, shard) for shard in jobs.shards(night, prepared)]
+
+
+@flow(name="shards", flow_run_name="score {night.run_date}", persist_result=False)
+def score_here(night: Night, prepared: Prepared, trained: Trained) -> list[Scored]:
+    """The shards one by one in this process: as a deployment, on a worker with a GPU."""
+    log_to_run()
+    return [score_shard(night, prepared, trained, shard) for shard in jobs.shards(night, prepared)]
+
+
+@flow(name="shards on ray", flow_run_name="score {night.run_date} on Ray", persist_result=False)
+def score_on_ray(night: Night, prepared: Prepared, trained: Trained) -> list[Scored]:
+    """The shards as tasks of a Ray cluster, each on the processor threads and GPUs that the configuration asks for."""
+    from prefect_ray.context import remote_options
+
+    threads = night.config.threads or 1
+    submit = score_shard.submit  # type: ignore[attr-defined]  # a Prefect task
+    night = night.model_copy(update={"config": night.config.model_copy(update={"threads": threads})})
+    with remote_options(num_cpus=threads, num_gpus=night.config.gpus_per_shard):
+        running = [submit(night, prepared, trained, shard) for shard in jobs.shards(night, prepared)]
+    return [task.result() for task in running]
+
+
+def ray_cluster(config: Config) -> Any:
+    """The task runner of the configured Ray cluster; InputError when the extra is not installed."""
+    try:
+        from prefect_ray import RayTaskRunner
+    except ImportError as error:
+        raise InputError("configuration key runner: got 'ray', but prefect-ray is not installed; pip install 'cfjobs[ray]'") from error  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name.startswith(_FOR_WORKERS)}
+    return RayTaskRunner(
+        address=config.ray_address,
+        init_kwargs={"runtime_env": {"env_vars": environment}, "log_to_driver": False},
+    )
+
+
+@stage(name="score elsewhere", task_run_name="score by {deployment}")
+def score_elsewhere(deployment: str, night: Night, prepared: Prepared, trained: Trained) -> list[Scored]:
+    """Run the deployment of `score_here` on its own worker and take the records it left in the work folder."""
+    parts = {"night": night, "prepared": prepared, "trained": trained}
+    run = run_deployment(
+        deployment,
+        parameters={name: record.model_dump(mode="json") for name, record in parts.items()},
+        idempotency_key=f"{task_run.id}-{task_run.run_count}-{flow_run.run_count}",
+        timeout=0,
+    )
+    assert isinstance(run, FlowRun)  # called from a task that is not async: no coroutine
+    run = end_of(run)
+    scored = jobs.scored_already(night, prepared)
+    if scored is None:
+        state = f"{run.state.name}: {run.state.message or ''}" if run.state else "unknown"
+        raise ScoringLost(f"scoring by {deployment} ended before all shards were done, as {state}; rerun")
+    return scored
+
+
+class ScoringLost(CfjobsError):
+    """The scoring run ended without all its shards, for instance because its worker was killed."""

@@ -1,0 +1,46 @@
+"""Where shards run: the same rows from a Ray cluster of several processes as from this one."""
+
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from cfjobs import jobs
+from flows.shards import score_all
+from tests.test_jobs import QUICK, rows, run, start
+
+SHARDS = QUICK.model_copy(update={"shard_users": 60, "runner": "ray", "refit": False})
+
+
+@pytest.fixture
+def ray_of_two(prefect_server: str, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """A Ray cluster of two worker processes on this machine; its address."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    context = ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+
+
+def test_a_ray_cluster_makes_the_same_rows(
+    data_set: Path, tmp_path: Path, prefect_server: str, ray_of_two: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = SHARDS.model_copy(update={"runner": "here"})
+    run(data_set, str(tmp_path / "here"), config=here)
+    night = start(
+        data_set, str(tmp_path / "ray"), config=SHARDS.model_copy(update={"ray_address": ray_of_two})
+    )
+    prepared = jobs.prepare(night)
+    jobs.hold_out(night, prepared)
+    trained = jobs.fit(night, prepared, on="train")
+    monkeypatch.setattr(jobs, "score", _not_here)
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        scored = score_all(night, prepared, trained)
+    jobs.commit(night, prepared, trained, scored, metrics={}, verdict="no holdout", seconds={})
+    assert len(scored) == 3
+    assert rows(str(tmp_path / "ray")).equals(rows(str(tmp_path / "here")))
+
+
+def _not_here(*_: object, **__: object) -> None:
+    raise AssertionError("a shard was scored in the flow's own process")

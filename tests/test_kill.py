@@ -1,0 +1,16 @@
+"""A night that is killed in mid-scoring, at random moments, publishes what an unkilled one does."""
+
+from pathlib import Path
+
+from bench.kill import kill_and_compare
+
+
+def test_killed_nights_publish_the_same_bytes_and_no_reader_sees_a_part(
+    data_set: Path, tmp_path: Path
+) -> None:
+    found = kill_and_compare(str(data_set), tmp_path, kills=2, seed=0)
+    assert found.equal_files
+    assert found.kept >= 2
+    assert found.redone == 0
+    assert found.foreign == 0
+    assert found.seen > 5
