@@ -1,7 +1,7 @@
 """The learning-rate finder: train while the rate rises from step to step, and see where the loss falls fastest.
 
     rate_t     = low x (high / low)^(t / T)
-    smoothed_t = a moving mean with weight 0.98, corrected for its start
+    smoothed_t = a moving mean with weight 0.95, corrected for its start
 
 It stops when the smoothed loss is four times its least. Two suggestions: `steepest`, where the smoothed loss falls
 fastest with the logarithm of the rate; and `valley`, two thirds into the longest fall, the more careful of fast.ai's.
@@ -24,7 +24,7 @@ from cfjobs.errors import InputError
 from cfjobs.models.network import Network
 from cfjobs.train import Examples
 
-_SMOOTHING = 0.98
+_SMOOTHING = 0.95
 _DIVERGED = 4.0
 _LEAVE_OUT = 0.05  # share of the steps at the start, where the smoothed loss has seen next to nothing
 
@@ -183,8 +183,20 @@ def svg(found: Found) -> str:
         *_loss_axis(axes),
         _curve(axes, [(point.rate, point.loss) for point in found.points], kind="raw"),
         _curve(axes, [(point.rate, point.smoothed) for point in found.points], kind="smoothed"),
-        *_mark(axes, found.valley, f"valley {found.valley:.2g}", y=_TOP + 12),
-        *_mark(axes, found.steepest, f"steepest {found.steepest:.2g}", y=_TOP + 30),
+        *_mark(
+            axes,
+            found.valley,
+            f"valley {found.valley:.2g}",
+            y=_TOP + 14,
+            right=found.valley >= found.steepest,
+        ),
+        *_mark(
+            axes,
+            found.steepest,
+            f"steepest {found.steepest:.2g}",
+            y=_TOP + 32,
+            right=found.steepest > found.valley,
+        ),
         "</svg>",
     ]
     return "\n".join(lines) + "\n"
@@ -193,7 +205,8 @@ def svg(found: Found) -> str:
 def _axes(found: Found) -> _Axes:
     rates = [point.rate for point in found.points]
     smoothed = [point.smoothed for point in found.points]
-    low, high = min(smoothed), max(smoothed[0], min(smoothed) * 1.5)
+    low = min(min(point.loss, point.smoothed) for point in found.points)
+    high = max(smoothed[0], min(smoothed) * 1.5)
     margin = 0.08 * (high - low)
     return _Axes(min(rates), max(rates), max(0.0, low - margin), high + margin)
 
@@ -231,17 +244,16 @@ def _loss_axis(axes: _Axes) -> list[str]:
     ]
 
 
-def _mark(axes: _Axes, rate: float, words: str, *, y: int) -> list[str]:
+def _mark(axes: _Axes, rate: float, words: str, *, y: int, right: bool) -> list[str]:
     x = axes.x(rate)
-    left = x > (_WIDTH + _LEFT) / 2
-    place = f'x="{x - 6:.1f}" text-anchor="end"' if left else f'x="{x + 6:.1f}"'
+    place = f'x="{x + 6:.1f}"' if right else f'x="{x - 6:.1f}" text-anchor="end"'
     return [
         f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>',
         f'<text {place} y="{y}">{html.escape(words)}</text>',
     ]
 
 
-def sketch(found: Found, *, width: int = 64, height: int = 10) -> str:
+def sketch(found: Found, *, width: int = 54, height: int = 10) -> str:
     """The smoothed loss as lines of text, for a terminal."""
     axes = _axes(found)
     columns: list[list[float]] = [[] for _ in range(width)]

@@ -244,7 +244,7 @@ RUNS = Table(
         Column(
             "counts",
             pa.string(),
-            "JSON object: ratings read, kept, superseded and rejected, users, movies, lists.",
+            "JSON object: ratings read, kept, superseded and rejected, users, movies, movies without ratings that can be listed or are left out, lists.",
             '{"read": 100004}',
         ),
         Column(

@@ -54,7 +54,7 @@ class Tuned:
     @property
     def improvement(self) -> float:
         sign = -1 if self.objective == "rmse" else 1
-        return sign * (self.best - self.first) / self.first
+        return sign * (self.best - self.first) / self.first + 0.0  # not -0.0
 
 
 @dataclass(frozen=True)

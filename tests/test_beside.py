@@ -224,3 +224,22 @@ def test_queries_for_the_other_engines_are_right_where_duckdb_speaks_their_langu
 def test_the_bench_of_the_decision_runs(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alike.main(["--output", str(published / "out")])
     assert "rating network" in capsys.readouterr().out
+
+
+def test_a_movie_that_only_its_features_describe_has_a_title_in_the_tables(
+    data_set: Path, tmp_path: Path
+) -> None:
+    movies = pl.read_parquet(data_set / "movies.parquet")
+    unrated = movies.head(1).with_columns(
+        pl.lit(999_999, movies["movie_id"].dtype).alias("movie_id"), pl.lit("New (2026)").alias("title")
+    )
+    (tmp_path / "in").mkdir()
+    pl.concat([movies, unrated]).write_parquet(tmp_path / "in" / "movies.parquet")
+    pl.read_parquet(data_set / "ratings.parquet").write_parquet(tmp_path / "in" / "ratings.parquet")
+    config = QUICK.model_copy(update={"movie_features": ("genres",), "model": "dot_bias"})
+    output = str(tmp_path / "out")
+    jobs.nightly(jobs.start(ratings_uri=str(tmp_path / "in"), output=output, run_date=NIGHT, config=config))
+    titles = pl.read_delta(f"{output}/movie_embeddings").select("movie_id", "title")
+    assert titles.filter(movie_id=999_999)["title"].to_list() == ["New (2026)"]
+    listed = pl.read_delta(f"{output}/top_n").join(titles, on="movie_id", how="left")
+    assert listed["title"].null_count() == 0

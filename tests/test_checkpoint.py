@@ -16,8 +16,9 @@ import torch
 from cfjobs import jobs, models, ranking, storage, train
 from cfjobs.checkpoint import Checkpoints, State
 from cfjobs.config import Config
+from cfjobs.features import Features
 from tests.test_jobs import QUICK, rows, run, start
-from tests.test_train import checkerboard, network
+from tests.test_train import M, U, checkerboard, network
 
 SMALL = {"epochs": 4, "batch_size": 256, "n_factors": 8, "patience": 2}
 
@@ -93,6 +94,35 @@ def test_a_killed_ranking_training_ends_with_the_same_bits() -> None:
     killed_and_resumed(fit, at=[1, 7, 2, 12])
     first, resumed = (model.tensors() for model in ended)
     assert all(torch.equal(first[name], resumed[name]) for name in first)
+
+
+@pytest.mark.parametrize("what", ["ranking", *models.names()])
+def test_side_features_are_part_of_a_checkpoint(what: str) -> None:
+    values = np.arange(M) % 3
+    features = Features(np.arange(M + 1), values, np.ones(M, dtype=np.float32), 3)
+    learn = checkerboard(n=1_000)
+    config = Config(model=what if what != "ranking" else "dot", **SMALL)  # type: ignore[arg-type]
+    ended: list[dict[str, torch.Tensor]] = []
+
+    def fit(checkpoints: Checkpoints) -> None:
+        if what == "ranking":
+            history = ranking.History.from_ratings(
+                learn.user_idx, learn.movie_idx, learn.rating, torch.arange(1_000), n_users=U
+            )
+            small = ranking.RankingConfig(n_factors=8, n_steps=12)
+            found = ranking.fit_ranking(
+                history, n_movies=M, config=small, features=features, checkpoints=checkpoints
+            )
+            ended.append(found.tensors())
+        else:
+            described = network(config)
+            described.describe(users=None, movies=features)
+            train.fit(described, learn, config=config, checkpoints=checkpoints)
+            ended.append(described.state_dict())
+
+    fit(Shelf().checkpoints())
+    killed_and_resumed(fit, at=[3, 5])
+    assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
 
 
 def test_a_checkpoint_of_another_training_or_a_damaged_one_is_left_aside() -> None:

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfjobs import features, fold_in, models, train
+from cfjobs.checkpoint import Checkpoints
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.features import Encoding, Features
 from cfjobs.models.network import UNKNOWN, Network
-from cfjobs.ranking import History, RankingConfig, fit_ranking
+from cfjobs.ranking import History, RankingConfig, RankingModel, fit_ranking
 from cfjobs.score import Pairs, top_n
+from tests.test_checkpoint import Shelf, killed_and_resumed
 
 MOVIES = pl.DataFrame(
     {
@@ -163,6 +165,56 @@ def test_scores_order_described_movies_as_predictions_do_and_nothing_of_training
             predicted = network(torch.full((M,), user), movies).numpy()
         assert (np.diff(predicted) <= 1e-5).all()
         assert (GENRE[lists.movie_idx[user][:20]] == user % 4).mean() > 0.8
+
+
+def test_a_described_training_that_was_killed_ends_with_the_same_bits(name: str) -> None:
+    config = Config(model=name, n_factors=4, batch_size=128, epochs=2, movie_features=("genre",))
+    rng = np.random.default_rng(0)
+    user, movie = rng.integers(0, U, 500), rng.integers(0, M - N_UNRATED, 500)
+    examples = train.Examples(*map(torch.from_numpy, (user, movie, taste(user, movie))))
+    ended = []
+
+    def fit(checkpoints: Checkpoints) -> None:
+        torch.manual_seed(0)
+        network = models.build(
+            name, n_users=U, n_movies=M, settings=models.settings(config, y_range=(0.5, 5.0))
+        )
+        network.describe(movies=described())
+        train.fit(network, examples, config=config, valid=examples, checkpoints=checkpoints)
+        ended.append(network.state_dict())
+
+    fit(Shelf().checkpoints())
+    killed_and_resumed(fit, at=[3, 4])
+    assert all(torch.equal(ended[0][key], ended[1][key]) for key in ended[0])
+
+
+def test_a_described_ranking_training_that_was_killed_ends_with_the_same_bits() -> None:
+    rng = np.random.default_rng(0)
+    user, movie = np.repeat(np.arange(40), 10), rng.integers(0, M - N_UNRATED, 400)
+    history = History.of(
+        pl.DataFrame({"user_idx": user, "movie_idx": movie, "rating": taste(user, movie)}), n_users=40
+    )
+    ended: list[RankingModel] = []
+
+    def fit(checkpoints: Checkpoints) -> None:
+        config = RankingConfig(n_factors=4, n_steps=12, batch_users=16)
+        ended.append(
+            fit_ranking(history, n_movies=M, config=config, features=described(), checkpoints=checkpoints)
+        )
+
+    fit(Shelf().checkpoints())
+    killed_and_resumed(fit, at=[5, 4])
+    first, resumed = (model.tensors() for model in ended)
+    assert all(torch.equal(first[key], resumed[key]) for key in first)
+
+
+def test_without_features_a_network_holds_nothing_for_them(name: str) -> None:
+    settings = models.settings(Config(model=name), y_range=(0.5, 5.0))
+    assert not [
+        key
+        for key in models.build(name, n_users=3, n_movies=3, settings=settings).state_dict()
+        if "side" in key
+    ]
 
 
 def test_a_described_network_folds_a_new_user_in(name: str) -> None:
