@@ -268,7 +268,7 @@ class Config(BaseModel):
     shard_users: int | None = Field(
         None,
         ge=1,
-        description="Users scored as one task; without it, as many as take about two minutes on eight cores.",
+        description="Users scored as one task; without it, as many as take some four minutes of one core, half a minute of eight.",
     )
     part_rows: int = Field(
         5_000_000,

@@ -38,8 +38,8 @@ Progress = Callable[[float, str], None]
 _GB = 2**30
 _LIBRARIES = 0.7 * _GB  # Python, torch, Polars and pyarrow, compiled kernels
 _PER_RATING = 96  # bytes of a chunk's rating: read, as history and as seen pair
-_MACS_PER_SHARD = 2.4e13
-"""Multiplications and additions of a shard: some two minutes on eight cores; see docs/scale.md."""
+_MACS_PER_SHARD = 1.2e13
+"""Multiplications and additions of a shard: some four minutes of one core, half a minute of eight; see docs/scale.md."""
 
 
 # Shards ---------------------------------------------------------------------------------------------

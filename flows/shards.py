@@ -39,14 +39,14 @@ def score_all(
     return [score_shard(night, prepared, trained, shard) for shard in jobs.shards(night, prepared)]
 
 
-@flow(name="shards", flow_run_name="score {night.run_date}", persist_result=False)
+@flow(name="shards", flow_run_name="shards of {night.run_date}", persist_result=False)
 def score_here(night: Night, prepared: Prepared, trained: Trained) -> list[Scored]:
     """The shards one by one in this process: as a deployment, on a worker with a GPU."""
     log_to_run()
     return [score_shard(night, prepared, trained, shard) for shard in jobs.shards(night, prepared)]
 
 
-@flow(name="shards on ray", flow_run_name="score {night.run_date} on Ray", persist_result=False)
+@flow(name="shards on ray", flow_run_name="shards of {night.run_date} on Ray", persist_result=False)
 def score_on_ray(night: Night, prepared: Prepared, trained: Trained) -> list[Scored]:
     """The shards as tasks of a Ray cluster, each on the processor threads and GPUs that the configuration asks for."""
     from prefect_ray.context import remote_options

@@ -177,6 +177,22 @@ def absent(tab: browser.Tab, words: list[str], *, click: str) -> list[str]:
     return missing
 
 
+def test_the_worker_of_another_deployment_scores(deployed: dict[str, str]) -> None:
+    parameters = {
+        "run_date": "2026-03-01",
+        "score_deployment": "shards/gpu",
+        "config": {"top_n": 10},
+        "force": True,
+    }
+    with client_of(deployed) as client:
+        run = run_deployment(client, "score/score", parameters)
+        assert run.state is not None
+        assert run.state.is_completed(), log_of(client, run, until="published run")
+        scoring = next(r for r in client.read_flow_runs() if r.name == "shards of 2026-03-01")
+    assert scoring.work_queue_name == "gpu"
+    assert pl.read_delta(f"{deployed['CFJOBS_OUTPUT']}/top_n")["rank"].max() == 10
+
+
 def test_a_night_that_cannot_be_fails_with_the_reason_in_its_state(deployed: dict[str, str]) -> None:
     with client_of(deployed) as client:
         run = run_deployment(client, "nightly/nightly", {"ratings": "/absent", "run_date": "2026-03-02"})
