@@ -221,7 +221,14 @@ class Config(BaseModel):
         description="Refuse when the holdout nDCG@10 or recall@10 is worse than the last published night's by more than this share of it (lists of few users vary by some per cent from night to night); null compares neither.",
     )
     gate_beat_popularity: bool = Field(
-        True, description="Refuse when the holdout nDCG@10 is not above that of the popularity list."
+        True,
+        description="Refuse when the holdout nDCG@10, at the upper end of its interval, is below that of the popularity list.",
+    )
+    gate_popularity_tolerance: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="How much lower than the popularity list's, as a share of it: ratings without any taste in them leave nothing to beat it with.",
     )
     gate_max_shrink: float | None = Field(
         0.1,

@@ -138,12 +138,13 @@ def measures(
 
 
 def overall(found: Sequence[Measure]) -> dict[str, float]:
-    """The metrics over all users by name, then their baselines and the number of users whose lists were judged."""
+    """The metrics over all users by name, their baselines, the upper end of nDCG's interval, and the users judged."""
     rows = [row for row in found if row.band == ALL]
     judged = {f"ndcg_at_{K}": "users_measured"}
     return (
         {row.metric: row.value for row in rows}
         | {BASELINES[row.metric]: row.baseline for row in rows}
+        | {f"{row.metric}_high": row.high for row in rows if row.metric in judged and row.high is not None}
         | {judged[row.metric]: float(row.users) for row in rows if row.metric in judged}
     )
 

@@ -120,10 +120,13 @@ def _popularity(config: Config, metrics: Metrics) -> list[Comparison]:
     ndcg, popular = metrics.get("ndcg_at_10"), metrics.get("ndcg_at_10_popular")
     if not config.gate_beat_popularity or ndcg is None or popular is None:
         return []
+    high = max(ndcg, metrics.get("ndcg_at_10_high") or 0.0)
+    least = popular * (1 - config.gate_popularity_tolerance)
     reason = (
-        f"ndcg_at_10 is {ndcg:.4f}, not above {popular:.4f} of the popularity list (gate_beat_popularity)"
+        f"ndcg_at_10 is {ndcg:.4f}, {high:.4f} at most, not up to {least:.4f} of the popularity list "
+        f"(gate_beat_popularity, gate_popularity_tolerance {config.gate_popularity_tolerance})"
     )
-    return [Comparison("ndcg_at_10 against popularity", ndcg, popular, ndcg > popular, reason)]
+    return [Comparison("ndcg_at_10 against popularity", ndcg, least, high >= least, reason)]
 
 
 def _measured_alike(config: Config, last: LastNight) -> bool:

@@ -98,15 +98,18 @@ def test_recs_prints_a_list_with_titles(published: dict[str, Any]) -> None:
 
 
 def test_recs_of_a_user_who_arrived_today(published: dict[str, Any], tmp_path: Path) -> None:
-    listed = json.loads(cfjobs("recs", "--output", published["output"], "--user", "1", "--json").stdout)
-    movie = listed["movies"][0]["movie_id"]
+    def recs(*more: str) -> str:
+        done = CliRunner().invoke(app, ["recs", "--output", published["output"], *more])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    movie = json.loads(recs("--user", "1", "--json"))["movies"][0]["movie_id"]
     (tmp_path / "mine.csv").write_text(f"movie_id,rating\n{movie},5\n999999,3\n")
-    command = ["recs", "--output", published["output"], "--ratings-of", tmp_path / "mine.csv"]
-    found = json.loads(cfjobs(*command, "--json").stdout)
+    found = json.loads(recs("--ratings-of", str(tmp_path / "mine.csv"), "--json"))
     assert (found["user_id"], found["unknown_movies"]) == (None, ["999999"])
     assert [row["rank"] for row in found["movies"]] == list(range(1, 11))
-    assert "left out, unknown to the model: 999999" in cfjobs(*command).stdout
-    assert cfjobs("recs", "--output", published["output"]).returncode == 2
+    assert "left out, unknown to the model: 999999" in recs("--ratings-of", str(tmp_path / "mine.csv"))
+    assert CliRunner().invoke(app, ["recs", "--output", published["output"]]).exit_code == 2
 
 
 def test_predict_one_pair_and_a_file(published: dict[str, Any], tmp_path: Path) -> None:

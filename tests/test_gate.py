@@ -57,7 +57,7 @@ def test_an_equal_night_passes_and_so_does_the_first() -> None:
         ({"mae": 0.7 * 1.06}, "gate_rating_tolerance 0.05"),
         ({"ndcg_at_10": 0.2 * 0.84}, "ndcg_at_10 is 0.1680, worse than 0.2000"),
         ({"recall_at_10": 0.3 * 0.84}, "gate_ranking_tolerance 0.15"),
-        ({"ndcg_at_10_popular": 0.2}, "not above 0.2000 of the popularity list"),
+        ({"ndcg_at_10_popular": 0.4}, "not up to 0.3600 of the popularity list"),
     ],
 )
 def test_a_worse_metric_is_refused_with_both_figures(metrics: dict[str, float], reason: str) -> None:
@@ -145,3 +145,10 @@ def test_lists_that_are_too_long_or_come_twice_are_found() -> None:
     assert list_faults(LISTS, seen=SEEN, top_n=2, y_range=(0.5, 5.0)) == ["1 rows are beyond rank 2"]
     again = pl.concat([LISTS, LISTS.head(2).with_columns(pl.col("movie_id") + 50)])
     assert any("second list" in words for words in list_faults(again, seen=SEEN, top_n=3, y_range=(0.5, 5.0)))
+
+
+def test_popularity_is_not_missed_by_chance_alone() -> None:
+    """Below the popularity list, but no more than the interval and the tolerance: a night on ratings without taste."""
+    metrics = {"ndcg_at_10": 0.14, "ndcg_at_10_high": 0.16, "ndcg_at_10_popular": 0.17}
+    assert judged(metrics=metrics, last=None) == []
+    assert judged(config=Config(gate_popularity_tolerance=0), metrics=metrics, last=None)
