@@ -564,7 +564,7 @@ def config_(config: ConfigFile = None, set_: Settings = None, as_json: AsJson = 
         print(as_toml(found))
 
 
-_NO_MEMORY = ("memory", "failed to map segment")
+_NO_MEMORY = ("memory", "failed to map segment", "can't start new thread")
 """What libraries say, other than MemoryError, when there is none left."""
 
 

@@ -377,11 +377,14 @@ def _of_client_error(uri: str, error: botocore.exceptions.ClientError) -> Cfjobs
 
 
 def _of_os_error(uri: str, error: Exception) -> CfjobsError:
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return StorageFault(
-            f"{uri}: the disk is full ({error.strerror}); free some space, then rerun: finished work is kept"
-        )
     text = str(error)
+    full = {code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if f"(os error {code})" in text}
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        full.add(error.errno)
+    if full:
+        return StorageFault(
+            f"{uri}: the disk is full ({os.strerror(full.pop())}); free some space, then rerun: finished work is kept"
+        )
     if any(
         code in text
         for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403 Forbidden")
@@ -405,6 +408,8 @@ def _is_remote_fault(error: Exception) -> bool:
             "error sending request",
             "commit failed",
             "no space left",
+            f"os error {errno.EDQUOT}",
+            f"os error {errno.EFBIG}",
         )
     )
 
