@@ -222,7 +222,7 @@ class Config(BaseModel):
     )
     gate_beat_popularity: bool = Field(
         True,
-        description="Refuse when the holdout nDCG@10, at the upper end of its interval, is below that of the popularity list.",
+        description="Refuse when the holdout nDCG@10, at the upper end of its interval, is below that of the popularity list. Lists by rating are not held to it.",
     )
     gate_popularity_tolerance: float = Field(
         0.1,

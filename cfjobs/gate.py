@@ -118,7 +118,7 @@ def _limits(config: Config, metrics: Metrics) -> list[Comparison]:
 
 def _popularity(config: Config, metrics: Metrics) -> list[Comparison]:
     ndcg, popular = metrics.get("ndcg_at_10"), metrics.get("ndcg_at_10_popular")
-    if not config.gate_beat_popularity or ndcg is None or popular is None:
+    if not config.gate_beat_popularity or config.rank_by == "rating" or ndcg is None or popular is None:
         return []
     high = max(ndcg, metrics.get("ndcg_at_10_high") or 0.0)
     least = popular * (1 - config.gate_popularity_tolerance)

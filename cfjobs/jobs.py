@@ -393,7 +393,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
 
 def compared(night: Night, prepared: Prepared, metrics: dict[str, float | None]) -> list[Comparison]:
     """What the gate looks at: metrics and counts against the limits, popularity and the last published night."""
-    last = nights.last(night.output, until=night.run_date)
+    last = nights.last(night.output, before=night.run_date)
     return comparisons(night.config, metrics=metrics, counts=prepared.counts, last=last)
 
 

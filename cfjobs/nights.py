@@ -83,10 +83,10 @@ def newest(output: str) -> date | None:
     return max((night.run_date for night in published(output)), default=None)
 
 
-def last(output: str, *, until: date) -> LastNight | None:
-    """The newest published night up to a date: what the gate compares with."""
+def last(output: str, *, before: date) -> LastNight | None:
+    """The newest published night before a date: what the gate compares with. A date that runs again replaces itself."""
     runs = publish.open_table(output, tables.RUNS.name)
-    rows = [row for row in _rows(runs) if row["run_date"] <= until] if runs else []
+    rows = [row for row in _rows(runs) if row["run_date"] < before] if runs else []
     if not rows:
         return None
     row = rows[-1]

@@ -6,6 +6,7 @@ The Prefect server runs inside the process and keeps its state under the folder.
 """
 
 import argparse
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -52,6 +53,7 @@ def show(source: str, folder: Path) -> None:
     from flows.nightly import nightly
 
     cli.log_to_stderr()
+    folder = folder / name_of(source)  # a night is compared with the one before it: each data set has its own
     output = str(folder / "output")
     ratings = data_set(source, folder)
     jobs.start(ratings_uri=ratings, output=output)
@@ -79,14 +81,21 @@ def data_set(source: str, folder: Path) -> str:
     if not source:
         data = sample.generate(n_users=1_000, n_movies=2_000, n_ratings=100_000, seed=42)
         for name, frame in (("ratings", data.ratings), ("movies", data.movies)):
-            storage.write_bytes(str(folder / "sample" / f"{name}.parquet"), parquet_bytes(frame))
-        return str(folder / "sample")
+            storage.write_bytes(str(folder / "data" / f"{name}.parquet"), parquet_bytes(frame))
+        return str(folder / "data")
     if is_grouplens(source):
         target = str(folder / "imported")
         storage.delete_under(target)
         grouplens.import_to(source, target)
         return target
     return source
+
+
+def name_of(source: str) -> str:
+    """A folder's name for a data set."""
+    if not source:
+        return "sample"
+    return f"{Path(source.rstrip('/')).stem}-{hashlib.sha256(source.encode()).hexdigest()[:6]}"
 
 
 def is_grouplens(source: str) -> bool:
