@@ -48,3 +48,24 @@ def test_the_commands_of_the_page_on_training_run(data_set: Path, tmp_path: Path
         )
         if done.returncode != 0:
             pytest.fail(f"{command}\n{done.stdout[-500:]}\n{done.stderr[-1500:]}")
+
+
+SMALL = {
+    "shard.py": ["--users", "1000", "--movies", "400"],
+    "kill.py": ["--kills", "1"],
+    "score.py": ["--quick", "--users", "64", "--kinds", "trained", "--repeat", "1", "--no-peers"],
+}
+"""A bench that the pages name, at a small size; the others train for minutes and only say here what they take."""
+
+
+def named_benches() -> list[str]:
+    pages = [page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md")]
+    return sorted({name for page in pages for name in re.findall(r"python bench/([a-z_]+\.py)", page)})
+
+
+@pytest.mark.parametrize("name", named_benches())
+def test_the_benches_that_the_pages_name_run(name: str) -> None:
+    command = [sys.executable, str(DOCS.parent / "bench" / name), *SMALL.get(name, ["--help"])]
+    environment = os.environ | {"PYTHONPATH": str(DOCS.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-1500:]
