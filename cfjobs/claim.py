@@ -129,7 +129,7 @@ def _acquire(uri: str, *, wait_s: float, lease_s: float) -> str:
         now = time.monotonic()
         if found is None:
             continue
-        owner = json.loads(found.data)
+        owner = _read(found.data)
         alive = alive or last_tag not in {None, found.tag}
         if found.tag != last_tag:
             last_tag, since = found.tag, now
@@ -153,7 +153,7 @@ def _renew(claim: Claim, tag: str, stop: threading.Event, lease_s: float) -> Non
             continue
         if newer is None:
             found = storage.read_tagged(claim.uri)
-            if found and json.loads(found.data)["token"].startswith(_PROCESS):
+            if found and str(_read(found.data).get("token")).startswith(_PROCESS):
                 tag, renewed = found.tag, time.monotonic()  # our write arrived, its answer did not
                 continue
             claim.lost = True
@@ -173,6 +173,15 @@ def _owner() -> bytes:
         "token": f"{_PROCESS}-{uuid4().hex}",
     }
     return json.dumps(owner).encode()
+
+
+def _read(data: bytes) -> dict[str, object]:
+    """Who wrote a claim; nothing is known when the write was cut off in the middle."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _has_died(owner: dict[str, object]) -> bool:

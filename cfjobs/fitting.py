@@ -51,33 +51,31 @@ class Kit:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The networks, the record of the epochs of the first, and how many epochs were planned."""
+    """The networks, and the record of the epochs of the first."""
 
     network: Network
     ranking: RankingModel | None
     record: list[train.Epoch] = field(default_factory=list)
-    epochs: int = 1
 
     @property
     def share(self) -> float:
         """Of the planned epochs, up to the best one."""
-        return train.best_epoch(self.record) / self.epochs
+        return train.best_epoch(self.record) / self.record[-1].of
 
 
 def fit(task: Task, kit: Kit) -> Fitted:
     """Fit both networks; the seed of the configuration decides every random choice."""
-    network, record, epochs = fit_rater(task, kit)
+    network, record = fit_rater(task, kit)
     ranking = fit_ranker(task, kit) if task.config.rank_by == "affinity" else None
-    return Fitted(network, ranking, record, epochs)
+    return Fitted(network, ranking, record)
 
 
-def fit_rater(task: Task, kit: Kit) -> tuple[Network, list[train.Epoch], int]:
-    """The rating network of a task, the record of its epochs, and how many were planned."""
+def fit_rater(task: Task, kit: Kit) -> tuple[Network, list[train.Epoch]]:
+    """The rating network of a task, and the record of its epochs."""
     config = task.config
     network = new_network(task).to(kit.device)
     network.describe(users=task.user_features, movies=task.movie_features)
     learn = examples(task.kept, kit.device)
-    _, epochs = models.plan(config, n_ratings=len(learn), warm=task.start.rating is not None)
     log.info("training %s on %d ratings, %s", config.model, len(learn), kit.device)
     record = train.fit(
         network,
@@ -86,11 +84,11 @@ def fit_rater(task: Task, kit: Kit) -> tuple[Network, list[train.Epoch], int]:
         valid=examples(task.valid, kit.device) if task.valid.height else None,
         stop_share=task.stop_share,
         start=task.start.rating,
-        on_epoch=_epoch_reporter(epochs, kit.progress),
+        on_epoch=_epoch_reporter(kit.progress),
         checkpoints=kit.rating,
         processes=kit.processes,
     )
-    return network, record, epochs
+    return network, record
 
 
 def new_network(task: Task) -> Network:
@@ -154,11 +152,11 @@ def relevant_rating(config: Config, *, y_range: tuple[float, float]) -> float:
     return config.relevant_rating if config.relevant_rating is not None else evaluate.relevant_from(y_range)
 
 
-def _epoch_reporter(epochs: int, progress: Progress | None) -> Callable[[train.Epoch], None] | None:
+def _epoch_reporter(progress: Progress | None) -> Callable[[train.Epoch], None] | None:
     if progress is None:
         return None
     return lambda e: progress(
-        e.epoch / epochs,
+        e.epoch / e.of,
         f"epoch {e.epoch}, training loss {e.train_loss:.4f}, holdout loss {e.valid_loss:.4f}",
     )
 

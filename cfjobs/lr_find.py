@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cfjobs import models, train
+from cfjobs import batches, models
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.models.network import Network
-from cfjobs.train import Examples
+from cfjobs.course import Examples
 
 _SMOOTHING = 0.95
 _DIVERGED = 4.0
@@ -82,17 +82,16 @@ def find(
 def _losses(
     network: Network, examples: Examples, *, config: Config, low: float, high: float, steps: int
 ) -> Iterator[float]:
-    batch_size, _ = models.plan(config, n_ratings=len(examples))
-    l2 = models.recipe(config).l2
+    plan = models.plan(config, n_ratings=len(examples))
     torch.manual_seed(config.seed)
     network.begin(examples.user_idx, examples.movie_idx)
-    optimizer = train.optimizer_of(network, config)
+    optimizer = batches.optimizer_of(network, config)
     generator = torch.Generator().manual_seed(config.seed)
     network.train()
-    for number, rows in zip(range(steps), _batches(examples, batch_size, generator), strict=False):
-        train.set_rate(optimizer, _rate(number, low=low, high=high, steps=steps), config.momentum)
+    for number, rows in zip(range(steps), _batches(examples, plan.batch_size, generator), strict=False):
+        batches.set_rate(optimizer, _rate(number, low=low, high=high, steps=steps), config.momentum)
         optimizer.zero_grad(set_to_none=True)
-        loss, squared_error = train.batch_loss(network, examples, rows, l2=l2, n_batch=len(rows))
+        loss, squared_error = batches.batch_loss(network, examples, rows, l2=plan.l2, n_batch=len(rows))
         loss.backward()
         optimizer.step()
         yield float(squared_error) / len(rows)

@@ -5,16 +5,19 @@ a record means that all the stage's files are whole.
 """
 
 import io
+import logging
 import math
 from datetime import date, datetime
 from typing import Any, TypeVar
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cfjobs import storage
 from cfjobs.checkpoint import Checkpoints
 from cfjobs.config import Config
+
+log = logging.getLogger(__name__)
 
 
 class Record(BaseModel):
@@ -58,9 +61,18 @@ class Night(Record):
         return record
 
     def load(self, name: str, kind: type[AnyRecord]) -> AnyRecord | None:
-        """The record that a stage left, or None when it has to run."""
+        """The record that a stage left, or None when it has to run.
+
+        A store may keep the beginning of a write whose client was cut off: half a record is none.
+        """
         uri = storage.join(self.work, f"{name}.json")
-        return kind.model_validate_json(storage.read_bytes(uri)) if storage.exists(uri) else None
+        if not storage.exists(uri):
+            return None
+        try:
+            return kind.model_validate_json(storage.read_bytes(uri))
+        except ValidationError:
+            log.warning("%s: is not a whole record, so this stage runs again", uri)
+            return None
 
     def frame(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
         """A table of the work folder."""

@@ -52,7 +52,7 @@ _FALL = 0.99  # share of the learning rate that is gone at the end
 
 @dataclass(frozen=True, kw_only=True)
 class RankingConfig:
-    """The defaults were chosen on inner temporal splits; see NOTES.md."""
+    """The defaults were chosen on inner temporal splits of the lesson's data."""
 
     n_factors: int = 128
     """Length of an embedding. 64 ranks a little worse and halves the cost of a night's scoring."""

@@ -177,7 +177,8 @@ def disturbed(
     found = rows(output)
     lost = undisturbed.height - found.height
     survived = code == 0 and found.equals(undisturbed)
-    return Outcome(name, survived, seconds, lost, reader.partial, reader.reads, message or again.message)
+    said = message if code == 0 else f"the rerun failed: {again.message} (before it: {message})"
+    return Outcome(name, survived, seconds, lost, reader.partial, reader.reads, said)
 
 
 # Faults ---------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ def published(data_set: Path, bucket: str) -> str:
 
 
 def held(outcome: Outcome) -> None:
-    assert outcome.survived, outcome
+    if not outcome.survived:
+        pytest.fail(str(outcome))  # an assertion would cut the message
     assert (outcome.rows_lost, outcome.partial_reads) == (0, 0), outcome
     assert outcome.reads > 0
 

@@ -266,3 +266,24 @@ def test_a_lease_that_is_not_renewed_passes_on_and_its_owner_learns_it(bucket: s
 def test_a_config_with_the_same_night_resumes_whatever_the_gate(data_set: Path, tmp_path: Path) -> None:
     one = start(data_set, str(tmp_path), config=Config(gate_max_shrink=0.5))
     assert one.work == start(data_set, str(tmp_path), config=Config(gate_max_shrink=None)).work
+
+
+@pytest.mark.parametrize("record", ["prepared", "trained-train", "shards", "scored-00000"])
+def test_half_a_record_is_none_and_its_stage_runs_again(data_set: Path, tmp_path: Path, record: str) -> None:
+    """A store may keep the beginning of a write whose client was cut off."""
+    whole, broken = (start(data_set, str(tmp_path / name), config=LOOSE) for name in ("whole", "broken"))
+    jobs.nightly(whole)
+    prepared = jobs.prepare(broken)
+    jobs.hold_out(broken, prepared)
+    trained = jobs.fit(broken, prepared, on="train")
+    jobs.score(broken, prepared, trained, jobs.shards(broken, prepared)[0])
+    half = Path(broken.work) / f"{record}.json"
+    half.write_bytes(half.read_bytes()[:20])
+    jobs.nightly(broken)
+    assert rows(broken.output, "top_n").equals(rows(whole.output, "top_n"))
+
+
+def test_half_a_claim_is_one_that_nobody_renews(bucket: str) -> None:
+    storage.write_bytes(f"{bucket}/_work/claim-x.json", b'{"host": "else')
+    with claimed(bucket, "x", lease_s=1) as ours:
+        ours.check()

@@ -6,7 +6,7 @@ through the same laws.
 
 import importlib
 import pkgutil
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 from cfjobs.config import Config
 from cfjobs.errors import InputError
@@ -47,15 +47,28 @@ def settings(config: Config, *, y_range: tuple[float, float]) -> Settings:
     )
 
 
-def plan(config: Config, *, n_ratings: int, warm: bool = False) -> tuple[int, int]:
-    """(batch size, epochs) for this many training ratings: as configured, else by the network's recipe.
+@dataclass(frozen=True)
+class Plan:
+    """How a training goes: as configured, and by the network's recipe where the configuration leaves it open. batch_size 0: a rating at a time."""
 
-    warm: of a training that goes on from an earlier model, `warm_share` of the epochs.
-    """
-    chosen = recipe(config)
-    batch_size = config.batch_size or chosen.batch_size(n_ratings)
-    epochs = config.epochs or chosen.epochs(n_ratings, batch_size=batch_size)
-    return batch_size, max(1, round(epochs * config.warm_share)) if warm else epochs
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    l2: float
+
+
+def plan(config: Config, *, n_ratings: int, warm: bool = False, by_blocks: bool = False) -> Plan:
+    """The plan for this many training ratings. warm: of a training that goes on from an earlier model, `warm_share` of the epochs."""
+    blocks = _class(config.model).by_blocks if by_blocks else None
+    if blocks is not None:
+        batch_size, epochs = 0, config.epochs or blocks.epochs(n_ratings)
+        rate, l2 = config.learning_rate or blocks.learning_rate, blocks.l2 if config.l2 is None else config.l2
+    else:
+        chosen = recipe(config)
+        batch_size = config.batch_size or chosen.batch_size(n_ratings)
+        epochs = config.epochs or chosen.epochs(n_ratings, batch_size=batch_size)
+        rate, l2 = chosen.learning_rate, chosen.l2
+    return Plan(batch_size, max(1, round(epochs * config.warm_share)) if warm else epochs, rate, l2)
 
 
 def build(name: str, *, n_users: int, n_movies: int, settings: Settings) -> Network:

@@ -15,10 +15,12 @@ Zhang and Koren, "On the difficulty of evaluating baselines" (2019), who turn it
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cfjobs.models.network import DotScores, Network, RatingRange, Recipe, Settings
+from cfjobs.blocks import Raters
+from cfjobs.models.network import BlockRecipe, BlockRows, DotScores, Network, RatingRange, Recipe, Settings
 from cfjobs.models.side import sparse, sparse_product
 
 _START = 0.1
@@ -29,6 +31,7 @@ _MOST_PAIRS = (
 
 class DotRaters(Network):
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.01, l2=0.2, steps=500, batches_per_epoch=40)
+    by_blocks: ClassVar[BlockRecipe | None] = BlockRecipe(learning_rate=0.05, l2=0.2)
     forgotten: ClassVar[tuple[str, ...]] = ("user_as_rater.weight",)
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
@@ -38,40 +41,41 @@ class DotRaters(Network):
         self.movie = self._table(n_movies)
         self.offset = nn.Parameter(torch.zeros(()))
         self.range = RatingRange(settings.y_range, settings.y_padding)
-        self.raters: _Raters | None = None
+        self._sums: _Sums | None = None
+        self.raters: Raters | None = None
 
     def begin(self, user_idx: Tensor, movie_idx: Tensor) -> None:
         """Learn who rated what, and make the raters' embedding x, y."""
-        self.raters = _Raters(
-            user_idx,
-            movie_idx,
+        self.raters = Raters.of(
+            user_idx.cpu().numpy(),
+            movie_idx.cpu().numpy(),
             n_users=self.n_users,
             n_movies=self.n_movies,
             at_most=min(self.settings.max_raters, max(8, _MOST_PAIRS // self.n_movies)),
+            lot=torch.randperm(self.n_users).numpy(),
         )
         self.user_as_rater = self._table(self.n_users, scale=0.1 * _START).to(user_idx.device)
 
     @torch.no_grad()
     def finish(self) -> None:
         """Fold the sums into the movie rows and forget the raters."""
-        assert self.raters is not None
         self.unfinished = {
             "movie.weight": self.movie.weight.detach().clone(),
             "user_as_rater.weight": self.user_as_rater.weight.detach(),
         }
-        self.movie.weight[:-1] += self.raters.sums(self.user_as_rater.weight)
+        self.movie.weight[:-1] += self.sums().sums(self.user_as_rater.weight)
         del self.user_as_rater
-        self.raters = None
+        self.raters = self._sums = None
 
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
         """In training one prediction for each member [B, K]; otherwise that of their mean logit [B]."""
         more: Tensor | None = None
         if self.raters is not None:
-            sums = self.raters.sums(self.user_as_rater.weight)
+            sums = self.sums().sums(self.user_as_rater.weight)
             known = torch.where(movie_idx < 0, 0, movie_idx)
             more = nn.functional.embedding(known, sums) * (movie_idx >= 0)[:, None]
             if self.training:
-                own = self.raters.own(user_idx, movie_idx)[:, None]
+                own = self.sums().own(user_idx, movie_idx)[:, None]
                 more = more - own * self.rows(self.user_as_rater, user_idx)
         user_BW = self.rows(self.user, user_idx)
         movie_BW = self.rows(self.movie, movie_idx, more=more)
@@ -79,6 +83,22 @@ class DotRaters(Network):
         logit_BK = (user_BKD[..., :-1] * movie_BKD[..., :-1]).sum(2) + user_BKD[..., -1] + movie_BKD[..., -1]
         rating: Tensor = self.range((logit_BK if self.training else logit_BK.mean(1)) + self.offset)
         return rating
+
+    def sums(self) -> "_Sums":
+        """The sums over the raters, as training by batches needs them; made on first use."""
+        assert self.raters is not None, "training has not begun"
+        if self._sums is None:
+            self._sums = _Sums(
+                self.raters, n_users=self.n_users, n_movies=self.n_movies, device=self.movie.weight.device
+            )
+        return self._sums
+
+    def block_rows(self) -> BlockRows | None:
+        if self.raters is None:
+            return None
+        tables = (self.user, self.movie, self.user_as_rater)
+        user, movie, x = (self._members(table.weight.detach()) for table in tables)
+        return BlockRows(user, movie, x, self.offset.detach(), self.raters, self.range)
 
     def scores(self) -> DotScores:
         user_UKD, movie_MKD = (self._members(table.weight[:-1].detach()) for table in (self.user, self.movie))
@@ -104,27 +124,19 @@ class DotRaters(Network):
         return rows.view(len(rows), self.n_members, rows.shape[1] // self.n_members)
 
 
-class _Raters:
+class _Sums:
     """The sums over R(m) as a sparse matrix, which also knows which pairs are part of it."""
 
-    def __init__(
-        self, user_idx: Tensor, movie_idx: Tensor, *, n_users: int, n_movies: int, at_most: int
-    ) -> None:
-        lot_U = torch.randperm(n_users).to(user_idx.device)
-        lot = lot_U[user_idx]
-        by_movie = torch.sort(movie_idx * n_users + lot).indices  # by movie, then by lot
-        count_M = torch.bincount(movie_idx, minlength=n_movies)
-        first_M = count_M.cumsum(0) - count_M
-        place = torch.arange(len(user_idx), device=user_idx.device) - first_M[movie_idx[by_movie]]
-        kept = by_movie[place < at_most]
-        # A pair is in the sum when the user's lot is no later than the movie's last one.
-        self.last_M = torch.full_like(count_M, -1)
-        self.last_M.scatter_reduce_(0, movie_idx[kept], lot[kept], "amax")
-        self.lot_U = lot_U
-        self.weight_M = count_M.clamp(1, max(at_most, 1)).to(torch.float32).rsqrt()
-        weights = self.weight_M[movie_idx[kept]]
-        self.of_movie = sparse(movie_idx[kept], user_idx[kept], weights, size=(n_movies, n_users + 1))
-        self.of_user = sparse(user_idx[kept], movie_idx[kept], weights, size=(n_users + 1, n_movies))
+    def __init__(self, raters: Raters, *, n_users: int, n_movies: int, device: torch.device) -> None:
+        self.last_M, self.lot_U, self.weight_M = (
+            torch.from_numpy(part).to(device) for part in (raters.last, raters.lot, raters.weight)
+        )
+        count_M = torch.from_numpy(np.diff(raters.first_user))
+        movie = torch.repeat_interleave(torch.arange(n_movies), count_M).to(device)
+        user = torch.from_numpy(raters.users).long().to(device)
+        weights = self.weight_M[movie]
+        self.of_movie = sparse(movie, user, weights, size=(n_movies, n_users + 1))
+        self.of_user = sparse(user, movie, weights, size=(n_users + 1, n_movies))
 
     def sums(self, rater_UW: Tensor) -> Tensor:
         """The sum over each movie's raters [M, W], differentiable in rater_UW."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cfjobs.blocks import Raters
 from cfjobs.features import Features
 from cfjobs.models.side import HIDDEN_MOVIES, ValueEmbedding
 
@@ -67,6 +68,33 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class BlockRecipe:
+    """How a network is trained well a rating at a time (see `blocks.py`), where the configuration leaves it open."""
+
+    learning_rate: float
+    l2: float
+
+    def epochs(self, n_ratings: int) -> int:
+        """Passes over the ratings: fewer where there are more."""
+        return max(4, round(12 * (100_000 / max(n_ratings, 10_000)) ** 0.125))
+
+
+@dataclass(frozen=True)
+class BlockRows:
+    """The tables of a network that can be trained a rating at a time; see `blocks.py` for what each is.
+
+    user, x [U + 1, K, D + 1] and movie [M + 1, K, D + 1]: views of the parameters, a bias in the last column.
+    """
+
+    user: Tensor
+    movie: Tensor
+    x: Tensor
+    offset: Tensor
+    raters: Raters
+    range: "RatingRange"
+
+
+@dataclass(frozen=True)
 class DotScores:
     """score(u, m) = <user[u], movie[m]> + bias[m]. user [U, D], movie [M, D], bias [M]; float32."""
 
@@ -90,12 +118,14 @@ class MlpScores:
 class Network(nn.Module, ABC):
     """A network that predicts the rating a user gives a movie.
 
-    recipe: how this network is trained well, used where the configuration leaves it open. n_members: networks
+    recipe, by_blocks: how this network is trained well by batches and, if it can be, a rating at a time; used where the
+    configuration leaves it open. n_members: networks
     side by side in this one, whose rows a rating pays for each. forgotten: names of the parameters that it has in
     training only.
     """
 
     recipe: ClassVar[Recipe]
+    by_blocks: ClassVar[BlockRecipe | None] = None
     n_members: int = 1
     forgotten: ClassVar[tuple[str, ...]] = ()
 
@@ -137,6 +167,10 @@ class Network(nn.Module, ABC):
 
     def begin(self, user_idx: Tensor, movie_idx: Tensor) -> None:
         """Called before training with the rows of all training ratings [R], for a network that looks at them."""
+
+    def block_rows(self) -> BlockRows | None:
+        """What is trained a rating at a time, once training has begun; None for a network that cannot be."""
+        return None
 
     def finish(self) -> None:
         """Called after training, with the weights that are kept.
