@@ -129,7 +129,9 @@ def measure(ratings: Path, folder: Path) -> list[Row]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--ratings", type=int, default=24_800_000, help="generated ratings")
-    parser.add_argument("--data", type=Path, help="a folder with a ratings.parquet, instead of generated ones")
+    parser.add_argument(
+        "--data", type=Path, help="a folder with a ratings.parquet, instead of generated ones"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--only", choices=["night", "quality"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

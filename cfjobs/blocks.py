@@ -17,7 +17,9 @@ and others, "Large-scale matrix factorization with distributed stochastic gradie
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -31,7 +33,10 @@ _VISIT = 4  # ratings of a user in a cell, at least: its rows are fetched anew f
 _FEWEST, _MOST = 8, 64  # blocks
 _FLAGS = {"reassoc", "contract", "arcp", "nsz"}  # what lets a sum be vectorised; NaN stays NaN
 
-_compiled = numba.njit(nogil=True, cache=True, fastmath=_FLAGS)
+
+def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, fastmath=_FLAGS)(loop)
+    return compiled
 
 
 @dataclass(frozen=True)
@@ -97,16 +102,20 @@ class Raters:
         n_users: int,
         n_movies: int,
         at_most: int,
-        lot: NDArray[np.int64],
+        order: NDArray[np.int64],
     ) -> "Raters":
-        """The raters of each movie, those with the lowest lots [U] where there are more than at_most."""
-        lot = lot.astype(np.int32)
+        """The raters of each movie, those with the lowest lots where there are more than at_most. order [U]: the lots."""
+        lot: Ints = order.astype(np.int32)
         count = np.bincount(movie, minlength=n_movies)
         last, users, first_user, movies, first_movie = _choose(
             user, movie, count, lot, n_users, np.int64(at_most)
         )
         weight = np.float32(1) / np.sqrt(np.clip(count, 1, max(at_most, 1))).astype(np.float32)
         return cls(lot, last, weight, users, first_user, movies, first_movie)
+
+    def add_up(self, x_UKW: Floats, *, into: Floats) -> None:
+        """The raters' sums of all movies [M, K, W]."""
+        sum_raters(into, x_UKW, self.users, self.first_user, self.weight, 0, len(self.last))
 
 
 @_compiled

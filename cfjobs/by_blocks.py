@@ -24,7 +24,6 @@ _RATER_RATE = 0.2  # of the learning rate
 _RATER_L2 = 0.5  # of the penalty
 _RATER_BETAS = (0.8, 0.99)
 _FIRST_A = 0.1  # squared gradients that a row starts with: bounds its first steps
-_WARM_A = 2.0
 
 
 def by_blocks(network: Network, train: Examples, *, config: Config, processes: Processes) -> bool:
@@ -83,10 +82,9 @@ class ByBlocks(Course):
         self.ratings_a_step = np.bincount(user, minlength=n_users).astype(np.float32)
         self.ratings_a_step *= self.rounds_a_step / self.cells.n_blocks
         n_members = rows.user.shape[1]
-        first = _WARM_A if warm else _FIRST_A
         self.squares = {
-            "user": torch.full((n_users, n_members, 2), first),
-            "movie": torch.full((n_movies, n_members, 2), first),
+            "user": torch.full((n_users, n_members, 2), _FIRST_A),
+            "movie": torch.full((n_movies, n_members, 2), _FIRST_A),
         }
         self.sums = torch.zeros_like(rows.movie)
         self.gradients = torch.zeros_like(rows.movie)
@@ -171,7 +169,8 @@ class ByBlocks(Course):
             return found
 
         with ThreadPoolExecutor(self.threads) as pool:
-            return sum(_over(pool, len(examples), part)) / len(examples)
+            total = math.fsum(_over(pool, len(examples), part))
+        return total / len(examples)
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         return {"squares": self.squares, "moments": self.moments}

@@ -142,7 +142,10 @@ class Config(BaseModel):
         description="Go on from the last published model of the output, with tonight's users and movies, instead of from random weights; the model is kept larger for it. Without a fitting model, training starts cold and the log says why.",
     )
     warm_share: float = Field(
-        0.3, gt=0, le=1, description="Share of the steps of both networks that a warm start takes."
+        0.3,
+        gt=0,
+        le=1,
+        description="Share of the steps of both networks that a warm start or a warm refit takes.",
     )
     checkpoint_seconds: float = Field(
         60.0,
@@ -206,6 +209,10 @@ class Config(BaseModel):
     )
     refit: bool = Field(
         True, description="After the gate, train again on all ratings, so that the newest count too."
+    )
+    warm_refit: bool = Field(
+        True,
+        description="The refit goes on from the model that the holdout measured, for `warm_share` of the steps, which is as good and takes a third of the time; false begins it anew.",
     )
     gate_max_rmse: float | None = Field(None, gt=0, description="Refuse to publish above this holdout RMSE.")
     gate_min_ndcg: float | None = Field(

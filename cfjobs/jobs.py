@@ -63,6 +63,8 @@ from cfjobs.scoring import score, scored_already, shards, top_n_schema
 
 log = logging.getLogger(__name__)
 
+_LEARNT = ["user_idx", "movie_idx", "rating"]
+
 __all__ = ["check", "score", "scored_already", "shards"]  # the stages of scoring, from `scoring`
 
 # Start ----------------------------------------------------------------------------------------------
@@ -267,7 +269,9 @@ def fit(
     user_table, movie_table, encodings = described(night, prepared)
     users = _with_counts(user_table, task.kept["user_idx"])
     movies = _with_counts(movie_table, task.kept["movie_idx"])
-    saved.save_model(uri, Model(fitted.network, fitted.ranking, config, users, movies, encodings))
+    model = Model(fitted.network, fitted.ranking, config, users, movies, encodings)
+    gone_on_from = config.warm_start or (on == "train" and config.refit and config.warm_refit)
+    saved.save_model(uri, model, for_warm_start=gone_on_from)
     if config.warm_start and on == "train":
         previous.keep_until(uri, night, task.kept)
     losses = [
@@ -289,9 +293,12 @@ def _fitted(
 ) -> tuple[fitting.Task, fitting.Fitted]:
     """Both networks, fitted by this process and those beside it; rank 0 alone leaves checkpoints."""
     config = night.config
-    frame = night.frame("ratings")
-    held_out = _held_out(night) if on == "train" else np.zeros(frame.height, dtype=np.bool_)
-    kept, valid = frame.filter(~held_out), frame.filter(held_out)
+    columns = [*_LEARNT, "timestamp"] if config.warm_start else _LEARNT
+    kept = night.frame("ratings", columns)
+    valid = kept.clear()
+    if on == "train":
+        held_out = _held_out(night)
+        kept, valid = kept.filter(~held_out), kept.filter(held_out)
     user_table, movie_table, encodings = described(night, prepared)
     task = fitting.Task(
         config,
@@ -365,9 +372,9 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
         return dict.fromkeys(evaluate.NAMES)
     config = night.config
     model = saved.load_model(trained.model_uri).to(train.resolve_device(config.device))
-    frame = night.frame("ratings")
     known = pl.col("user_idx") < prepared.n_users
-    kept, test = frame.filter(~held_out).filter(known), frame.filter(held_out).filter(known)
+    kept = night.frame("ratings", _LEARNT).filter(~held_out).filter(known)
+    test = night.frame("ratings").filter(held_out).filter(known)
     test_examples = fitting.examples(test, model.device)
     predicted = train.predict(model.network, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
     seen = Pairs.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)

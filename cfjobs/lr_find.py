@@ -20,9 +20,9 @@ from torch import Tensor
 
 from cfjobs import batches, models
 from cfjobs.config import Config
+from cfjobs.course import Examples
 from cfjobs.errors import InputError
 from cfjobs.models.network import Network
-from cfjobs.course import Examples
 
 _SMOOTHING = 0.95
 _DIVERGED = 4.0

@@ -1,4 +1,4 @@
-"""The last published model, and whether tonight's training may go on from it.
+"""The model that a training goes on from: the last published one, and for the refit tonight's measured one.
 
 A model that is to be measured must not have seen tonight's holdout, and the published one, fitted again on all
 ratings, has. So with `warm_start` a night keeps two models, and each is the start of its like:
@@ -12,6 +12,7 @@ held-out rating in a hundred lies before it, as with random holdouts, the traini
 
 import io
 import logging
+from dataclasses import replace
 from typing import Literal
 
 import polars as pl
@@ -22,7 +23,7 @@ from cfjobs import models, publish, ratings, saved, storage, tables, warm
 from cfjobs.catalogue import NOT_DESCRIBED
 from cfjobs.errors import InputError
 from cfjobs.models.network import Network
-from cfjobs.night import Night, Prepared
+from cfjobs.night import Night, Prepared, Trained
 from cfjobs.ranking import RankingModel
 from cfjobs.saved import Model
 from cfjobs.warm import COLD, Start
@@ -35,11 +36,15 @@ _SHAPE = ("n_factors", "hidden", "y_range", "y_padding", "ensemble")
 
 
 def start_of(night: Night, prepared: Prepared, *, on: Literal["train", "all"], valid: pl.DataFrame) -> Start:
-    """Where a training of the night begins: from the last published model with `warm_start`, else cold.
+    """Where a training of the night begins: the refit from the measured model with `warm_refit`, any from the last
+    published model with `warm_start`, else cold.
 
     valid: the held-out ratings, user_idx, movie_idx, timestamp. A model that does not fit is a reason to start
     cold, which is logged; a store that does not answer raises StorageFault.
     """
+    measured = night.load("trained-train", Trained)
+    if on == "all" and night.config.warm_refit and measured is not None:
+        return _of_measured(measured.model_uri, night, prepared)
     if not night.config.warm_start:
         return COLD
     try:
@@ -52,6 +57,16 @@ def start_of(night: Night, prepared: Prepared, *, on: Literal["train", "all"], v
         return COLD
     log.info("warm start from %s", uri)
     return start
+
+
+def _of_measured(uri: str, night: Night, prepared: Prepared) -> Start:
+    """The refit's beginning: the model of this night that the holdout has measured."""
+    config = night.config
+    if config.movie_features or config.user_features:
+        log.info("the refit begins anew: side features are part of a model's rows")
+        return COLD
+    start = _start(saved.load_model(uri), uri, night, prepared, keep_rating=1.0)
+    return replace(start, model_uri=None)
 
 
 def measured_uri(night: Night) -> str:
@@ -98,7 +113,9 @@ def _check_unseen(uri: str, night: Night, valid: pl.DataFrame) -> None:
         raise ValueError(f"{uri} may have seen {n_seen:,} of the {valid.height:,} held-out ratings")
 
 
-def _start(model: Model, uri: str, night: Night, prepared: Prepared) -> Start:
+def _start(
+    model: Model, uri: str, night: Night, prepared: Prepared, *, keep_rating: float = warm.KEEP_RATING
+) -> Start:
     _check_shape(model, night, prepared)
     user_rows = _rows(night.frame("users")["user_id"].head(prepared.n_users), model.users, "user_id")
     movie_rows = _rows(night.frame("movies")["movie_id"], model.movies, "movie_id")
@@ -114,7 +131,7 @@ def _start(model: Model, uri: str, night: Night, prepared: Prepared) -> Start:
     )
 
     def rating(network: Network) -> None:
-        warm.carry_over(network, earlier, user_rows=user_rows, movie_rows=movie_rows)
+        warm.carry_over(network, earlier, user_rows=user_rows, movie_rows=movie_rows, keep=keep_rating)
 
     def ranking(initial: RankingModel) -> RankingModel:
         assert model.ranking is not None

@@ -64,11 +64,13 @@ class RankingConfig:
     batch_users: int = 128
     """Users in a step where there are few of them."""
 
-    max_batch_users: int = 1024
-    """Users in a step where there are many: the batch grows until 5 steps see every user."""
+    max_batch_users: int = 256
+    """Users in a step where there are many: the batch grows until 5 steps see every user. In the same time, twice
+    the steps with 256 ranked better than 512 or 1,024 (24.8 million generated ratings)."""
 
     learning_rate: float = 0.007
-    """Adam's step at the start; it falls linearly to nothing."""
+    """Adam's step at the start, with `batch_users` in a batch, and in proportion to the root of more; it falls
+    linearly to nothing."""
 
     init_std: float = 0.1
     """Spread of the random embeddings."""
@@ -286,8 +288,9 @@ class _Course:
 
     def take_step(self) -> Tensor:
         """One step of Adam; returns this process's part of the loss."""
+        peak = self.config.learning_rate * max(1.0, self.n_batch / self.config.batch_users) ** 0.5
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * (1 - _FALL * self.step / self.config.n_steps)
+            group["lr"] = peak * (1 - _FALL * self.step / self.config.n_steps)
         loss = _next_ratings_loss(
             self.side.added_to(self.model, generator=self.generator) if self.side else self.model,
             self.history,

@@ -63,10 +63,13 @@ class Model:
         return next(self.network.parameters()).device
 
 
-def save_model(uri: str, model: Model) -> None:
-    """Write a model under a URI; the description last, so that a folder with one is whole."""
+def save_model(uri: str, model: Model, *, for_warm_start: bool = False) -> None:
+    """Write a model under a URI; the description last, so that a folder with one is whole.
+
+    for_warm_start: with what a training needs to go on from it.
+    """
     _write_tensors(uri, "network", model.network.state_dict())
-    if model.config.warm_start and model.network.unfinished:
+    if for_warm_start and model.network.unfinished:
         _write_tensors(uri, "unfinished", model.network.unfinished)
     if model.ranking is not None:
         _write_tensors(uri, "ranking", model.ranking.tensors())

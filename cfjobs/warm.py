@@ -5,6 +5,8 @@ is left behind. Everything that is not a row of a user or a movie is taken as it
 
     row = keep x earlier row + (1 - keep) x initial row      for embeddings; biases are kept whole
 
+A refit goes on from the model of the same night, so its rating network keeps all.
+
 Earlier rows taken whole would fit the earlier ratings ever closer from night to night and rank worse than a cold
 start; drawn back, they find the way again in few steps. Source: Ash and Adams, "On warm-starting neural network
 training" (2020), shrink and perturb; the shares were chosen by bench/warm_start.py.
@@ -35,7 +37,7 @@ class Start:
 
 COLD = Start()
 
-_KEEP_RATING = 0.7
+KEEP_RATING = 0.7
 _KEEP_RANKING = 0.3
 
 
@@ -46,7 +48,7 @@ def carry_over(
     *,
     user_rows: Tensor,
     movie_rows: Tensor,
-    keep: float = _KEEP_RATING,
+    keep: float = KEEP_RATING,
 ) -> None:
     """Put the rows of an earlier model into a network of the same kind that has begun its training.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cfjobs import models, train
+from cfjobs import batches, models, train
 from cfjobs.config import Config
 from cfjobs.errors import InputError, TrainingDiverged
 from cfjobs.models.network import Network, RatingRange
@@ -133,7 +133,7 @@ def test_predictions_stay_in_the_rating_range_for_any_batch_size() -> None:
 
 def test_one_cycle_rises_to_the_peak_and_falls_to_nothing() -> None:
     config = Config(learning_rate=0.1, epochs=4)
-    rates = [rate for rate, _ in train.learning_rates(config, epochs=4, steps_per_epoch=25)]
+    rates = [rate for rate, _ in batches.learning_rates(config, epochs=4, steps_per_epoch=25)]
     assert len(rates) == 100
     assert max(rates) == pytest.approx(0.1)
     assert rates.index(max(rates)) == 25
@@ -143,7 +143,7 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_nothing() -> None:
 def test_cosine_restarts_with_longer_cycles() -> None:
     config = Config(schedule="cosine", learning_rate=1.0, cycle_len=1, cycle_mult=2)
     rates = [
-        rate for rate, _ in itertools.islice(train.learning_rates(config, epochs=7, steps_per_epoch=10), 70)
+        rate for rate, _ in itertools.islice(batches.learning_rates(config, epochs=7, steps_per_epoch=10), 70)
     ]
     assert [step for step, rate in enumerate(rates) if math.isclose(rate, 1.0)] == [0, 10, 30]
 

@@ -62,7 +62,8 @@ def plan(config: Config, *, n_ratings: int, warm: bool = False, by_blocks: bool 
     blocks = _class(config.model).by_blocks if by_blocks else None
     if blocks is not None:
         batch_size, epochs = 0, config.epochs or blocks.epochs(n_ratings)
-        rate, l2 = config.learning_rate or blocks.learning_rate, blocks.l2 if config.l2 is None else config.l2
+        rate = config.learning_rate or blocks.learning_rate(epochs)
+        l2 = blocks.l2 if config.l2 is None else config.l2
     else:
         chosen = recipe(config)
         batch_size = config.batch_size or chosen.batch_size(n_ratings)

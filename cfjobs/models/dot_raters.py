@@ -31,7 +31,7 @@ _MOST_PAIRS = (
 
 class DotRaters(Network):
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.01, l2=0.2, steps=500, batches_per_epoch=40)
-    by_blocks: ClassVar[BlockRecipe | None] = BlockRecipe(learning_rate=0.05, l2=0.2)
+    by_blocks: ClassVar[BlockRecipe | None] = BlockRecipe(passes=12, rate=0.05, l2=0.2)
     forgotten: ClassVar[tuple[str, ...]] = ("user_as_rater.weight",)
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
@@ -52,7 +52,7 @@ class DotRaters(Network):
             n_users=self.n_users,
             n_movies=self.n_movies,
             at_most=min(self.settings.max_raters, max(8, _MOST_PAIRS // self.n_movies)),
-            lot=torch.randperm(self.n_users).numpy(),
+            order=torch.randperm(self.n_users).numpy(),
         )
         self.user_as_rater = self._table(self.n_users, scale=0.1 * _START).to(user_idx.device)
 
@@ -63,7 +63,7 @@ class DotRaters(Network):
             "movie.weight": self.movie.weight.detach().clone(),
             "user_as_rater.weight": self.user_as_rater.weight.detach(),
         }
-        self.movie.weight[:-1] += self.sums().sums(self.user_as_rater.weight)
+        self.movie.weight[:-1] += self._final_sums()
         del self.user_as_rater
         self.raters = self._sums = None
 
@@ -92,6 +92,16 @@ class DotRaters(Network):
                 self.raters, n_users=self.n_users, n_movies=self.n_movies, device=self.movie.weight.device
             )
         return self._sums
+
+    def _final_sums(self) -> Tensor:
+        """The sums for good [M, W]."""
+        assert self.raters is not None, "training has not begun"
+        if self.movie.weight.device.type != "cpu":
+            return self.sums().sums(self.user_as_rater.weight)
+        found = torch.zeros_like(self._members(self.movie.weight[:-1]))
+        rater_UKW = self._members(self.user_as_rater.weight.detach()).numpy()
+        self.raters.add_up(rater_UKW, into=found.numpy())
+        return found.flatten(1)
 
     def block_rows(self) -> BlockRows | None:
         if self.raters is None:

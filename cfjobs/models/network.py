@@ -69,14 +69,22 @@ class Recipe:
 
 @dataclass(frozen=True)
 class BlockRecipe:
-    """How a network is trained well a rating at a time (see `blocks.py`), where the configuration leaves it open."""
+    """How a network is trained well a rating at a time (see `blocks.py`), where the configuration leaves it open.
 
-    learning_rate: float
+    passes: over 100,000 ratings, fewer where there are more. rate: the learning rate of so many passes, higher for fewer.
+    """
+
+    passes: int
+    rate: float
     l2: float
 
     def epochs(self, n_ratings: int) -> int:
-        """Passes over the ratings: fewer where there are more."""
-        return max(4, round(12 * (100_000 / max(n_ratings, 10_000)) ** 0.125))
+        """Passes over the ratings."""
+        wanted: float = self.passes * (100_000 / max(n_ratings, 50_000)) ** 0.2
+        return max(4, round(wanted))
+
+    def learning_rate(self, epochs: int) -> float:
+        return self.rate * math.sqrt(self.passes / max(epochs, 4))
 
 
 @dataclass(frozen=True)
