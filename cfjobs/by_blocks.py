@@ -28,15 +28,8 @@ _FIRST_A = 0.1  # squared gradients that a row starts with: bounds its first ste
 
 def by_blocks(network: Network, train: Examples, *, config: Config, processes: Processes) -> bool:
     """Whether this training goes a rating at a time: where it can, and no knob of batches is turned."""
-    rows = network.block_rows()
-    able = rows is not None and rows.range.raw is None and not network.side
     here = train.rating.device.type == "cpu" and processes.size == 1
-    unset = Config()
-    turned = any(
-        getattr(config, knob) != getattr(unset, knob)
-        for knob in ("optimizer", "steps", "batch_size", "weight_decay", "schedule", "momentum")
-    )
-    return able and here and not turned
+    return here and models.block_recipe(config) is not None and network.block_rows() is not None
 
 
 class ByBlocks(Course):

@@ -528,7 +528,8 @@ def lr_find(
 ) -> None:
     """Find a learning rate: the loss while the rate rises from step to step, as a plot and as two suggestions.
 
-    Trains the rating network for a few hundred steps on the ratings outside the holdout, and forgets it.
+    Trains the rating network by batches for a few hundred steps on the ratings outside the holdout, and forgets it.
+    A rate found here is for batches: set it together with optimizer=adam.
     """
     from cfjobs.explore import learning_rates_tried
 
@@ -570,13 +571,16 @@ _NO_MEMORY = ("memory", "failed to map segment", "can't start new thread")
 
 def main() -> NoReturn:
     """Run the command line; every explained end is one line and an exit code."""
+    code: str | int | None = 0
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             _among_processes()
         else:
             app()
+    except SystemExit as ended:
+        code = ended.code
     except CfjobsError as error:
-        sys.exit(_explain(error))
+        code = _explain(error)
     except (MemoryError, RuntimeError, ImportError) as error:
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _NO_MEMORY):
             raise
@@ -584,8 +588,18 @@ def main() -> NoReturn:
             f"cfjobs: out of memory ({usage.words()}): {plain(error)[:200]}; finished work is kept: rerun with more memory, or a lower shard_users or batch_size",
             file=sys.stderr,
         )
-        sys.exit(1)
-    sys.exit(0)
+        code = 1
+    _leave(code if isinstance(code, int) else int(bool(code)))
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: the threads of native libraries were seen to abort an interpreter that takes itself apart under them."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # whoever read it has gone
+        code = code or 1
+    os._exit(code)
 
 
 def _among_processes() -> NoReturn:

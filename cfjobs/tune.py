@@ -157,6 +157,7 @@ def tune(
     judged = judge(night)
     measure = judged.rmse if objective == "rmse" else judged.ndcg
     name = _name(night, objective)
+    begin = spelled_out(night.config, n_ratings=judged.kept.height)
     with _journal(storage.join(folder, f"{name}.journal")) as (file, upload):
         study = library.create_study(
             study_name=name,
@@ -165,10 +166,10 @@ def tune(
             load_if_exists=True,
         )
         if not study.trials:
-            study.enqueue_trial(own_knobs(night.config, objective))
+            study.enqueue_trial(own_knobs(begin, objective))
 
         def run(trial: "optuna.trial.Trial") -> float:
-            config = with_knobs(night.config, proposed(trial, night.config, objective))
+            config = with_knobs(night.config, proposed(trial, begin, objective))
             try:
                 return measure(config)
             except TrainingDiverged as error:
@@ -245,7 +246,7 @@ class Range:
 
 
 def space(config: Config, objective: Objective) -> dict[str, Range | list[int]]:
-    """What is searched, by the knob's name in the configuration. Only knobs that the objective depends on."""
+    """What is searched around a configuration that is spelled out, by the knob's name. Only knobs that the objective depends on."""
     if objective == "ndcg" and config.rank_by == "affinity":
         return {
             "ranking_factors": [32, 64, 128, 256],
@@ -255,25 +256,37 @@ def space(config: Config, objective: Objective) -> dict[str, Range | list[int]]:
             "taste": Range(0.0, 1.0, log=False),
             "history_dropout": Range(0.0, 0.8, log=False),
         }
-    recipe = models.recipe(config)
+    rate, l2 = config.learning_rate or 0.01, max(config.l2 or 0.0, 1e-4)
+    length = "steps" if config.steps else "epochs"
+    n = getattr(config, length) or 1
     return {
         "n_factors": [16, 32, 64, 128],
-        "learning_rate": Range(recipe.learning_rate / 5, recipe.learning_rate * 5),
-        "l2": Range(max(recipe.l2, 1e-4) / 10, max(recipe.l2, 1e-4) * 5),
-        "steps": Range(max(1, recipe.steps // 2), recipe.steps * 2),
+        "learning_rate": Range(rate / 5, rate * 5),
+        "l2": Range(l2 / 10, l2 * 5),
+        length: Range(max(1, n // 2), n * 2),
         "y_padding": Range(0.02, 1.5),
     }
 
 
+def spelled_out(config: Config, *, n_ratings: int) -> Config:
+    """The configuration with the rating network's knobs as this many ratings have them, where it leaves them open."""
+    by_blocks = models.block_recipe(config) is not None and train.resolve_device(config.device).type == "cpu"
+    plan = models.plan(config, n_ratings=n_ratings, by_blocks=by_blocks)
+    knobs: dict[str, Any] = {"learning_rate": plan.learning_rate, "l2": plan.l2}
+    if by_blocks or config.epochs:
+        knobs["epochs"] = plan.epochs
+    else:
+        knobs["steps"] = config.steps or models.recipe(config).steps
+    return config.model_copy(update=knobs)
+
+
 def own_knobs(config: Config, objective: Objective) -> dict[str, Any]:
     """The configuration's own values of the searched knobs, which are the first trial; those out of range are left open."""
-    recipe = models.recipe(config)
-    values = {name: getattr(config, name) for name in space(config, objective)}
-    values = {name: getattr(recipe, name) if value is None else value for name, value in values.items()}
     return {
-        name: values[name]
+        name: value
         for name, knob in space(config, objective).items()
-        if (values[name] in knob if isinstance(knob, list) else _within(values[name], knob))
+        if (value := getattr(config, name)) is not None
+        and (value in knob if isinstance(knob, list) else _within(value, knob))
     }
 
 
@@ -282,9 +295,8 @@ def _within(value: Any, knob: Range) -> bool:
 
 
 def with_knobs(config: Config, knobs: dict[str, Any]) -> Config:
-    """The configuration with these knobs; `steps` counts where `epochs` was given too."""
-    changed = config.model_dump() | knobs
-    return validated(changed | ({"epochs": None} if "steps" in knobs else {}))
+    """The configuration with these knobs."""
+    return validated(config.model_dump() | knobs)
 
 
 # The journal ----------------------------------------------------------------------------------------

@@ -135,18 +135,13 @@ def install(parts: Parts, folder: Path, environment: Mapping[str, str]) -> None:
     _run([sys.executable, "-m", "deploy.apply"], environment)
     _run([sys.executable, "-m", "deploy.leftovers"], environment)
     for queue in ("default", "gpu"):
-        command = [
-            sys.executable,
-            "-m",
-            "prefect",
-            "worker",
-            "start",
-            "--pool",
-            "cfjobs",
-            "--work-queue",
-            queue,
-        ]
-        parts.start(f"worker-{queue}", command, environment)
+        start_worker(parts, queue, environment)
+
+
+def start_worker(parts: Parts, queue: str, environment: Mapping[str, str]) -> None:
+    """A worker that takes the runs of one queue."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cfjobs", "--work-queue", queue]
+    parts.start(f"worker-{queue}", command, environment)
 
 
 def start_server(parts: Parts, environment: Mapping[str, str]) -> None:

@@ -26,6 +26,7 @@ from tests.faulty import FaultyProxy, Rule
 BEFORE, NIGHT = date(2026, 3, 1), date(2026, 3, 2)
 SETTINGS = [
     "epochs=3",
+    "optimizer=adam",  # slow enough to be hit in training
     "top_n=20",
     "n_factors=8",
     "ranking_factors=8",

@@ -275,7 +275,8 @@ def test_half_a_record_is_none_and_its_stage_runs_again(data_set: Path, tmp_path
     jobs.nightly(whole)
     prepared = jobs.prepare(broken)
     jobs.hold_out(broken, prepared)
-    trained = jobs.fit(broken, prepared, on="train")
+    share = jobs.fit(broken, prepared, on="train").share
+    trained = jobs.fit(broken, prepared, on="all", stop_share=share)
     jobs.score(broken, prepared, trained, jobs.shards(broken, prepared)[0])
     half = Path(broken.work) / f"{record}.json"
     half.write_bytes(half.read_bytes()[:20])

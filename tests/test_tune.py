@@ -91,7 +91,7 @@ def test_the_holdout_changes_nothing(data_set: Path, tmp_path: Path) -> None:
     ("objective", "rank_by"), [("ndcg", "affinity"), ("ndcg", "rating"), ("rmse", "affinity")]
 )
 def test_every_objective_has_knobs_that_the_configuration_takes(objective: Any, rank_by: Any) -> None:
-    config = Config(rank_by=rank_by)
+    config = tune.spelled_out(Config(rank_by=rank_by), n_ratings=100_000)
     knobs = tune.own_knobs(config, objective)
     assert knobs.keys() == tune.space(config, objective).keys()
     changed = tune.with_knobs(config, knobs)

@@ -119,8 +119,8 @@ def test_the_second_night_goes_on_from_the_first(nights: Path) -> None:
 
 
 def test_the_measured_model_has_not_seen_the_holdout(nights: Path) -> None:
-    """The published model, fitted on all ratings, is the start of the refit only."""
-    night, _ = begun(nights)
+    """The published model, fitted on all ratings, is the start of the refit only, of one that does not go on from tonight's."""
+    night, _ = begun(nights, WARM.model_copy(update={"warm_refit": False}))
     prepared = jobs.prepare(night)
     frame, held_out = night.frame("ratings"), night.frame("holdout")["held_out"]
     valid = frame.filter(held_out)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 from cfjobs.config import Config
 from cfjobs.errors import InputError
-from cfjobs.models.network import Network, Recipe, Settings
+from cfjobs.models.network import BlockRecipe, Network, Recipe, Settings
 
 _NOT_A_NETWORK = {"network", "side"}
 
@@ -57,9 +57,22 @@ class Plan:
     l2: float
 
 
+_KNOBS_OF_BATCHES = ("optimizer", "steps", "batch_size", "weight_decay", "schedule", "momentum")
+
+
+def block_recipe(config: Config) -> BlockRecipe | None:
+    """The recipe of a training a rating at a time; None where the network has none or a knob asks for batches."""
+    unset = Config()
+    turned = any(getattr(config, knob) != getattr(unset, knob) for knob in _KNOBS_OF_BATCHES)
+    more = config.processes > 1 or config.user_features or config.movie_features
+    if turned or more or isinstance(config.y_padding, str):
+        return None
+    return _class(config.model).by_blocks
+
+
 def plan(config: Config, *, n_ratings: int, warm: bool = False, by_blocks: bool = False) -> Plan:
     """The plan for this many training ratings. warm: of a training that goes on from an earlier model, `warm_share` of the epochs."""
-    blocks = _class(config.model).by_blocks if by_blocks else None
+    blocks = block_recipe(config) if by_blocks else None
     if blocks is not None:
         batch_size, epochs = 0, config.epochs or blocks.epochs(n_ratings)
         rate = config.learning_rate or blocks.learning_rate(epochs)

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, LogFilter
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.events.schemas.automations import EventTrigger
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Scheduled
 
 from deploy import serve
+from deploy.automations import automations
 from tests.conftest import ROOT
 
 QUICK: dict[str, Any] = {
@@ -36,7 +39,8 @@ QUICK: dict[str, Any] = {
     "ranking_steps": 20,
     "gate_beat_popularity": False,
 }
-LONG = QUICK | {"epochs": 3000, "patience": 0, "refit": False}
+SLOW = QUICK | {"optimizer": "adam", "epochs": 400, "patience": 0, "refit": False}
+LONG = SLOW | {"epochs": 3000}
 
 
 @dataclass
@@ -216,8 +220,7 @@ def test_a_refusal_is_a_failure_an_event_and_an_alert(installation: Installation
 
 
 def test_a_killed_training_is_replaced(installation: Installation) -> None:
-    slow = QUICK | {"epochs": 400, "patience": 0, "refit": False}
-    run = installation.start("nightly/nightly", run_date="2026-03-04", config=slow)
+    run = installation.start("nightly/nightly", run_date="2026-03-04", config=SLOW)
     training = installation.training_of("2026-03-04")
     for pid in processes(training.id):
         os.kill(pid, signal.SIGKILL)
@@ -229,8 +232,7 @@ def test_a_killed_training_is_replaced(installation: Installation) -> None:
 
 
 def test_a_server_that_restarts_in_the_middle_is_waited_for(installation: Installation) -> None:
-    slow = QUICK | {"epochs": 400, "patience": 0, "refit": False}
-    run = installation.start("nightly/nightly", run_date="2026-03-05", config=slow)
+    run = installation.start("nightly/nightly", run_date="2026-03-05", config=SLOW)
     installation.training_of("2026-03-05")
     server = installation.parts.running.pop("server")
     server.kill()
@@ -253,6 +255,53 @@ def test_a_cancelled_run_stops_within_seconds_and_frees_its_slot(installation: I
     again = installation.run("nightly/nightly", run_date="2026-03-06", config=QUICK | {"gate_override": True})
     assert again.state is not None
     assert again.state.is_completed(), again.state
+
+
+def test_a_run_that_no_worker_takes_is_late_and_told(installation: Installation) -> None:
+    client = installation.client
+    deployment = client.read_deployment_by_name("nightly/nightly")
+    due = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=1))
+    run = client.create_flow_run_from_deployment(deployment.id, state=due, work_queue_name="nobody")
+    until(
+        lambda: any(f"{run.name} is late" in alert for alert in installation.alerts), "the alert", seconds=90
+    )
+    found = client.read_flow_run(run.id)
+    assert found.state is not None
+    assert found.state.name == "Late"
+    client.delete_flow_run(run.id)
+
+
+def test_a_run_whose_worker_vanished_is_crashed_and_replaced(installation: Installation) -> None:
+    """Worker and process die at once, as with their machine; the silence that counts is cut short here."""
+    client = installation.client
+    deployed = next(a for a in automations({}) if "zombie" in a.name)
+    assert isinstance(deployed.trigger, EventTrigger)
+    sooner = deployed.trigger.model_copy(update={"within": timedelta(seconds=45)})
+    test = client.create_automation(deployed.model_copy(update={"name": "test", "trigger": sooner}))
+    run = installation.start("nightly/nightly", run_date="2026-03-07", config=LONG)
+    training = installation.training_of("2026-03-07")
+    of_run = f'"prefect.resource.id":"prefect.flow-run.{training.id}"'
+    until(
+        lambda: (
+            of_run in json.dumps(installation.events("prefect.flow-run.heartbeat"), separators=(",", ":"))
+        ),
+        "a heartbeat",
+        seconds=60,
+    )
+    worker = installation.parts.running.pop("worker-gpu")
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+    for pid in processes(training.id):
+        os.kill(pid, signal.SIGKILL)
+    ended = installation.end_of(training, seconds=150)
+    assert ended.state is not None
+    assert (ended.state.type, "no heartbeat for" in str(ended.state.message)) == (StateType.CRASHED, True)
+    client.delete_automation(test)
+    serve.start_worker(installation.parts, "gpu", installation.environment)
+    again = installation.training_of("2026-03-07")
+    assert again.id != training.id
+    client.set_flow_run_state(run.id, Cancelling())
+    assert installation.end_of(run).state_type == StateType.CANCELLED
 
 
 def test_everything_is_deployed_once_however_often(installation: Installation) -> None:
