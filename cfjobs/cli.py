@@ -570,6 +570,18 @@ _NO_MEMORY = ("memory", "failed to map segment", "can't start new thread")
 
 
 def main() -> NoReturn:
+    """Run the command line and end at once: the threads of native libraries were seen to abort an interpreter that
+    takes itself apart under them."""
+    code = run()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # whoever read it has gone
+        code = code or 1
+    os._exit(code)
+
+
+def run() -> int:
     """Run the command line; every explained end is one line and an exit code."""
     code: str | int | None = 0
     try:
@@ -589,17 +601,7 @@ def main() -> NoReturn:
             file=sys.stderr,
         )
         code = 1
-    _leave(code if isinstance(code, int) else int(bool(code)))
-
-
-def _leave(code: int) -> NoReturn:
-    """End at once: the threads of native libraries were seen to abort an interpreter that takes itself apart under them."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # whoever read it has gone
-        code = code or 1
-    os._exit(code)
+    return code if isinstance(code, int) else int(bool(code))
 
 
 def _among_processes() -> NoReturn:

@@ -13,7 +13,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cfjobs.cli import app, main, plain
+from cfjobs import cli
+from cfjobs.cli import app, plain
 
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a Typer of several commands is a group
 
@@ -33,10 +34,9 @@ def failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
             patch.setattr(sys, "argv", ["cfjobs", *map(str, arguments)])
             for name, value in environment.items():
                 patch.setenv(name, value)
-            with pytest.raises(SystemExit) as ended:
-                main()
+            ended = cli.run()
         printed = capsys.readouterr().err
-        assert ended.value.code == code, printed
+        assert ended == code, printed
         lines = [line for line in printed.splitlines() if line.startswith("cfjobs:")]
         assert len(lines) == 1, printed
         return lines[0]
