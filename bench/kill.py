@@ -2,6 +2,7 @@
 
     python bench/kill.py              # ten kills
     python bench/kill.py --kills 3
+    python bench/kill.py --flow       # the Prefect flow, on a server of its own; a few seconds a start
 
 A night runs in a process of its own that is killed at a random moment of its scoring and started again. Readers
 poll the published table meanwhile. Then: the files of the table hold the same bytes as those of the unkilled run
@@ -11,10 +12,14 @@ poll the published table meanwhile. Then: the files of the table hold the same b
 import argparse
 import hashlib
 import multiprocessing
+import os
 import random
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -26,6 +31,7 @@ from deltalake.exceptions import TableNotFoundError
 from cfjobs import jobs
 from cfjobs.config import Config
 from cfjobs.night import Scored
+from deploy import serve
 
 DATE = date(2026, 3, 1)
 CONFIG = Config(
@@ -51,21 +57,59 @@ def run_night(ratings: str, output: str, config: Config) -> None:
     jobs.nightly(jobs.start(ratings_uri=ratings, output=output, run_date=DATE, config=config))
 
 
+def run_flow(ratings: str, output: str, config: Config) -> None:
+    """The same as a run of the Prefect flow."""
+    from flows.nightly import nightly
+
+    nightly(ratings=ratings, output=output, run_date=DATE, config=config)
+
+
+@contextmanager
+def prefect_server(folder: Path) -> Iterator[None]:
+    """A Prefect server, which the flows of this process's children report to."""
+    folder.mkdir()
+    parts = serve.Parts(folder)
+    environment = serve.environment_of(folder, port=serve.free_port(0), s3_port=0)
+    told = {name: value for name, value in environment.items() if name.startswith("PREFECT_")}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ |= told | {"PREFECT_LOGGING_LEVEL": "ERROR"}
+    try:
+        serve.start_server(parts, environment)
+        yield
+    finally:
+        parts.end()
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
 def contents(output: str) -> tuple[str, ...]:
     """The published lists: a digest of each file, in order."""
     files = DeltaTable(f"{output}/top_n").file_uris()
     return tuple(sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files))
 
 
-def kill_and_compare(ratings: str, folder: Path, *, kills: int, seed: int) -> Outcome:
+def kill_and_compare(ratings: str, folder: Path, *, kills: int, seed: int, flow: bool = False) -> Outcome:
     """Publish a night without a kill, and one with them over another; hold them against each other."""
-    processes = multiprocessing.get_context("forkserver")  # imports once; each night is a fork of that
-    processes.set_forkserver_preload(["cfjobs.jobs", "bench.kill"])
+    if flow:
+        with prefect_server(folder / "prefect"):
+            return _kill_and_compare(ratings, folder, kills=kills, seed=seed, night=run_flow)
+    return _kill_and_compare(ratings, folder, kills=kills, seed=seed, night=run_night)
+
+
+def _kill_and_compare(
+    ratings: str, folder: Path, *, kills: int, seed: int, night: Callable[[str, str, Config], None]
+) -> Outcome:
+    # Imports once, each night is a fork of that; but Prefect does not take being forked.
+    processes = multiprocessing.get_context("forkserver" if night is run_night else "spawn")
+    if night is run_night:
+        multiprocessing.set_forkserver_preload(["cfjobs.jobs", "bench.kill"])
     random_ = random.Random(seed)
     unkilled, killed = str(folder / "unkilled"), str(folder / "killed")
 
     def begin(output: str, config: Config = CONFIG) -> multiprocessing.process.BaseProcess:
-        process = processes.Process(target=run_night, args=(ratings, output, config))
+        process = processes.Process(target=night, args=(ratings, output, config))
         process.start()
         return process
 
@@ -83,6 +127,8 @@ def kill_and_compare(ratings: str, folder: Path, *, kills: int, seed: int) -> Ou
     n_shards = _n_shards(ratings)
     try:
         for number in range(kills):
+            if number and night is run_flow:
+                print(f"killed {number} of {kills}", file=sys.stderr)
             process = begin(killed)
             wanted = len(finished) + random_.randint(1, max(1, (n_shards - 2) // kills))
             while process.is_alive() and len(_records(killed)) < wanted:
@@ -137,11 +183,12 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--flow", action="store_true", help="kill runs of the Prefect flow")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         data = sample.generate(n_users=200, n_movies=300, n_ratings=6_000, seed=7)
         data.ratings.write_parquet(f"{name}/ratings.parquet")
-        found = kill_and_compare(name, Path(name), kills=options.kills, seed=options.seed)
+        found = kill_and_compare(name, Path(name), kills=options.kills, seed=options.seed, flow=options.flow)
     print(
         f"{found.kills} kills in mid-scoring; {found.kept} shards were finished at the last, {found.redone} of them redone"
     )

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
 from bench.kill import kill_and_compare
 
 
+@pytest.mark.parametrize("flow", [False, True], ids=["alone", "prefect"])
 def test_killed_nights_publish_the_same_bytes_and_no_reader_sees_a_part(
-    data_set: Path, tmp_path: Path
+    data_set: Path, tmp_path: Path, flow: bool
 ) -> None:
-    found = kill_and_compare(str(data_set), tmp_path, kills=2, seed=0)
+    found = kill_and_compare(str(data_set), tmp_path, kills=2, seed=0, flow=flow)
     assert found.equal_files
     assert found.kept >= 2
     assert found.redone == 0
