@@ -63,6 +63,7 @@ class Retention(Record):
     files: int
     bytes: int
     models: list[str]
+    pages: list[str]
     work_folders: list[str]
 
 
@@ -215,11 +216,16 @@ def retain(
             and folder.rpartition("/")[2] < kept[0].run_date.isoformat()
             and folder not in {night.model_uri for night in kept}
         ]
+        pages = [
+            folder
+            for folder in _old_folders(output, "reports", before)
+            if kept and folder.rpartition("run_date=")[2] < kept[0].run_date.isoformat()
+        ]
         work = _old_folders(output, "_work", before)
         if not dry_run:
             for file in files:
                 storage.delete(file.uri)
-            for folder in (*models, *work):
+            for folder in (*models, *pages, *work):
                 storage.delete_under(folder)
     log.info("%d nights kept, %d removed, %d files", len(kept), len(gone), len(files))
     return Retention(
@@ -229,6 +235,7 @@ def retain(
         files=len(files),
         bytes=sum(file.size for file in files),
         models=models,
+        pages=pages,
         work_folders=work,
     )
 

@@ -105,11 +105,15 @@ def test_retention_keeps_what_readers_of_kept_versions_need(data_set: Path, outp
     assert storage.exists(abandoned)
 
     young = nights.retain(output, nights=2, min_age=timedelta(hours=48))
-    assert (young.files, young.models, young.work_folders) == (0, [], []), "all files are young"
+    assert (young.files, young.models, young.pages, young.work_folders) == (0, [], [], []), (
+        "all files are young"
+    )
 
     done = nights.retain(output, nights=2, min_age=timedelta(hours=48), now=NOW)
     assert not storage.exists(abandoned)
     assert len(done.models) == 2
+    assert [page.rpartition("run_date=")[2] for page in done.pages] == [str(day) for day in DAYS[:2]]
+    assert len(storage.list_files(storage.join(output, "reports"), suffix=".html")) == 2
     assert len(done.work_folders) == 1
     assert sorted(rows(output)["run_date"].unique()) == DAYS[2:]
     for night in kept:
