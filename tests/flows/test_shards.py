@@ -1,5 +1,8 @@
 """Where shards run: the same rows from a Ray cluster of several processes as from this one."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,11 +17,13 @@ SHARDS = QUICK.model_copy(update={"shard_users": 60, "runner": "ray", "refit": F
 
 @pytest.fixture
 def ray_of_two(prefect_server: str, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """A Ray cluster of two worker processes on this machine; its address."""
+    """A Ray cluster of two worker processes on this machine, which counts a GPU that is not there; its address."""
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    context = ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    context = ray.init(
+        num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False
+    )
     yield context.address_info["gcs_address"]
     ray.shutdown()
 
@@ -29,17 +34,38 @@ def test_a_ray_cluster_makes_the_same_rows(
     here = SHARDS.model_copy(update={"runner": "here"})
     run(data_set, str(tmp_path / "here"), config=here)
     night = start(
-        data_set, str(tmp_path / "ray"), config=SHARDS.model_copy(update={"ray_address": ray_of_two})
+        data_set,
+        str(tmp_path / "ray"),
+        config=SHARDS.model_copy(update={"ray_address": ray_of_two, "gpus_per_shard": 0.5}),
     )
     prepared = jobs.prepare(night)
     jobs.hold_out(night, prepared)
     trained = jobs.fit(night, prepared, on="train")
     monkeypatch.setattr(jobs, "score", _not_here)
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
+    with temporary_settings({PREFECT_API_URL: prefect_server}), free_gpus() as left:
         scored = score_all(night, prepared, trained)
     jobs.commit(night, prepared, trained, scored, metrics={}, verdict="no holdout", seconds={})
     assert len(scored) == 3
+    assert min(left) in {0.0, 0.5}, "shards took their share of the GPU"
     assert rows(str(tmp_path / "ray")).equals(rows(str(tmp_path / "here")))
+
+
+@contextmanager
+def free_gpus() -> Iterator[list[float]]:
+    """GPUs of the cluster that nobody had, looked at again and again meanwhile."""
+    import ray
+
+    stop, left = threading.Event(), list[float]()
+
+    def look() -> None:
+        while not stop.wait(0.05):
+            left.append(ray.available_resources().get("GPU", 0.0))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    yield left
+    stop.set()
+    thread.join()
 
 
 def _not_here(*_: object, **__: object) -> None:
