@@ -91,7 +91,9 @@ def our_night(ratings: Path, folder: Path) -> Row:
     command = ["-m", "cfjobs", "nightly", "--ratings", str(ratings.parent), "--output", str(folder / "out")]
     done = _process([*command, "--run-date", "2026-01-01", "--json"])
     published = json.loads(done.pop("printed"))
-    return done | {"stages": published["seconds"], "ndcg_at_10": published["metrics"]["ndcg_at_10"]}
+    metrics = published["metrics"]
+    told = ("ndcg_at_10", "ndcg_at_10_popular", "rmse", "rmse_bias_only")
+    return done | {"stages": published["seconds"]} | {name: metrics[name] for name in told}
 
 
 class _Clock:
@@ -173,6 +175,11 @@ def main() -> int:
             f"{row['system']:<12}{row['seconds']:>10.1f}{row['seconds'] / rows[-1]['seconds']:>8.2f}"
             f"{row['peak'] / 2**30:>10.2f}{row['ndcg_at_10']:>10.4f}   {stages}"
         )
+    ours = rows[0]
+    print(
+        f"\nthe popularity list's nDCG@10 {ours['ndcg_at_10_popular']:.4f}; "
+        f"RMSE {ours['rmse']:.4f}, of biases alone {ours['rmse_bias_only']:.4f}"
+    )
     return 0
 
 

@@ -38,6 +38,17 @@ def of_rating_network(config: Config) -> Footprint:
     return Footprint(_EXAMPLE, row * _PARAMETER, row * _PARAMETER)
 
 
+def of_dot_raters_by_blocks(config: Config) -> Footprint:
+    """Of `dot_raters` trained a rating at a time: no gradients of whole tables, moments for the raters' rows alone."""
+    row = 4 * config.ensemble * (config.n_factors + 1)
+    squares = 2 * 4 * config.ensemble
+    # Both tables, what the user's own part takes off, two moments, the best of both; and lot, ratings a step, first movie.
+    user = 7 * row + squares + 4 + 4 + 8
+    # The table, the sum, its gradient, the best; and last lot, weight, first user.
+    movie = 4 * row + squares + 4 + 4 + 8
+    return Footprint(_EXAMPLE - 8 + 12, user, movie, 2 * 4)
+
+
 def of_ranking_network(config: Config) -> Footprint:
     """Of the ranking network, which has no parameters for users and keeps no best weights."""
     parameters = 2 * config.ranking_factors + 1

@@ -3,6 +3,7 @@
 import gc
 import re
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,43 @@ def test_the_rating_network_holds_what_it_should(model: str, sizes: dict[str, in
     assert gauge.most == pytest.approx(told + layers, rel=0.03)
 
 
+def storages(found: object, seen: dict[int, int]) -> None:
+    """Bytes of every tensor and array below an object, each storage once, by address."""
+    if isinstance(found, Tensor):
+        seen[found.untyped_storage().data_ptr()] = found.untyped_storage().nbytes()
+    elif isinstance(found, np.ndarray):
+        seen[found.__array_interface__["data"][0]] = found.nbytes
+    elif isinstance(found, torch.nn.Module):
+        storages(list(found.parameters()), seen)
+    elif isinstance(found, (list, tuple)):
+        for part in found:
+            storages(part, seen)
+    elif isinstance(found, dict):
+        storages(list(found.values()), seen)
+    elif is_dataclass(found):
+        storages([getattr(found, part.name) for part in fields(found)], seen)
+
+
+@pytest.mark.parametrize("sizes", [SMALL, LARGE])
+def test_a_rating_at_a_time_holds_what_it_should(sizes: dict[str, int]) -> None:
+    config = Config(n_factors=32, epochs=3)
+    held: list[int] = []
+
+    class Look(Gauge):
+        def offer(self, state: Callable[[], State]) -> None:
+            seen: dict[int, int] = {}
+            storages(vars(state.__self__), seen)  # type: ignore[attr-defined]  # the course
+            held.append(sum(seen.values()))
+
+    torch.manual_seed(0)
+    settings = models.settings(config, y_range=(1, 5))
+    network = models.build("dot_raters", n_users=sizes["users"], n_movies=sizes["movies"], settings=settings)
+    valid = train.Examples(*(t[:50].clone() for t in pairs(sizes)))
+    train.fit(network, train.Examples(*pairs(sizes)), config=config, valid=valid, checkpoints=Look())
+    told = footprint.of_dot_raters_by_blocks(config).bytes(**sizes, pairs=sizes["ratings"])
+    assert max(held) == pytest.approx(told, rel=0.03)
+
+
 @pytest.mark.parametrize("sizes", [SMALL, LARGE])
 def test_the_ranking_network_holds_what_it_should(sizes: dict[str, int]) -> None:
     gauge = Gauge()
@@ -102,6 +140,11 @@ def test_the_ranking_network_holds_what_it_should(sizes: dict[str, int]) -> None
 
 def test_the_page_says_so_too() -> None:
     page = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
-    for found in (footprint.of_rating_network(Config()), footprint.of_ranking_network(Config())):
+    for footprint_of in (
+        footprint.of_rating_network,
+        footprint.of_dot_raters_by_blocks,
+        footprint.of_ranking_network,
+    ):
+        found = footprint_of(Config())
         for number in (found.rating, found.user, found.movie):
             assert re.search(rf"\b{number:,}\b", page), number
