@@ -54,7 +54,8 @@ class ByBlocks(Course):
         low, high = (float(end) for end in rows.range.bounds())
         self.low, self.span = np.float32(low), np.float32(high - low)
         if not warm:  # the mean rating, which the penalised biases would otherwise have to carry
-            share = (float(train.rating.mean()) - low) / (high - low)
+            share = (float(train.rating.mean()) - low) / max(high - low, 1e-6)
+            share = min(max(share, 0.01), 0.99)  # without a padding, all ratings may be at an end
             rows.offset.fill_(math.log(share / (1 - share)))
         self.rows = rows
         self.raters = rows.raters

@@ -167,3 +167,15 @@ def test_a_knob_of_batches_asks_for_batches(turned: dict[str, object]) -> None:
         network = begun(config)
         network.begin(data.user_idx, data.movie_idx)
         assert by_blocks(network, data, config=config, processes=ALONE) == wanted
+
+
+@pytest.mark.parametrize("y_range", [(5.0, 5.0), (1.0, 5.0)])
+def test_ratings_that_are_all_alike_are_learnt(y_range: tuple[float, float]) -> None:
+    """Without a padding, at the very end of the range."""
+    data = examples()
+    data = train.Examples(data.user_idx, data.movie_idx, torch.full_like(data.rating, 5.0))
+    config = Config(n_factors=D, epochs=5, y_padding=0.0)
+    settings = models.settings(config, y_range=y_range)
+    network = models.build("dot_raters", n_users=U, n_movies=M, settings=settings)
+    record = train.fit(network, data, config=config)
+    assert record[-1].train_loss < 0.05
