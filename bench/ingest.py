@@ -108,7 +108,8 @@ def pandas(folder: str) -> dict[str, Any]:
         )
         frame = frame.sort_values(["user_idx", "timestamp", "movie_idx"])
         by_user = frame.groupby("user_idx")["movie_idx"]
-        n_held_out = np.floor(by_user.transform("size") * 0.2 + 1e-9)
+        size = by_user.transform("size")
+        n_held_out = np.minimum(np.ceil(size * 0.2 - 1e-9), size - 1)
         held_out = by_user.cumcount(ascending=False) < n_held_out
     return measured | {"kept": len(frame), "held_out": int(held_out.sum())}
 

@@ -69,3 +69,12 @@ def test_the_benches_that_the_pages_name_run(name: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(DOCS.parent)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-1500:]
+
+
+def test_the_bench_of_ingest_agrees_with_pandas() -> None:
+    """On what is kept and what is held out; at this size it is no match for speed."""
+    command = [sys.executable, str(DOCS.parent / "bench" / "ingest.py"), "--rows", "20000"]
+    environment = os.environ | {"PYTHONPATH": str(DOCS.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "pandas" in done.stdout
+    assert "disagree" not in done.stdout + done.stderr
