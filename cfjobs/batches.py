@@ -24,7 +24,6 @@ from cfjobs.checkpoint import (
 from cfjobs.config import Config
 from cfjobs.course import Course, Examples, mean_squared_error
 from cfjobs.models.network import Network, lookup
-from cfjobs.processes import Processes
 
 _ONE_CYCLE_RISE = 0.25
 _ONE_CYCLE_START = 1 / 25
@@ -33,22 +32,9 @@ _ONE_CYCLE_START = 1 / 25
 class Batches(Course):
     """Ratings stay on the device as tensors; batches are cut by index from a new random order each epoch."""
 
-    def __init__(
-        self,
-        network: Network,
-        train: Examples,
-        *,
-        config: Config,
-        stop_share: float,
-        warm: bool,
-        processes: Processes,
-    ) -> None:
-        plan = models.plan(config, n_ratings=len(train), warm=warm)
-        super().__init__(
-            network, train, config=config, plan=plan, stop_share=stop_share, warm=warm, processes=processes
-        )
-        self.optimizer = optimizer_of(network, config)
-        self.generator = torch.Generator().manual_seed(config.seed)
+    def prepare(self) -> None:
+        self.optimizer = optimizer_of(self.network, self.config)
+        self.generator = torch.Generator().manual_seed(self.config.seed)
         self.shuffled = self.generator.get_state()  # as the epoch under way found it
 
     def run_epoch(self, checkpoints: Checkpoints) -> None:
@@ -158,7 +144,7 @@ def optimizer_of(network: Network, config: Config) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             parameters, lr=rate, momentum=config.momentum, weight_decay=config.weight_decay
         )
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(
         parameters, lr=rate, betas=(config.momentum, 0.99), weight_decay=config.weight_decay, fused=True
     )

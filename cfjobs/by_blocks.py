@@ -1,6 +1,6 @@
 """Training a rating at a time on a processor: the course of it. The loops are in `blocks.py`, with their source.
 
-The same model on any number of threads, and in an eighth of the time of batches or less (`bench/train_speed.py`).
+The same model on any number of threads. What it is worth beside batches: docs/decisions/0006-a-rating-at-a-time.md.
 """
 
 import math
@@ -35,25 +35,13 @@ def by_blocks(network: Network, train: Examples, *, config: Config, processes: P
 class ByBlocks(Course):
     """A step is a round of cells, after which, some times an epoch, the raters' rows take theirs."""
 
-    def __init__(
-        self,
-        network: Network,
-        train: Examples,
-        *,
-        config: Config,
-        stop_share: float,
-        warm: bool,
-        processes: Processes,
-    ) -> None:
-        plan = models.plan(config, n_ratings=len(train), warm=warm, by_blocks=True)
-        super().__init__(
-            network, train, config=config, plan=plan, stop_share=stop_share, warm=warm, processes=processes
-        )
+    def prepare(self) -> None:
+        network, train, config = self.network, self.train, self.config
         rows = network.block_rows()
         assert rows is not None
         low, high = (float(end) for end in rows.range.bounds())
         self.low, self.span = np.float32(low), np.float32(high - low)
-        if not warm:  # the mean rating, which the penalised biases would otherwise have to carry
+        if not self.warm:  # the mean rating, which the penalised biases would otherwise have to carry
             share = (float(train.rating.mean()) - low) / max(high - low, 1e-6)
             share = min(max(share, 0.01), 0.99)  # without a padding, all ratings may be at an end
             rows.offset.fill_(math.log(share / (1 - share)))

@@ -180,7 +180,7 @@ class Config(BaseModel):
         0.007,
         gt=0,
         le=10,
-        description="Adam's step of the ranking network at the start; it falls to nothing.",
+        description="Adam's step of the ranking network at the start, with up to 128 users in a step and in proportion to the root of more; it falls to nothing.",
     )
     recency_half: float = Field(
         5.0,

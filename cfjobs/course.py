@@ -74,6 +74,11 @@ class Course(ABC):
         self.record: list[Epoch] = []
         self.best_loss, self.best_epoch = math.inf, 0
         self.best_weights: dict[str, Tensor] | None = None
+        self.prepare()
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make what the steps need."""
 
     @abstractmethod
     def run_epoch(self, checkpoints: Checkpoints) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from cfjobs import models
 from cfjobs.batches import Batches
 from cfjobs.by_blocks import ByBlocks, by_blocks
 from cfjobs.checkpoint import NO_CHECKPOINTS, Checkpoints
@@ -61,11 +62,16 @@ def fit(
     network.begin(train.user_idx, train.movie_idx)
     if start is not None:
         start(network)
-    kind: type[ByBlocks] | type[Batches] = (
-        ByBlocks if by_blocks(network, train, config=config, processes=processes) else Batches
-    )
-    course = kind(
-        network, train, config=config, stop_share=stop_share, warm=start is not None, processes=processes
+    blocks = by_blocks(network, train, config=config, processes=processes)
+    warm = start is not None
+    course = (ByBlocks if blocks else Batches)(
+        network,
+        train,
+        config=config,
+        plan=models.plan(config, n_ratings=len(train), warm=warm, by_blocks=blocks),
+        stop_share=stop_share,
+        warm=warm,
+        processes=processes,
     )
     if (state := checkpoints.last(course.facts())) is not None:
         course.restore(state)
