@@ -11,9 +11,10 @@ from cfjobs import evaluate, models, train
 from cfjobs.checkpoint import NO_CHECKPOINTS, Checkpoints
 from cfjobs.config import Config
 from cfjobs.features import Features
+from cfjobs.fit_ranking import fit_ranking
 from cfjobs.models.network import Network
 from cfjobs.processes import ALONE, Processes
-from cfjobs.ranking import History, RankingConfig, RankingModel, fit_ranking
+from cfjobs.ranking import History, RankingConfig, RankingModel
 from cfjobs.warm import COLD, Start
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """What a training holds in memory, in bytes: derived from the code, held to by tests/test_footprint.py.
 
-A parameter costs 20 bytes: float32 for itself, its gradient, Adam's two moments, and the best weights so far.
+A parameter trained by batches costs 20 bytes: float32 for itself, its gradient, Adam's two moments, and the best weights so far.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def of_dot_raters_by_blocks(config: Config) -> Footprint:
 
 
 def of_ranking_network(config: Config) -> Footprint:
-    """Of the ranking network, which has no parameters for users and keeps no best weights."""
-    parameters = 2 * config.ranking_factors + 1
+    """Of the ranking network: no parameters for users, no gradients of whole tables, no best weights."""
+    row = 4 * (2 * config.ranking_factors + 1)
     user = 8 + 4 + 8 + 8  # where the history begins, the mean, a place among the users and in the queue
-    return Footprint(_EVENT, user, parameters * (_PARAMETER - 4) + 4)
+    return Footprint(_EVENT, user, 3 * row + 4)  # itself, two moments; the popularity

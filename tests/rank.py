@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cfjobs import ranking, train
+from cfjobs import fit_ranking, ranking, train
 from cfjobs.config import Config
 from cfjobs.processes import Processes, joined
 from tests.test_train import checkerboard, network
@@ -44,7 +44,7 @@ def ranker(processes: Processes) -> ranking.RankingModel:
     rating = torch.from_numpy(rng.integers(1, 6, 2_000).astype(np.float32))
     history = ranking.History.from_ratings(user, movie, rating, torch.arange(2_000), n_users=200)
     config = ranking.RankingConfig(n_factors=8, n_steps=40, batch_users=33)
-    return ranking.fit_ranking(history, n_movies=60, config=config, seed=5, processes=processes)
+    return fit_ranking.fit_ranking(history, n_movies=60, config=config, seed=5, processes=processes)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from cfjobs import jobs, models, ranking, storage, train
+from cfjobs import fit_ranking, jobs, models, ranking, storage, train
 from cfjobs.checkpoint import Checkpoints, State
 from cfjobs.config import Config
 from cfjobs.features import Features
@@ -87,7 +87,7 @@ def test_a_killed_ranking_training_ends_with_the_same_bits() -> None:
 
     def fit(checkpoints: Checkpoints) -> None:
         ended.append(
-            ranking.fit_ranking(history, n_movies=60, config=config, seed=5, checkpoints=checkpoints)
+            fit_ranking.fit_ranking(history, n_movies=60, config=config, seed=5, checkpoints=checkpoints)
         )
 
     fit(Shelf().checkpoints())
@@ -112,7 +112,7 @@ def test_side_features_are_part_of_a_checkpoint(what: str) -> None:
                 learn.user_idx, learn.movie_idx, learn.rating, torch.arange(1_000), n_users=U
             )
             small = ranking.RankingConfig(n_factors=8, n_steps=12)
-            found = ranking.fit_ranking(
+            found = fit_ranking.fit_ranking(
                 history, n_movies=M, config=small, features=features, checkpoints=checkpoints
             )
             ended.append(found.tensors())

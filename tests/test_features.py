@@ -15,8 +15,9 @@ from cfjobs.checkpoint import Checkpoints
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.features import Encoding, Features
+from cfjobs.fit_ranking import fit_ranking
 from cfjobs.models.network import UNKNOWN, Network
-from cfjobs.ranking import History, RankingConfig, RankingModel, fit_ranking
+from cfjobs.ranking import History, RankingConfig, RankingModel
 from cfjobs.score import Pairs, top_n
 from tests.test_checkpoint import Shelf, killed_and_resumed
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cfjobs import footprint, models, ranking, train
+from cfjobs import fit_ranking, footprint, models, ranking, train
 from cfjobs.checkpoint import Checkpoints, State
 from cfjobs.config import Config
 
@@ -128,7 +128,7 @@ def test_the_ranking_network_holds_what_it_should(sizes: dict[str, int]) -> None
     history = ranking.History.from_ratings(
         *pairs(sizes), torch.arange(sizes["ratings"]), n_users=sizes["users"]
     )
-    ranking.fit_ranking(
+    fit_ranking.fit_ranking(
         history,
         n_movies=sizes["movies"],
         config=ranking.RankingConfig(n_factors=32, n_steps=3),
