@@ -69,6 +69,7 @@ class ByBlocks(Course):
             "movie": torch.full((n_movies, n_members, 2), _FIRST_A),
         }
         self.sums = torch.zeros_like(rows.movie)
+        self.summed = False  # whether they are those of the raters' rows as they are
         self.gradients = torch.zeros_like(rows.movie)
         self.own = torch.zeros_like(rows.x)
         self.moments = {"first": torch.zeros_like(rows.x), "second": torch.zeros_like(rows.x)}
@@ -79,14 +80,14 @@ class ByBlocks(Course):
         order = np.random.default_rng([self.config.seed, self.epoch]).permutation(n_blocks)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="train") as pool:
             while self.step < n_blocks:
-                if self.step % self.rounds_a_step == 0:
+                if not self.summed:
                     self._sum_raters(pool)
                 self._round(pool, int(order[self.step]))
                 self.step += 1
                 if self.step % self.rounds_a_step == 0 or self.step == n_blocks:
                     self._step_raters(pool)
                     checkpoints.offer(self.state)
-            self._sum_raters(pool)
+            self._sum_raters(pool)  # for the loss, and for the next epoch
 
     @property
     def rate(self) -> float:
@@ -117,6 +118,7 @@ class ByBlocks(Course):
         raters = self.raters
         arrays = (self.sums.numpy(), self.rows.x.numpy(), raters.users, raters.first_user, raters.weight)
         _over(pool, self.network.n_movies, lambda *part: blocks.sum_raters(*arrays, *part))
+        self.summed = True
 
     def _step_raters(self, pool: ThreadPoolExecutor) -> None:
         raters, (beta_1, beta_2) = self.raters, _RATER_BETAS
@@ -139,6 +141,7 @@ class ByBlocks(Course):
             ),
         )  # fmt: skip
         self.gradients.zero_()
+        self.summed = False
 
     def loss(self, examples: Examples) -> float:
         rows, (clip_low, clip_high) = self.rows, self.network.settings.y_range

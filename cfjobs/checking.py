@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
 from cfjobs import storage, tables
+from cfjobs.ahead import ahead
 from cfjobs.errors import GateRefused
 from cfjobs.gate import list_faults
 from cfjobs.night import Night, Prepared, Scored, Shard
@@ -23,61 +25,70 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
 
     Raises GateRefused for a broken list, which nothing overrides.
     """
-    ratings = SortedFile(
-        storage.join(night.work, "ratings.parquet"), key="user_idx", columns=["user_idx", "movie_idx"]
-    )
-    user_ids = TableFile(storage.join(night.work, "users.parquet"), columns=["user_id"])
-    movie_ids = night.frame("movies", ["movie_id"])["movie_id"]
     n_rows = n_lists = 0
     for shard, record in zip(shards(night, prepared), scored, strict=True):
-        ids = user_ids.rows(shard.start, shard.stop)["user_id"]
         after = 0
-        for part in (Part(**part) for part in record.parts):
-            n_read = 0
-            for rows in _blocks(night, part):
-                users, faults = _users(rows, ids, shard, after=after)
-                here = ratings.between(users.start, users.stop)
-                seen = pl.DataFrame(
-                    {
-                        "user_id": ids[here["user_idx"] - shard.start],
-                        "movie_id": movie_ids[here["movie_idx"]],
-                    }
-                )
-                faults += list_faults(rows, seen=seen, top_n=night.config.top_n, y_range=prepared.y_range)
-                _refuse(part.path, faults)
-                after, n_read = users.stop - shard.start, n_read + rows.height
-                n_lists += rows["user_id"].n_unique()
-            _refuse(
-                part.path, [f"{n_read:,} rows are there, {part.rows:,} were written"] * (n_read != part.rows)
+        n_left = {part.path: part.rows for part in _parts(record)}
+        for block in ahead(_blocks(night, shard, record)):
+            faults = block.faults(after=after)
+            faults += list_faults(
+                block.rows, seen=block.seen, top_n=night.config.top_n, y_range=prepared.y_range
             )
-            n_rows += n_read
+            _refuse(block.path, faults)
+            after = block.users.stop - shard.start
+            n_left[block.path] -= block.rows.height
+            n_rows, n_lists = n_rows + block.rows.height, n_lists + block.rows["user_id"].n_unique()
+        for path, n in n_left.items():
+            _refuse(path, [f"{abs(n):,} rows {'fewer' if n > 0 else 'more'} than were written"] * (n != 0))
     log.info("checked %d rows of %d lists", n_rows, n_lists)
     return n_rows
 
 
-def _blocks(night: Night, part: Part) -> Iterator[pl.DataFrame]:
-    """The rows of a part, whole row groups at a time."""
-    columns = [column.name for column in tables.TOP_N.columns if column.name != tables.RUN_DATE]
-    return TableFile(storage.join(night.output, tables.TOP_N.name, part.path), columns=columns).blocks(
-        BLOCK_ROWS
+@dataclass(frozen=True)
+class _Block:
+    """Some whole row groups of a part, and what its users have rated."""
+
+    path: str
+    rows: pl.DataFrame
+    shard: Shard
+    ids: pl.Series  # of the shard's users, ascending
+    users: range  # of these rows, by the first and the last of them
+    seen: pl.DataFrame  # user_id, movie_id
+
+    def faults(self, *, after: int) -> list[str]:
+        """What is wrong with the users. after: where those of the block before end in the shard."""
+        listed = self.rows["user_id"]
+        faults = []
+        if n := int((~listed.is_in(self.ids.implode())).sum()):
+            faults.append(f"{n:,} rows are of users of another shard")
+        if not listed.is_sorted():
+            faults.append("the users are not in order")
+        if self.users.start - self.shard.start < after:
+            faults.append("a user is in two parts")
+        return faults
+
+
+def _blocks(night: Night, shard: Shard, record: Scored) -> Iterator[_Block]:
+    """What was written of a shard, read back."""
+    rated = SortedFile(
+        storage.join(night.work, "ratings.parquet"), key="user_idx", columns=["user_idx", "movie_idx"]
     )
+    user_ids = TableFile(storage.join(night.work, "users.parquet"), columns=["user_id"])
+    movie_ids = night.frame("movies", ["movie_id"])["movie_id"]
+    ids = user_ids.rows(shard.start, shard.stop)["user_id"]
+    columns = [column.name for column in tables.TOP_N.columns if column.name != tables.RUN_DATE]
+    for path in (part.path for part in _parts(record)):
+        file = TableFile(storage.join(night.output, tables.TOP_N.name, path), columns=columns)
+        for rows in file.blocks(BLOCK_ROWS):
+            first, last = (int(ids.search_sorted(id_)) for id_ in (rows["user_id"][0], rows["user_id"][-1]))
+            users = range(shard.start + first, shard.start + min(last + 1, ids.len()))
+            here = rated.between(users.start, users.stop)
+            seen = {"user_id": ids[here["user_idx"] - shard.start], "movie_id": movie_ids[here["movie_idx"]]}
+            yield _Block(path, rows, shard, ids, users, pl.DataFrame(seen))
 
 
-def _users(rows: pl.DataFrame, ids: pl.Series, shard: Shard, *, after: int) -> tuple[range, list[str]]:
-    """The rows of the users in a block, and what is wrong with them.
-
-    ids: of the shard's users, ascending. after: where the users of the block before end among them.
-    """
-    listed = rows["user_id"]
-    first, last = (int(ids.search_sorted(value)) for value in (listed[0], listed[-1]))
-    faults = []
-    if n := int((~listed.is_in(ids.implode())).sum()):
-        faults.append(f"{n:,} rows are of users of another shard")
-    if not listed.is_sorted():
-        faults.append("the users are not in order")
-    if first < after:
-        faults.append("a user is in two parts")
-    return range(shard.start + first, shard.start + min(last + 1, ids.len())), faults
+def _parts(record: Scored) -> list[Part]:
+    return [Part(**part) for part in record.parts]
 
 
 def _refuse(what: str, faults: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ Every figure is a sum over users of what one user contributes, so no batch size 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -174,17 +175,27 @@ def bias_only(training: Holdout, asked: Holdout, *, n_users: int, n_movies: int)
 
     deviation = sum of residuals / (number + DAMPING), as the bias model of LensKit: unknown ones are 0.
     """
-    rating = training.rating.astype(np.float64)
-    mean = rating.mean()
-    of_movie = _damped(training.movie_idx, rating - mean, n_movies)
-    of_user = _damped(training.user_idx, rating - mean - of_movie[training.movie_idx], n_users)
+    user, movie = training.user_idx, training.movie_idx
+    mean = float(training.rating.mean(dtype=np.float64))
+    of_movie, of_user = _damped_deviations(user, movie, training.rating, mean, n_users, n_movies, DAMPING)
     found: NDArray[np.float64] = mean + of_movie[asked.movie_idx] + of_user[asked.user_idx]
     return found
 
 
-def _damped(idx: NDArray[np.int32], residual: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = _sums(idx, residual, size) / (np.bincount(idx, minlength=size) + DAMPING)
-    return found
+@numba.njit(nogil=True, cache=True)
+def _damped_deviations(user, movie, rating, mean, n_users, n_movies, damping):  # type: ignore[no-untyped-def]
+    """Compiled: as array operations it would take several copies of the ratings."""
+    of_movie, movie_n = np.zeros(n_movies), np.full(n_movies, damping)
+    of_user, user_n = np.zeros(n_users), np.full(n_users, damping)
+    for t in range(len(rating)):
+        of_movie[movie[t]] += rating[t] - mean
+        movie_n[movie[t]] += 1
+    of_movie /= movie_n
+    for t in range(len(rating)):
+        of_user[user[t]] += rating[t] - mean - of_movie[movie[t]]
+        user_n[user[t]] += 1
+    of_user /= user_n
+    return of_movie, of_user
 
 
 # Lists ----------------------------------------------------------------------------------------------

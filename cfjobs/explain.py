@@ -171,7 +171,7 @@ def _order(model: Model, rated: pl.DataFrame, *, user: str) -> list[int]:
     """Every movie that could be in the user's list, best first."""
     row = 0 if model.ranking is not None else _row(model.users["user_id"], user, "user")
     mine = rated.select(pl.lit(row, pl.Int32).alias("user_idx"), "movie_idx", "rating")
-    (batch,) = lists.best(model, mine, users=range(row, row + 1), n=model.movies.height)
+    (batch,) = lists.best(lists.ask(model, mine, users=range(row, row + 1)), n=model.movies.height)
     return [movie for movie in batch.movie_idx[0].tolist() if movie != NO_MOVIE]
 
 

@@ -58,7 +58,6 @@ from cfjobs.night import Night, Prepared, Published, Scored, Trained
 from cfjobs.processes import current, under_torchrun
 from cfjobs.publish import Part
 from cfjobs.saved import Model
-from cfjobs.score import Pairs
 from cfjobs.scoring import score, scored_already, shards, top_n_schema
 
 log = logging.getLogger(__name__)
@@ -377,13 +376,13 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
     test = night.frame("ratings").filter(held_out).filter(known)
     test_examples = fitting.examples(test, model.device)
     predicted = train.predict(model.network, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
-    seen = Pairs.of(kept["user_idx"].to_numpy(), kept["movie_idx"].to_numpy(), n_users=prepared.n_users)
+    asked = lists.ask(model, kept, users=range(prepared.n_users))
     measures = evaluate.measures(
         holdout=evaluate.Holdout.of(test),
         training=evaluate.Holdout.of(kept),
         predicted=predicted,
-        lists=lists.best(model, kept, users=range(prepared.n_users), n=evaluate.K),
-        popular=lists.popular(model, seen, n=evaluate.K),
+        lists=lists.best(asked, n=evaluate.K),
+        popular=lists.popular(model, asked.seen, n=evaluate.K),
         relevant_rating=fitting.relevant_rating(config, y_range=prepared.y_range),
         candidates=lists.candidates(model),
         n_users=prepared.n_users,

@@ -51,44 +51,51 @@ class Batch(Lists):
     by_model: NDArray[np.bool_]
 
 
-def best(
-    model: Model,
-    ratings: pl.DataFrame,
-    *,
-    users: range,
-    n: int,
-    limits: Limits | None = None,
-    **engine: Any,
-) -> Iterator[Batch]:
-    """The lists of consecutive users, batch after batch.
+@dataclass(frozen=True)
+class Asked:
+    """Consecutive users, and all that their lists take."""
+
+    model: Model
+    users: range
+    seen: Pairs  # never listed; row 0 is the first of the users
+    by_model: NDArray[np.bool_]  # [B]
+    scores: DotScores | MlpScores | None  # None where the model ranks for none of them
+    limits: Limits
+
+
+def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | None = None) -> Asked:
+    """Make ready for the lists of consecutive users.
 
     ratings: user_idx, movie_idx, rating, sorted by user and time: what these users have seen, and their history.
     users: rows that the network either all knows or all does not know. limits: without them, whatever has enough
-    ratings; row 0 of their pairs is the first of these users. engine: further options of `score.top_n`.
+    ratings; row 0 of their pairs is the first of these users.
     """
     limits = limits or Limits(listed=candidates(model))
     mine = of_users(ratings, users)
     seen = Pairs.of(mine["user_idx"].to_numpy(), mine["movie_idx"].to_numpy(), n_users=len(users))
     if limits.excluded is not None:
         seen = seen.joined(limits.excluded)
-    modelled = _ranked_by_model(model, mine, users=users)
-    if not modelled.any():
-        yield from popular(model, seen, n=n, first_user=users.start, limits=limits)
+    by_model = _ranked_by_model(model, mine, users=users)
+    return Asked(
+        model, users, seen, by_model, scores(model, mine, users=users) if by_model.any() else None, limits
+    )
+
+
+def best(asked: Asked, *, n: int, **engine: Any) -> Iterator[Batch]:
+    """The lists of these users, batch after batch. engine: further options of `score.top_n`."""
+    model, seen, limits, first_user = asked.model, asked.seen, asked.limits, asked.users.start
+    if asked.scores is None:
+        yield from popular(model, seen, n=n, first_user=first_user, limits=limits)
         return
     order = _by_popularity(model, limits)
     found = top_n(
-        scores(model, mine, users=users),
-        n=n,
-        seen=seen,
-        candidates=limits.listed,
-        min_score=limits.min_score,
-        **engine,
+        asked.scores, n=n, seen=seen, candidates=limits.listed, min_score=limits.min_score, **engine
     )
     for lists in found:
-        own = modelled[lists.first_user : lists.first_user + len(lists.movie_idx)]
+        own = asked.by_model[lists.first_user : lists.first_user + len(lists.movie_idx)]
         for row in np.flatnonzero(~own).tolist():
             _fill(lists, row, order, seen.of_user(lists.first_user + row), model)
-        yield Batch(lists.first_user + users.start, lists.movie_idx, lists.score, own)
+        yield Batch(lists.first_user + first_user, lists.movie_idx, lists.score, own)
 
 
 def scores(model: Model, ratings: pl.DataFrame, *, users: range) -> DotScores | MlpScores:
@@ -137,7 +144,7 @@ def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
         torch.from_numpy(known).to(device),
         torch.from_numpy(movie_idx.astype(np.int64)).to(device),
     )
-    source = np.where(batch.by_model[place], tables.SOURCE_MODEL, tables.SOURCE_POPULAR)
+    by_model = pl.Series(batch.by_model[place])
     return pl.DataFrame(
         {
             "user_id": user_ids[user_idx],
@@ -145,8 +152,12 @@ def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
             "movie_id": model.movies["movie_id"][movie_idx],
             "score": batch.score[place, column],
             "predicted_rating": predicted.cpu().numpy(),
-            "source": source,
         }
+    ).with_columns(
+        pl.when(by_model)
+        .then(pl.lit(tables.SOURCE_MODEL))
+        .otherwise(pl.lit(tables.SOURCE_POPULAR))
+        .alias("source")
     )
 
 

@@ -113,7 +113,7 @@ def fold_in(
     one = one_user.read(ratings_of, user=user, config=model.config, model=model)
     known, unknown = one_user.known_movies(one, model)
     alone = one_user.model_of(one, known, model)
-    batch = next(lists.best(alone, known, users=range(1), n=model.config.top_n))
+    batch = next(lists.best(lists.ask(alone, known, users=range(1)), n=model.config.top_n))
     frame = lists.rows(batch, alone, alone.users["user_id"])
     source = frame["source"][0] if frame.height else tables.SOURCE_MODEL
     return UserList(one.user, night["run_date"], source, _with_titles(frame, model.movies), tuple(unknown))

@@ -13,13 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Self, TypeVar
+from typing import Self
 from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
 
 from cfjobs import lists, publish, storage, tables, train
+from cfjobs.ahead import ahead
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.lists import Batch, Limits
@@ -147,9 +148,7 @@ class _Chunk:
 
     users: range
     user_ids: pl.Series
-    model: Model
-    ratings: pl.DataFrame
-    limits: Limits
+    asked: lists.Asked
 
 
 @dataclass(frozen=True)
@@ -192,13 +191,10 @@ class _Work:
     def batches(self, shard: Shard) -> Iterator[tuple[_Chunk, Batch]]:
         """The lists of a shard's users; the first user of a batch is counted from its chunk's first."""
         kept = Kept()
-        for chunk in _ahead(lambda users: self._chunk(users, cold=shard.cold), self._ranges(shard)):
+        for chunk in ahead(self._chunk(users, cold=shard.cold) for users in self._ranges(shard)):
             found = lists.best(
-                chunk.model,
-                chunk.ratings,
-                users=range(len(chunk.users)),
+                chunk.asked,
                 n=self.config.top_n,
-                limits=chunk.limits,
                 threads=self.config.threads,
                 memory_gb=self.room.engine / _GB,
                 kept=kept,
@@ -208,7 +204,7 @@ class _Work:
 
     def write(self, writer: PartsWriter, chunk: _Chunk, batch: Batch) -> None:
         """Make rows of `top_n` of a batch and hand them to the writer."""
-        writer.write(lists.rows(batch, chunk.model, chunk.user_ids).to_arrow().cast(self.schema))
+        writer.write(lists.rows(batch, chunk.asked.model, chunk.user_ids).to_arrow().cast(self.schema))
 
     def _ranges(self, shard: Shard) -> list[range]:
         return self.ratings.ranges(
@@ -225,12 +221,11 @@ class _Work:
             pairs = of_users(self.excluded)
             rows = (pairs[name].to_numpy() for name in ("user_idx", "movie_idx"))
             limits = replace(limits, excluded=Pairs.of(*rows, n_users=len(users)))
+        model = self.model.without_users if cold else self.model.of_users(users)
         return _Chunk(
             users=users,
             user_ids=self.user_ids.rows(users.start, users.stop)["user_id"],
-            model=self.model.without_users if cold else self.model.of_users(users),
-            ratings=of_users(self.ratings),
-            limits=limits,
+            asked=lists.ask(model, of_users(self.ratings), users=range(len(users)), limits=limits),
         )
 
 
@@ -262,19 +257,3 @@ class _Room:
             chunk_ratings=max(10_000, int(free / 2 / 2 / _PER_RATING)),
             engine=free / 4 + 4 * vectors,
         )
-
-
-Given = TypeVar("Given")
-Made = TypeVar("Made")
-
-
-def _ahead(make: Callable[[Given], Made], given: list[Given]) -> Iterator[Made]:
-    """make(x) of each x, the next one under way while the caller works on one."""
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
-        following: Future[Made] | None = None
-        for x in given:
-            made, following = following, thread.submit(make, x)
-            if made is not None:
-                yield made.result()
-        if following is not None:
-            yield following.result()

@@ -86,7 +86,7 @@ class Judge:
         model = Model(network, ranking, config, self.users, self.movies)
         n_users = self.prepared.n_users
         found = evaluate.list_metrics(
-            lists.best(model, self.kept, users=range(n_users), n=evaluate.K),
+            lists.best(lists.ask(model, self.kept, users=range(n_users)), n=evaluate.K),
             evaluate.Holdout(*(self.valid[name].to_numpy() for name in ("user_idx", "movie_idx", "rating"))),
             relevant_rating=fitting.relevant_rating(config, y_range=self.prepared.y_range),
             n_users=n_users,

@@ -12,7 +12,7 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.models.network import BlockRecipe, Network, Recipe, Settings
 
-_NOT_A_NETWORK = {"network", "side"}
+_NOT_A_NETWORK = {"network", "pairs", "side"}
 
 
 def names() -> list[str]:

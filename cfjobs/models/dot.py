@@ -22,7 +22,7 @@ class EmbeddingDot(Network):
         self.movie = embedding(n_movies, settings.n_factors, settings, lesson_range=(0.0, 0.05))
 
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
-        return (self.rows(self.user, user_idx) * self.rows(self.movie, movie_idx)).sum(dim=1)
+        return self.dot(self.user, self.movie, user_idx, movie_idx)
 
     def scores(self) -> DotScores:
         user_UD, movie_MD = self.user.weight[:-1].detach(), self.movie.weight[:-1].detach()

@@ -26,7 +26,7 @@ class EmbeddingDotBias(Network):
         self.range = RatingRange(settings.y_range, settings.y_padding)
 
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
-        dot_B = (self.rows(self.user, user_idx) * self.rows(self.movie, movie_idx)).sum(dim=1)
+        dot_B = self.dot(self.user, self.movie, user_idx, movie_idx)
         bias_B = (self.rows(self.user_bias, user_idx) + self.rows(self.movie_bias, movie_idx)).squeeze(1)
         rating: Tensor = self.range(dot_B + bias_B)
         return rating

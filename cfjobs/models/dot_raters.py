@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cfjobs.blocks import Raters
 from cfjobs.models.network import BlockRecipe, BlockRows, DotScores, Network, RatingRange, Recipe, Settings
+from cfjobs.models.pairs import pair_logits
 from cfjobs.models.side import sparse, sparse_product
 
 _START = 0.1
@@ -70,6 +71,11 @@ class DotRaters(Network):
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
         """In training one prediction for each member [B, K]; otherwise that of their mean logit [B]."""
         more: Tensor | None = None
+        if self.raters is None and self.copies_no_rows(self.user, self.movie):
+            members = self._members(self.user.weight), self._members(self.movie.weight)
+            logit_BK = pair_logits(*members, user_idx, movie_idx, n_factors=self.settings.n_factors)
+            found: Tensor = self.range(logit_BK.mean(1) + self.offset)
+            return found
         if self.raters is not None:
             sums = self.sums().sums(self.user_as_rater.weight)
             known = torch.where(movie_idx < 0, 0, movie_idx)

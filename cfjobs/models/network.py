@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from cfjobs.blocks import Raters
 from cfjobs.features import Features
+from cfjobs.models.pairs import pair_logits
 from cfjobs.models.side import HIDDEN_MOVIES, ValueEmbedding
 
 UNKNOWN = -1
@@ -200,6 +201,21 @@ class Network(nn.Module, ABC):
             if getattr(self, name) is table:
                 found = (found * values.shown(idx) if self.training else found) + values.rows(idx)
         return found if self.training else found.double()
+
+    def dot(self, users: nn.Embedding, movies: nn.Embedding, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
+        """<p_u, q_m> [B] of rows of two embeddings."""
+        if self.copies_no_rows(users, movies):
+            tables = users.weight[:, None], movies.weight[:, None]
+            return pair_logits(*tables, user_idx, movie_idx, n_factors=users.embedding_dim)[:, 0]
+        return (self.rows(users, user_idx) * self.rows(movies, movie_idx)).sum(dim=1)
+
+    def copies_no_rows(self, *tables: nn.Embedding) -> bool:
+        """Whether predictions from these tables can be had from `pair_logits`: after training, on a processor, without a gradient."""
+        plain = all(
+            t.weight.dtype == torch.float32 and t.weight.device.type == "cpu" and t.weight.is_contiguous()
+            for t in tables
+        )
+        return plain and not (self.training or self.values() or torch.is_grad_enabled())
 
     @torch.no_grad()
     def fill_unknown(self, trained_users: Tensor, trained_movies: Tensor) -> None:
