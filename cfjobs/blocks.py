@@ -25,12 +25,15 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from cfjobs.prefetch import fetch
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 
 _CACHE_BYTES = 1 << 19  # of a movie block's rows, their sums and gradients
 _VISIT = 4  # ratings of a user in a cell, at least: its rows are fetched anew for each
 _FEWEST, _MOST = 8, 64  # blocks
+_AHEAD = 3  # ratings: whose movie is brought near
 _FLAGS = {"reassoc", "contract", "arcp", "nsz"}  # what lets a sum be vectorised; NaN stays NaN
 
 
@@ -177,9 +180,14 @@ def visit(  # type: ignore[no-untyped-def]
     The last column of a row is its bias. grad, own: what the sums' gradients need, added to.
     """
     n, (n_members, width) = len(users), user_UKW.shape[1:]
-    n_factors = width - 1
+    n_factors, n_row = width - 1, n_members * width
     squared = 0.0
     for turn in range(n):
+        soon = movies[(start + turn + _AHEAD) % n]
+        at = np.int64(soon if soon >= 0 else ~soon) * n_row
+        fetch(movie_MKW, at, at + n_row)
+        fetch(sum_MKW, at, at + n_row)
+        fetch(grad_MKW, at, at + n_row)
         t = (start + turn) % n
         u, m, c = users[t], movies[t], np.float32(0)
         if m < 0:
