@@ -372,8 +372,10 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
     config = night.config
     model = saved.load_model(trained.model_uri).to(train.resolve_device(config.device))
     known = pl.col("user_idx") < prepared.n_users
-    kept = night.frame("ratings", _LEARNT).filter(~held_out).filter(known)
-    test = night.frame("ratings").filter(held_out).filter(known)
+    every = night.frame("ratings").with_columns(pl.Series("held_out", held_out)).filter(known)
+    kept = every.filter(~pl.col("held_out")).select(_LEARNT)
+    test = every.filter("held_out").drop("held_out")
+    del every
     test_examples = fitting.examples(test, model.device)
     predicted = train.predict(model.network, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
     asked = lists.ask(model, kept, users=range(prepared.n_users))
