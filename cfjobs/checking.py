@@ -8,11 +8,11 @@ import polars as pl
 
 from cfjobs import storage, tables
 from cfjobs.ahead import ahead
-from cfjobs.errors import GateRefused
+from cfjobs.errors import DamagedFile, GateRefused
 from cfjobs.gate import list_faults
 from cfjobs.night import Night, Prepared, Scored, Shard
 from cfjobs.publish import Part
-from cfjobs.scoring import shards
+from cfjobs.scoring import score_again, shards
 from cfjobs.table_file import SortedFile, TableFile
 
 log = logging.getLogger(__name__)
@@ -23,25 +23,36 @@ BLOCK_ROWS = 500_000
 def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
     """Read the written parts back and hold them against every rule of `top_n`; returns the rows read.
 
-    Raises GateRefused for a broken list, which nothing overrides.
+    Raises GateRefused for a broken list, which nothing overrides, and DamagedFile for a part that cannot be read.
     """
     n_rows = n_lists = 0
     for shard, record in zip(shards(night, prepared), scored, strict=True):
-        after = 0
-        n_left = {part.path: part.rows for part in _parts(record)}
-        for block in ahead(_blocks(night, shard, record)):
-            faults = block.faults(after=after)
-            faults += list_faults(
-                block.rows, seen=block.seen, top_n=night.config.top_n, y_range=prepared.y_range
-            )
-            _refuse(block.path, faults)
-            after = block.users.stop - shard.start
-            n_left[block.path] -= block.rows.height
-            n_rows, n_lists = n_rows + block.rows.height, n_lists + block.rows["user_id"].n_unique()
-        for path, n in n_left.items():
-            _refuse(path, [f"{abs(n):,} rows {'fewer' if n > 0 else 'more'} than were written"] * (n != 0))
+        try:
+            rows, found = _check(night, prepared, shard, record)
+        except DamagedFile as error:
+            score_again(night, shard)
+            raise DamagedFile(
+                f"{error}; nothing was published, run the night again to score shard {shard.number} anew"
+            ) from error
+        n_rows, n_lists = n_rows + rows, n_lists + found
     log.info("checked %d rows of %d lists", n_rows, n_lists)
     return n_rows
+
+
+def _check(night: Night, prepared: Prepared, shard: Shard, record: Scored) -> tuple[int, int]:
+    """The rows and lists of a shard."""
+    n_lists = after = 0
+    n_left = {part.path: part.rows for part in _parts(record)}
+    for block in ahead(_blocks(night, shard, record)):
+        faults = block.faults(after=after)
+        faults += list_faults(block.rows, seen=block.seen, top_n=night.config.top_n, y_range=prepared.y_range)
+        _refuse(block.path, faults)
+        after = block.users.stop - shard.start
+        n_left[block.path] -= block.rows.height
+        n_lists += block.rows["user_id"].n_unique()
+    for path, n in n_left.items():
+        _refuse(path, [f"{abs(n):,} rows {'fewer' if n > 0 else 'more'} than were written"] * (n != 0))
+    return sum(part.rows for part in _parts(record)), n_lists
 
 
 @dataclass(frozen=True)

@@ -28,3 +28,7 @@ class TrainingDiverged(InputError):
 
 class StorageFault(CfjobsError, OSError):
     """The object store did not answer or refused for a passing reason; a retry may help."""
+
+
+class DamagedFile(StorageFault):
+    """A file that a stage wrote is not whole: what it holds has to be made again."""

@@ -60,6 +60,10 @@ class Night(Record):
         self.write(f"{name}.json", record.model_dump_json().encode())
         return record
 
+    def undone(self, name: str) -> None:
+        """Take a stage's record away, so that it is computed again."""
+        storage.delete(storage.join(self.work, f"{name}.json"))
+
     def load(self, name: str, kind: type[AnyRecord]) -> AnyRecord | None:
         """The record that a stage left, or None when it has to run.
 

@@ -135,6 +135,7 @@ class _OpenPart:
             use_dictionary=["user_id", "rank", "movie_id", "source"],
             write_statistics=True,
             write_page_index=True,
+            write_page_checksum=True,
         )
 
     def write(self, group: pa.Table) -> None:

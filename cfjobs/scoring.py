@@ -68,6 +68,11 @@ def scored_already(night: Night, prepared: Prepared) -> list[Scored] | None:
     return done if len(done) == len(found) else None
 
 
+def score_again(night: Night, shard: Shard) -> None:
+    """Forget that a shard is scored: the next run of the night scores it."""
+    night.undone(_name(shard))
+
+
 def _name(shard: Shard) -> str:
     return f"scored-{shard.number:05d}"
 
@@ -206,10 +211,13 @@ class _Work:
         """Make rows of `top_n` of a batch and hand them to the writer."""
         writer.write(lists.rows(batch, chunk.asked.model, chunk.user_ids).to_arrow().cast(self.schema))
 
-    def _ranges(self, shard: Shard) -> list[range]:
-        return self.ratings.ranges(
-            shard.start, shard.stop, keys=self.room.chunk_users, rows=self.room.chunk_ratings
-        )
+    def _ranges(self, shard: Shard) -> Iterator[range]:
+        room = {"keys": self.room.chunk_users, "rows": self.room.chunk_ratings}
+        for users in self.ratings.ranges(shard.start, shard.stop, **room):
+            if self.excluded is None:
+                yield users
+            else:
+                yield from self.excluded.ranges(users.start, users.stop, **room)
 
     def _chunk(self, users: range, *, cold: bool) -> _Chunk:
         def of_users(file: SortedFile) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """A Parquet file in storage read by ranges: its footer once, then only the row groups that are wanted."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cfjobs import storage
+from cfjobs.errors import CfjobsError, DamagedFile
+
+
+@contextmanager
+def _whole(uri: str) -> Iterator[None]:
+    """Raises DamagedFile for bytes that are not those that were written, as far as Parquet and its checksums show."""
+    with storage.explained(uri):
+        try:
+            yield
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and (isinstance(error, CfjobsError) or error.errno is not None):
+                raise  # of the storage
+            raise DamagedFile(f"{uri}: is damaged ({str(error).splitlines()[0][:200]})") from error
 
 
 class TableFile:
@@ -16,8 +30,12 @@ class TableFile:
 
     def __init__(self, uri: str, *, columns: list[str]) -> None:
         self._uri, self._columns = uri, columns
-        with storage.explained(uri):
-            self._file = pq.ParquetFile(pa.PythonFile(storage.RandomAccess(uri), mode="r"), pre_buffer=True)
+        with _whole(uri):
+            self._file = pq.ParquetFile(
+                pa.PythonFile(storage.RandomAccess(uri), mode="r"),
+                pre_buffer=True,
+                page_checksum_verification=True,
+            )
         metadata = self._file.metadata
         n_groups = metadata.num_row_groups if metadata.num_rows else 0
         groups = [metadata.row_group(group).num_rows for group in range(n_groups)]
@@ -40,7 +58,7 @@ class TableFile:
 
     def _read(self, first: int, last: int) -> pl.DataFrame:
         """Row groups first..last-1."""
-        with storage.explained(self._uri):
+        with _whole(self._uri):
             table = self._file.read_row_groups(list(range(first, last)), columns=self._columns)
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)

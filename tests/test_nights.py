@@ -1,10 +1,13 @@
 """Published nights, on a disk and in a real object store: history, rollback, retention, backfill, claims."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import pytest
 from cfjobs import backfill, claim, jobs, nights, publish, saved, storage
 from cfjobs.claim import Busy, claimed
 from cfjobs.config import Config
-from cfjobs.errors import GateRefused, InputError
+from cfjobs.errors import CfjobsError, DamagedFile, GateRefused, InputError
 from cfjobs.parts import PartsWriter
 from tests.test_jobs import QUICK, rows, run, start
 
@@ -225,6 +228,46 @@ def test_broken_lists_are_never_published(
     with pytest.raises(GateRefused, match=r"broken lists: .* break the ranks"):
         run(data_set, output, run_date=DAYS[1], config=forced)
     assert rows(output).equals(before)
+
+
+def changed(rows_: Callable[[pl.DataFrame], pl.DataFrame]) -> Callable[[bytes], bytes]:
+    """A Parquet file with other rows."""
+    return lambda stored: parquet(rows_(pl.read_parquet(io.BytesIO(stored))))
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (changed(lambda frame: frame.head(-1)), r"GateRefused: .* 1 rows fewer than were written"),
+        (
+            changed(lambda frame: frame.with_columns(pl.col("movie_id").shift(-1).over("user_id"))),
+            "GateRefused: .* null",
+        ),
+        (changed(lambda frame: pl.concat([frame, frame.tail(1)])), "GateRefused: .* repeat a movie"),
+        (lambda stored: stored[:-100], "DamagedFile: .* run the night again to score shard 0 anew"),
+        (
+            lambda stored: stored[:500] + b"damage" + stored[506:],
+            "DamagedFile: .* run the night again to score",
+        ),
+    ],
+)
+def test_a_part_that_the_store_damaged_is_never_published(
+    data_set: Path, output: str, damage: Callable[[bytes], bytes], fault: str
+) -> None:
+    night = start(data_set, output, config=LOOSE.model_copy(update={"refit": False}))
+    prepared = jobs.prepare(night)
+    jobs.hold_out(night, prepared)
+    trained = jobs.fit(night, prepared, on="train")
+    scored = [jobs.score(night, prepared, trained, shard) for shard in jobs.shards(night, prepared)]
+    assert jobs.check(night, prepared, scored) > 0
+    part = storage.join(night.output, "top_n", scored[0].parts[0]["path"])
+    storage.write_bytes(part, damage(storage.read_bytes(part)))
+    with pytest.raises(CfjobsError) as refused:
+        jobs.check(night, prepared, scored)
+    assert re.search(fault, f"{type(refused.value).__name__}: {refused.value}")
+    if isinstance(refused.value, DamagedFile):
+        jobs.nightly(night)
+        assert rows(output).height == sum(record["rows"] for part in scored for record in part.parts)
 
 
 def parquet(frame: pl.DataFrame) -> bytes:
