@@ -177,7 +177,7 @@ class Config(BaseModel):
         description="Gradient steps of the ranking network, whatever the size of the data.",
     )
     ranking_learning_rate: float = Field(
-        0.01,
+        0.007,
         gt=0,
         le=10,
         description="Adam's step of the ranking network at the start, with up to 128 users in a step and in proportion to the root of more; it falls to nothing.",
