@@ -2,6 +2,7 @@
 
     python bench/score.py            the MovieLens-25M shape: 162,519 users, 59,047 movies, 64 factors, top 100
     python bench/score.py --quick    a shape of seconds
+    python bench/score.py --torch    with the backend of GPUs, which a machine with one runs anyway
     python bench/score.py --json     the same as one JSON object
 
 Every engine gets the same vectors and the same seen pairs in the same run. Runs are interleaved and the
@@ -26,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import torch
 
 from cfjobs.score import Pairs, registers
 from cfjobs.score.engine import top_n_batches
@@ -235,7 +237,9 @@ def peak_memory_gb(shape: dict[str, int], kind: str) -> float:
         return float(fresh_process(code, {}))
 
 
-def measure(shape: dict[str, int], *, repeat: int, kinds: tuple[str, ...], peers: bool) -> dict[str, Any]:
+def measure(
+    shape: dict[str, int], *, repeat: int, kinds: tuple[str, ...], peers: bool, backend_of_gpus: bool = False
+) -> dict[str, Any]:
     rng = np.random.default_rng(7)
     size = {k: shape[k] for k in ("users", "movies", "factors")}
     seen = seen_pairs(**{k: shape[k] for k in ("users", "movies", "pairs")}, rng=rng)
@@ -252,6 +256,11 @@ def measure(shape: dict[str, int], *, repeat: int, kinds: tuple[str, ...], peers
                 x, q, movie_bias=b, seen=seen, screen=s
             )
         if kind == kinds[0]:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            if backend_of_gpus or device == "cuda":
+                runs[f"top-N, torch on {device}"] = lambda x=x, q=q, b=bias, d=device: ours(
+                    x, q, movie_bias=b, seen=seen, backend="torch", device=d
+                )
             for hidden in (10, 32, 64):
                 net = random_net(hidden, x.shape[1], rng)
                 runs[f"net, {hidden} hidden"] = lambda x=x, q=q, net=net: ours(x, q, seen=seen, net=net)
@@ -291,11 +300,20 @@ def main() -> None:
     parser.add_argument("--users", type=int, help="fewer users, for a look; figures are not scaled up")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument(
+        "--torch", action="store_true", help="the backend of GPUs too, on a CPU if there is no GPU"
+    )
     options = parser.parse_args()
     shape = dict(QUICK if options.quick else FULL)
     if options.users:
         shape |= {"users": options.users, "pairs": shape["pairs"] * options.users // shape["users"]}
-    result = measure(shape, repeat=options.repeat, kinds=tuple(options.kinds), peers=not options.no_peers)
+    result = measure(
+        shape,
+        repeat=options.repeat,
+        kinds=tuple(options.kinds),
+        peers=not options.no_peers,
+        backend_of_gpus=options.torch,
+    )
     if options.json:
         print(json.dumps(result))
         return
