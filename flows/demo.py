@@ -49,6 +49,7 @@ def main() -> int:
 def show(source: str, folder: Path) -> None:
     """Run the night and print its metrics, its tables, and one user's list."""
     from cfjobs import cli, jobs, lookups, publish
+    from cfjobs.cli import look
     from cfjobs.night import Published
     from flows.nightly import nightly
 
@@ -69,7 +70,7 @@ def show(source: str, folder: Path) -> None:
     assert users is not None
     first = users.to_pyarrow_dataset().head(1, columns=["user_id"])["user_id"][0].as_py()
     print()
-    cli.print_list(lookups.user_list(output, str(first)), n=10)
+    look.print_list(lookups.user_list(output, str(first)), n=10)
     print(f"\nAsk for another user: .venv/bin/cfjobs recs --output {os.path.relpath(output)} --user ID")
 
 

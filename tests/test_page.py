@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cfjobs import cli_look, jobs, page
-from cfjobs.cli import app
+from cfjobs import jobs, page
+from cfjobs.cli import app, look
 from cfjobs.config import Config
 from cfjobs.page import charts, facts
 from tests.browser import Tab, browser, chromium
@@ -166,7 +166,7 @@ def test_report_builds_and_opens(two_nights: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_page_in_an_object_store_is_copied_to_be_opened(data_set: Path, bucket: str) -> None:
     jobs.nightly(jobs.start(ratings_uri=str(data_set), output=bucket, run_date=NIGHT, config=QUICK))
-    copy = cli_look.local_copy(page.uri(bucket, NIGHT))
+    copy = look.local_copy(page.uri(bucket, NIGHT))
     assert "Recommendations of 1 March 2026" in copy.read_text(encoding="utf-8")
 
 

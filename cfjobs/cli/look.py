@@ -1,4 +1,4 @@
-"""The commands that look around in what a night left: movies, similar, explain, report."""
+"""The commands that look at what a night left: recs, predict, movies, similar, explain, report."""
 
 import webbrowser
 from pathlib import Path
@@ -8,12 +8,93 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cfjobs.cli import AsJson, OutputUri, RunDate, _date, _show, app, console, plain
+from cfjobs.cli.parts import AsJson, ModelUri, OutputUri, RunDate, app, as_date, console, plain, show
 
 if TYPE_CHECKING:
     from polars import DataFrame
 
+    from cfjobs.lookups import UserList
+
 _MOVIES_SHOWN = 10
+
+
+@app.command()
+def recs(
+    output: OutputUri,
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Whose list.")] = None,
+    ratings_of: Annotated[
+        str | None,
+        typer.Option(
+            "--ratings-of",
+            metavar="FILE",
+            help="CSV or Parquet of one user's ratings (movie_id, rating, timestamp if there is one): their list, made now.",
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Rows to print.")] = 10,
+    run_date: RunDate = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a user's list with titles: the published one, or with --ratings-of the one for these ratings, untrained.
+
+    --ratings-of is for a user who arrived today, or rated more since the night; --user says who it is, if known.
+    """
+    from cfjobs import lookups
+
+    if ratings_of is not None:
+        found = lookups.fold_in(output, ratings_of, user=user, run_date=as_date(run_date))
+    elif user is not None:
+        found = lookups.user_list(output, user, run_date=as_date(run_date))
+    else:
+        raise typer.BadParameter("give --user, --ratings-of, or both")
+    if as_json:
+        rows = found.frame.head(n).to_dicts()
+        show(
+            {
+                "user_id": found.user_id,
+                "run_date": found.run_date.isoformat(),
+                "source": found.source,
+                "movies": rows,
+                "unknown_movies": found.unknown_movies,
+            },
+            as_json=True,
+        )
+    else:
+        print_list(found, n=n)
+
+
+@app.command()
+def predict(
+    model: ModelUri,
+    pairs: Annotated[
+        str | None, typer.Option("--pairs", metavar="PARQUET", help="Parquet with user_id, movie_id.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="PARQUET", help="Where the pairs go, with predicted_rating."),
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="One user ...")] = None,
+    movie: Annotated[str | None, typer.Option("--movie", metavar="ID", help="... and one movie.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict ratings: --pairs and --out for a file, --user and --movie for one pair."""
+    from cfjobs import lookups
+
+    if pairs and out and not user and not movie:
+        n_rows = lookups.predict_pairs(model, pairs, out)
+        show({"rows": n_rows, "out": out}, as_json=as_json)
+    elif user and movie and not pairs and not out:
+        found = lookups.predict_one(model, user, movie)
+        if as_json:
+            show(found, as_json=True)
+        else:
+            notes = [
+                f"{what} {found[f'{what}_id']} is unknown to the model, taken as a typical one"
+                for what in ("user", "movie")
+                if not found[f"{what}_known"]
+            ]
+            console.print(f"{found['predicted_rating']:.2f}", *notes, sep="\n", highlight=False, markup=False)
+    else:
+        raise typer.BadParameter("give --pairs and --out, or --user and --movie")
 
 
 @app.command()
@@ -27,9 +108,9 @@ def movies(
     """Search the published movies by title; the most rated first."""
     from cfjobs import browse
 
-    found = browse.search(output, search, run_date=_date(run_date), n=n)
+    found = browse.search(output, search, run_date=as_date(run_date), n=n)
     if as_json:
-        _show({"movies": found.to_dicts()}, as_json=True)
+        show({"movies": found.to_dicts()}, as_json=True)
     else:
         print_frame(found, title=f"Movies with “{search}”")
 
@@ -48,10 +129,10 @@ def similar(
     """Print the movies that please the same people as one."""
     from cfjobs import browse
 
-    found = browse.similar(output, movie, run_date=_date(run_date), n=n)
+    found = browse.similar(output, movie, run_date=as_date(run_date), n=n)
     if as_json:
         about = {"movie_id": found.movie_id, "title": found.title, "run_date": found.run_date.isoformat()}
-        _show(about | {"movies": found.frame.to_dicts()}, as_json=True)
+        show(about | {"movies": found.frame.to_dicts()}, as_json=True)
     else:
         print_frame(found.frame, title=f"Like {found.title or found.movie_id}, {found.run_date}")
 
@@ -75,9 +156,9 @@ def explain(
 
     from cfjobs import explain as explaining
 
-    found = explaining.explain(output, user, movie, run_date=_date(run_date), ratings_uri=ratings)
+    found = explaining.explain(output, user, movie, run_date=as_date(run_date), ratings_uri=ratings)
     if as_json:
-        _show(explaining.as_json(found), as_json=True)
+        show(explaining.as_json(found), as_json=True)
         return
     parts = found.parts
     place = f"not in the list, place {found.place} of {found.n_candidates:,}"
@@ -113,10 +194,10 @@ def report(
     """
     from cfjobs import page, storage
 
-    uri = page.build(storage.normal(output), run_date=_date(run_date))
+    uri = page.build(storage.normal(output), run_date=as_date(run_date))
     if open_:
         webbrowser.open(local_copy(uri).as_uri())
-    _show({"report": uri}, as_json=as_json)
+    show({"report": uri}, as_json=as_json)
 
 
 def local_copy(uri: str) -> Path:
@@ -147,3 +228,21 @@ def print_frame(frame: "DataFrame", *, title: str) -> None:
             )
         )
     console.print(table)
+
+
+def print_list(found: "UserList", *, n: int) -> None:
+    """A user's list as a table for people."""
+    who = "A user without an id" if found.user_id is None else f"User {plain(found.user_id)}"
+    table = Table(
+        title=Text(f"{who}, {found.run_date}, {found.source}"),
+        title_justify="left",
+        box=None,
+    )
+    for name in found.frame.columns:
+        table.add_column(name, justify="left" if name == "title" else "right")
+    for row in found.frame.head(n).iter_rows():
+        table.add_row(*(Text(f"{value:.3f}" if isinstance(value, float) else plain(value)) for value in row))
+    console.print(table)
+    if found.unknown_movies:
+        named = ", ".join(plain(movie) for movie in found.unknown_movies)
+        console.print(f"left out, unknown to the model: {named}", markup=False, highlight=False)

@@ -1,0 +1,84 @@
+"""The command line `cfjobs`: every stage of the night without Prefect.
+
+Results go to standard output, as text or with --json as one object; logs and progress to standard error.
+Exit codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 1 anything else.
+"""
+
+import json
+import os
+import sys
+from typing import NoReturn
+
+from cfjobs import usage
+from cfjobs.cli.parts import app, log_to_stderr, plain
+from cfjobs.errors import CfjobsError
+
+import cfjobs.cli.night  # isort: skip  # the commands join the application, and its help, in this order
+import cfjobs.cli.look  # isort: skip
+import cfjobs.cli.nights  # isort: skip
+import cfjobs.cli.data  # noqa: F401  # isort: skip
+
+__all__ = ["app", "log_to_stderr", "main", "plain", "run"]
+
+
+_NO_MEMORY = ("memory", "failed to map segment", "can't start new thread")
+"""What libraries say, other than MemoryError, when there is none left."""
+
+
+def main() -> NoReturn:
+    """Run the command line and end at once: the threads of native libraries were seen to abort an interpreter that
+    takes itself apart under them."""
+    code = run()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # whoever read it has gone
+        code = code or 1
+    os._exit(code)
+
+
+def run() -> int:
+    """Run the command line; every explained end is one line and an exit code."""
+    code: str | int | None = 0
+    try:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            _among_processes()
+        else:
+            app()
+    except SystemExit as ended:
+        code = ended.code
+    except CfjobsError as error:
+        code = _explain(error)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _NO_MEMORY):
+            raise
+        print(
+            f"cfjobs: out of memory ({usage.words()}): {plain(error)[:200]}; finished work is kept: rerun with more memory, or a lower shard_users or batch_size",
+            file=sys.stderr,
+        )
+        code = 1
+    return code if isinstance(code, int) else int(bool(code))
+
+
+def _among_processes() -> NoReturn:
+    """Run the command as rank 0 of torchrun, or follow its trainings."""
+    from cfjobs import jobs, torchrun
+
+    code: str | int | None = 0
+    try:
+        with torchrun.session(jobs.follow) as leads:
+            if leads:
+                app()
+    except SystemExit as ended:
+        code = ended.code
+    except CfjobsError as error:
+        code = _explain(error)
+    torchrun.leave(code if isinstance(code, int) else 0)
+
+
+def _explain(error: CfjobsError) -> int:
+    """Print an explained end as one line; returns its exit code."""
+    print(f"cfjobs: {plain(error)}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+    return error.exit_code

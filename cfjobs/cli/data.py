@@ -1,0 +1,166 @@
+"""The commands before a first night: sample, import, config, and what finds better knobs: tune, lr-find."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cfjobs.cli.parts import (
+    AsJson,
+    ConfigFile,
+    MoviesUri,
+    OutputUri,
+    RatingsUri,
+    RunDate,
+    Settings,
+    UsersUri,
+    app,
+    as_date,
+    console,
+    progress_bars,
+    show,
+)
+from cfjobs.config import Config, as_toml, load_config
+
+
+@app.command()
+def sample(
+    output: OutputUri,
+    users: Annotated[int, typer.Option("--users", min=1, help="Users.")] = 1_000,
+    movies: Annotated[int, typer.Option("--movies", min=1, help="Movies.")] = 2_000,
+    ratings: Annotated[int, typer.Option("--ratings", min=1, help="Ratings.")] = 100_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same data.")] = 42,
+    as_json: AsJson = False,
+) -> None:
+    """Write a generated, MovieLens-like data set whose planted tastes a good model finds."""
+    from cfjobs import sample as generated
+    from cfjobs import storage
+    from cfjobs.saved import parquet_bytes
+
+    data = generated.generate(n_users=users, n_movies=movies, n_ratings=ratings, seed=seed)
+    uris = {
+        name: storage.join(storage.normal(output), name, f"{name}.parquet") for name in ("ratings", "movies")
+    }
+    for name, frame in (("ratings", data.ratings), ("movies", data.movies)):
+        storage.write_bytes(uris[name], parquet_bytes(frame))
+    show(
+        {
+            "ratings": uris["ratings"],
+            "movies": uris["movies"],
+            "n_ratings": data.ratings.height,
+            "n_movies": data.movies.height,
+        },
+        as_json=as_json,
+    )
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[str, typer.Argument(help="GroupLens .zip or folder.")],
+    output: OutputUri,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a GroupLens download (ratings.csv, ratings.dat or u.data) into the input tables."""
+    from cfjobs import grouplens
+
+    show(dict(grouplens.import_to(source, output)), as_json=as_json)
+
+
+@app.command()
+def tune(
+    ratings: RatingsUri,
+    output: OutputUri,
+    movies: MoviesUri = None,
+    users: UsersUri = None,
+    objective: Annotated[
+        str, typer.Option("--objective", help="rmse: of the predicted stars; ndcg: nDCG@10 of the lists.")
+    ] = "ndcg",
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Trials in all, earlier ones included.")
+    ] = 50,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Begin no trial after this.")
+    ] = None,
+    run_date: RunDate = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search for better knobs on the training ratings; writes OUTPUT/tune/OBJECTIVE.toml for --config.
+
+    The holdout is never looked at. A search that was stopped goes on by the same command.
+    Needs Optuna: pip install 'cfjobs[tune]'.
+    """
+    from cfjobs.explore import tuned
+
+    with progress_bars() as progress:
+        found = tuned(
+            ratings,
+            output=output,
+            objective=objective,
+            trials=trials,
+            timeout=timeout,
+            run_date=as_date(run_date),
+            config=load_config(config, set_ or ()),
+            movies=movies,
+            users=users,
+            on_trial=lambda n, value, best: progress(
+                "tune", (n + 1) / trials, f"trial {n + 1}: {value:.4f}, best {best:.4f}"
+            ),
+        )
+    show(found, as_json=as_json)
+
+
+@app.command(name="lr-find")
+def lr_find(
+    ratings: RatingsUri,
+    movies: MoviesUri = None,
+    users: UsersUri = None,
+    svg: Annotated[Path, typer.Option("--svg", metavar="FILE.svg", help="Where the plot goes.")] = Path(
+        "lr-find.svg"
+    ),
+    steps: Annotated[
+        int, typer.Option("--steps", min=20, help="Steps from the lowest rate to the highest.")
+    ] = 200,
+    run_date: RunDate = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find a learning rate: the loss while the rate rises from step to step, as a plot and as two suggestions.
+
+    Trains the rating network by batches for a few hundred steps on the ratings outside the holdout, and forgets it.
+    A rate found here is for batches: set it together with optimizer=adam.
+    """
+    from cfjobs.explore import learning_rates_tried
+
+    found = learning_rates_tried(
+        ratings,
+        svg=svg,
+        steps=steps,
+        run_date=as_date(run_date),
+        config=load_config(config, set_ or ()),
+        movies=movies,
+        users=users,
+    )
+    if as_json:
+        show(found, as_json=True)
+    else:
+        console.print(found["sketch"], markup=False, highlight=False)
+        show(
+            {name: value for name, value in found.items() if name not in {"points", "sketch"}}, as_json=False
+        )
+
+
+@app.command(name="config")
+def config_(config: ConfigFile = None, set_: Settings = None, as_json: AsJson = False) -> None:
+    """Print every configuration key with its value and meaning, as a TOML file."""
+    found = load_config(config, set_ or ())
+    if as_json:
+        about = {
+            name: {"value": getattr(found, name), "default": field.default, "meaning": field.description}
+            for name, field in Config.model_fields.items()
+        }
+        show(about, as_json=True)
+    else:
+        print(as_toml(found))

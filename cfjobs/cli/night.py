@@ -1,0 +1,146 @@
+"""The commands that make a night, or a stage of it: nightly, train, evaluate, score."""
+
+from cfjobs.cli.parts import (
+    AllowUri,
+    AsJson,
+    ConfigFile,
+    DenyUri,
+    ExcludeUri,
+    ModelUri,
+    MoviesUri,
+    OutputUri,
+    RatingsUri,
+    RunDate,
+    Settings,
+    UsersUri,
+    app,
+    as_date,
+    progress_bars,
+    show,
+)
+from cfjobs.config import load_config
+
+
+@app.command()
+def nightly(
+    ratings: RatingsUri,
+    output: OutputUri,
+    movies: MoviesUri = None,
+    users: UsersUri = None,
+    allow: AllowUri = None,
+    deny: DenyUri = None,
+    exclude: ExcludeUri = None,
+    run_date: RunDate = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """The whole night: clean, train, evaluate, gate, refit, score, publish.
+
+    A night that was killed is resumed by the same command: finished stages are not computed again.
+    """
+    from cfjobs import jobs
+
+    night = jobs.start(
+        ratings_uri=ratings,
+        output=output,
+        movies=movies,
+        users=users,
+        allow=allow,
+        deny=deny,
+        exclude=exclude,
+        run_date=as_date(run_date),
+        config=load_config(config, set_ or ()),
+    )
+    with progress_bars() as progress:
+        published = jobs.nightly(night, progress=progress)
+    show(published.model_dump(mode="json"), as_json=as_json)
+
+
+@app.command()
+def train(
+    ratings: RatingsUri,
+    output: OutputUri,
+    movies: MoviesUri = None,
+    run_date: RunDate = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train on the ratings outside the holdout and save the model under OUTPUT/models; publishes nothing.
+
+    With --set holdout=none it trains on all ratings.
+    """
+    from cfjobs import jobs
+
+    settings = load_config(config, [*(set_ or ()), "refit=false"])
+    night = jobs.start(
+        ratings_uri=ratings, output=output, movies=movies, run_date=as_date(run_date), config=settings
+    )
+    with progress_bars() as progress:
+        trained = jobs.train_alone(night, progress=lambda share, words: progress("train", share, words))
+    show(trained.model_dump(mode="json"), as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    ratings: RatingsUri,
+    output: OutputUri,
+    model: ModelUri,
+    run_date: RunDate = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on the holdout of these ratings; publishes nothing.
+
+    The figures are honest for a model that `cfjobs train` made from the same ratings and holdout settings.
+    """
+    from cfjobs import jobs
+
+    night = jobs.start(
+        ratings_uri=ratings,
+        output=output,
+        model=model,
+        run_date=as_date(run_date),
+        config=load_config(config, set_ or ()),
+    )
+    show({"model_uri": night.model, "metrics": jobs.evaluate_alone(night)}, as_json=as_json)
+
+
+@app.command()
+def score(
+    ratings: RatingsUri,
+    output: OutputUri,
+    model: ModelUri,
+    movies: MoviesUri = None,
+    users: UsersUri = None,
+    allow: AllowUri = None,
+    deny: DenyUri = None,
+    exclude: ExcludeUri = None,
+    run_date: RunDate = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score every user with an existing model and publish the lists.
+
+    Users that the model does not know get the popularity list.
+    """
+    from cfjobs import jobs
+
+    night = jobs.start(
+        ratings_uri=ratings,
+        output=output,
+        movies=movies,
+        users=users,
+        allow=allow,
+        deny=deny,
+        exclude=exclude,
+        model=model,
+        run_date=as_date(run_date),
+        config=load_config(config, set_ or ()),
+    )
+    with progress_bars() as progress:
+        published = jobs.score_alone(night, progress=lambda share, words: progress("score", share, words))
+    show(published.model_dump(mode="json"), as_json=as_json)

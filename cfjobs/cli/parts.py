@@ -1,0 +1,170 @@
+"""What the commands share: the application, its options, and how results and progress are shown."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cfjobs import __version__
+
+app = typer.Typer(
+    name="cfjobs",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""A nightly batch recommendation job: rating Parquet in, top-N Delta tables out.
+
+    A first night, on generated data:
+
+        cfjobs sample --output data
+        cfjobs nightly --ratings data/ratings --movies data/movies --output out
+        cfjobs recs --output out --user 1
+
+    Every URI is a local path or s3://bucket/prefix; AWS credentials come from the standard chain.
+    Exit codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 1 anything else.
+    """,
+)
+
+RatingsUri = Annotated[
+    str, typer.Option("--ratings", metavar="URI", help="Rating files: a Parquet file or a prefix of them.")
+]
+OutputUri = Annotated[
+    str, typer.Option("--output", metavar="URI", help="Where tables and models are published.")
+]
+MoviesUri = Annotated[
+    str | None,
+    typer.Option("--movies", metavar="URI", help="Movies table: movie_id, title, any further columns."),
+]
+UsersUri = Annotated[
+    str | None,
+    typer.Option(
+        "--users", metavar="URI", help="Users table: who else gets a list though they have rated nothing."
+    ),
+]
+AllowUri = Annotated[
+    str | None,
+    typer.Option("--allow", metavar="URI", help="Table of movie_id: only these movies are listed."),
+]
+DenyUri = Annotated[
+    str | None,
+    typer.Option("--deny", metavar="URI", help="Table of movie_id: these movies are never listed."),
+]
+ExcludeUri = Annotated[
+    str | None,
+    typer.Option(
+        "--exclude", metavar="URI", help="Table of user_id, movie_id: pairs left out beside the rated ones."
+    ),
+]
+ModelUri = Annotated[str, typer.Option("--model", metavar="URI", help="Folder of a model.")]
+RunDate = Annotated[
+    datetime | None,
+    typer.Option("--run-date", formats=["%Y-%m-%d"], help="Date of the night; today (UTC) by default."),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE.toml", help="Configuration file; `cfjobs config` prints one."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One configuration key; may be repeated."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")
+]
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
+
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"cfjobs {__version__}", highlight=False)
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log what each stage does, in detail.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    log_to_stderr(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Show what `cfjobs` logs: plain lines, or beside the progress bars on a terminal."""
+    handler: logging.Handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    if errors.is_terminal:
+        handler = RichHandler(
+            console=errors, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S"
+        )
+    logger = logging.getLogger("cfjobs")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(level)
+
+
+def plain(value: object) -> str:
+    """Text that is safe to print: control characters, such as escape sequences in a title, become '?'."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))
+
+
+def as_date(moment: datetime | None) -> date | None:
+    """The date of an option."""
+    return moment.date() if moment else None
+
+
+def show(result: dict[str, Any], *, as_json: bool) -> None:
+    """Print a result: as text, or as one JSON object."""
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+        return
+    for name, value in result.items():
+        if isinstance(value, dict):
+            console.print(f"{name}:", markup=False, highlight=False)
+            for key, inner in value.items():
+                console.print(f"  {key:<20} {_text(inner)}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            console.print(f"{name}: {_text(value)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _text(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else plain(value)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, float, str], None]]:
+    """A bar for each stage on a terminal; nothing elsewhere, where the log tells."""
+    bars = Progress(
+        TextColumn("{task.fields[stage]:>8}"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=errors,
+        disable=not errors.is_terminal,
+    )
+    tasks: dict[str, Any] = {}
+    with bars:
+
+        def update(stage: str, share: float, words: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task("", total=1.0, stage=stage)
+            bars.update(tasks[stage], completed=share, description=plain(words))
+
+        yield update
