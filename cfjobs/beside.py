@@ -41,11 +41,11 @@ def keep_measures(
         [asdict(row) for row in measures], schema=[field.name for field in fields(Measure)], orient="row"
     )
     night.write("measures.parquet", saved.parquet_bytes(rows))
-    activity = training.group_by("user_idx").len("user_ratings")
-    frame = held_out.with_columns(pl.Series("predicted_rating", predicted)).join(
-        activity, on="user_idx", how="left", maintain_order="left"
+    users = held_out["user_idx"].to_numpy()
+    activity = np.bincount(training["user_idx"].to_numpy(), minlength=int(users.max(initial=-1)) + 1)
+    frame = held_out.with_columns(
+        pl.Series("predicted_rating", predicted), pl.Series("user_ratings", activity[users])
     )
-    frame = frame.with_columns(pl.col("user_ratings").fill_null(0))
     night.write("predicted.parquet", saved.parquet_bytes(frame))
 
 
