@@ -176,6 +176,7 @@ class _Course:
             "processes": self.processes.size,
             "warm": self.warm,
             "features": self.side.values.weight.shape[0] if self.side else 0,
+            "optimizer": "RowAdam",
         }
 
     def state(self) -> State:
