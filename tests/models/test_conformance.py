@@ -47,6 +47,13 @@ def test_it_predicts_one_rating_a_pair_and_knows_unknown_ids(name: str) -> None:
     assert torch.isfinite(predicted).all()
 
 
+def test_a_prediction_without_copies_of_rows_is_the_one_with_them(name: str) -> None:
+    found = trained(name)
+    pairs = torch.randint(UNKNOWN, U, (500,)), torch.randint(UNKNOWN, M, (500,))
+    copied = found(*pairs).detach().clamp(0.5, 5.0).float()  # a gradient is wanted, so rows are gathered
+    torch.testing.assert_close(train.predict(found, *pairs), copied, rtol=2e-7, atol=0)
+
+
 def test_a_row_without_ratings_is_predicted_as_an_unknown_id(name: str) -> None:
     found = trained(name)
     never_rated = torch.tensor([U - 1]), torch.tensor([M - 1])
