@@ -38,7 +38,9 @@ _FLAGS = {"reassoc", "contract", "arcp", "nsz"}  # what lets a sum be vectorised
 
 
 def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, fastmath=_FLAGS, error_model="numpy")(loop)
+    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, fastmath=_FLAGS, error_model="numpy")(
+        loop
+    )
     return compiled
 
 
