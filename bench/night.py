@@ -7,8 +7,8 @@
 implicit's night: read and index, fit (ALS, 64 factors, 15 iterations), recommend 100 unseen movies to everyone, write;
 with OPENBLAS_NUM_THREADS=1, as it asks for, and without settings of OpenBLAS that hold it down.
 This project's, with its defaults: read and clean, hold out, train both networks, evaluate, pass the gate, train on all,
-score, check, publish, report. Each runs in a process of its own, ours after a small night that compiles what a machine compiles once. The quality of implicit's lists is measured apart from
-its night, on the same temporal holdout.
+score, check, publish, report. Each runs in a process of its own, ours after a small night that compiles what a machine
+compiles once. The quality of implicit's lists is measured apart from its night, on the same temporal holdout.
 """
 
 import argparse

@@ -30,6 +30,8 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
         try:
             rows, found = _check(night, prepared, shard, record)
         except DamagedFile as error:
+            if str(error).startswith(night.work):
+                raise DamagedFile(f"{error}; remove {night.work} and run the night again") from error
             score_again(night, shard)
             raise DamagedFile(
                 f"{error}; nothing was published, run the night again to score shard {shard.number} anew"

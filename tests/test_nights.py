@@ -270,6 +270,20 @@ def test_a_part_that_the_store_damaged_is_never_published(
         assert rows(output).height == sum(record["rows"] for part in scored for record in part.parts)
 
 
+def test_a_damaged_work_folder_is_named_and_no_shard_is_scored_anew_for_it(
+    data_set: Path, tmp_path: Path
+) -> None:
+    night = start(data_set, str(tmp_path), config=LOOSE.model_copy(update={"refit": False}))
+    prepared = jobs.prepare(night)
+    jobs.hold_out(night, prepared)
+    trained = jobs.fit(night, prepared, on="train")
+    scored = [jobs.score(night, prepared, trained, shard) for shard in jobs.shards(night, prepared)]
+    night.write("ratings.parquet", b"PAR1 no more")
+    with pytest.raises(DamagedFile, match=rf"ratings.parquet: is damaged .* remove {re.escape(night.work)}"):
+        jobs.check(night, prepared, scored)
+    assert jobs.scored_already(night, prepared) == scored
+
+
 def parquet(frame: pl.DataFrame) -> bytes:
     return saved.parquet_bytes(frame)
 
