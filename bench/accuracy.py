@@ -23,11 +23,12 @@ import numpy as np
 import scipy.sparse as sp
 from lesson import data_folder, lesson_split, measure
 
-from cfjobs import evaluate, jobs
-from cfjobs.config import Config
-from cfjobs.night import Night, Prepared
-from cfjobs.score import NO_MOVIE, Lists, Pairs
-from cfjobs.train import Examples
+from cfjobs import evaluation
+from cfjobs.config import Config, relevant_from
+from cfjobs.night import story
+from cfjobs.night.records import Night, Prepared
+from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs
+from cfjobs.training.loop import Examples
 
 Row = dict[str, Any]
 
@@ -130,7 +131,7 @@ def ranked(seeds: int) -> Iterator[Row]:
             started = time.perf_counter()
             for seed in range(seeds):
                 night, prepared = held_out_night(folder, Config(rank_by=rank_by, seed=seed, refit=False))
-                found.append(jobs.measure(night, prepared, jobs.fit(night, prepared, on="train")))
+                found.append(story.measure(night, prepared, story.fit(night, prepared, on="train")))
             row = {key: mean([float(metrics[key] or 0) for metrics in found]) for key in METRICS}
             label = "cfjobs, default" if rank_by == Config().rank_by else f"cfjobs, rank_by={rank_by}"
             yield {"system": label, **row, "seconds": (time.perf_counter() - started) / seeds}
@@ -142,9 +143,9 @@ METRICS = ("ndcg_at_10", "recall_at_10", "coverage")
 
 
 def held_out_night(folder: str, config: Config) -> tuple[Night, Prepared]:
-    night = jobs.start(ratings_uri=str(data_folder()), output=folder, config=config)
-    prepared = jobs.prepare(night)
-    jobs.hold_out(night, prepared)
+    night = story.start(ratings_uri=str(data_folder()), output=folder, config=config)
+    prepared = story.prepare(night)
+    story.hold_out(night, prepared)
     return night, prepared
 
 
@@ -156,7 +157,7 @@ def peers_ranked(night: Night, prepared: Prepared) -> Iterator[Row]:
     seen = Pairs.of(user, movie, n_users=prepared.n_users)
     shape = (prepared.n_users, prepared.n_movies)
     matrix = sp.csr_matrix((np.ones(len(user), dtype=np.float32), (user, movie)), shape=shape)
-    holdout = evaluate.Holdout(*(test[name].to_numpy() for name in ("user_idx", "movie_idx", "rating")))
+    holdout = evaluation.Holdout(*(test[name].to_numpy() for name in ("user_idx", "movie_idx", "rating")))
     systems: list[tuple[str, Callable[[sp.csr_matrix], np.ndarray]]] = [("EASE, lambda 400", by_ease)]
     if installed("implicit"):
         systems.append(("implicit ALS, 64 factors", by_implicit))
@@ -164,11 +165,11 @@ def peers_ranked(night: Night, prepared: Prepared) -> Iterator[Row]:
         started = time.perf_counter()
         score_UM = system(matrix)
         top = [top_ten(score_UM[row], seen.of_user(row)) for row in range(prepared.n_users)]
-        batch = Lists(0, np.array(top, dtype=np.int32), np.zeros((len(top), evaluate.K), np.float32))
-        metrics = evaluate.list_metrics(
+        batch = Lists(0, np.array(top, dtype=np.int32), np.zeros((len(top), evaluation.K), np.float32))
+        metrics = evaluation.list_metrics(
             [batch],
             holdout,
-            relevant_rating=evaluate.relevant_from(prepared.y_range),
+            relevant_rating=relevant_from(prepared.y_range),
             n_users=prepared.n_users,
             n_candidates=len(np.unique(movie)),
         )
@@ -202,7 +203,7 @@ def by_implicit(matrix: sp.csr_matrix) -> np.ndarray:
 def top_ten(score_M: np.ndarray, seen: np.ndarray) -> np.ndarray:
     score_M = score_M.copy()
     score_M[seen] = -np.inf
-    order = np.argsort(-score_M, kind="stable")[: evaluate.K]
+    order = np.argsort(-score_M, kind="stable")[: evaluation.K]
     return np.where(np.isfinite(score_M[order]), order, NO_MOVIE)
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cfjobs import browse, interpret, saved
+from cfjobs import model_store
+from cfjobs.evaluation import interpret
+from cfjobs.query import movies
 
 AT_LEAST = 20
 NEAREST = 10
@@ -22,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.alike", description=__doc__)
     parser.add_argument("--output", required=True, help="where nights are published")
-    model = saved.load_model(browse.night_of(parser.parse_args(arguments).output).run["model_uri"])
+    model = model_store.load_model(movies.night_of(parser.parse_args(arguments).output).run["model_uri"])
     rated = model.movies["n_ratings"].to_numpy() >= AT_LEAST
     genres = [set((text or "").split("|")) for text in model.movies["genres"].to_list()]
     embeddings = {"rating network": model.network.scores().movie.numpy()}

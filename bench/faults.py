@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import boto3
 
-from cfjobs import sample
+from cfjobs.datasets import synthetic
 from deploy import serve
 from tests import faults
 from tests.faults import Outcome
@@ -34,7 +34,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, store(Path(folder)):
         data = Path(folder) / "data"
         data.mkdir()
-        made = sample.generate(n_users=120, n_movies=300, n_ratings=4_500, seed=7)
+        made = synthetic.generate(n_users=120, n_movies=300, n_ratings=4_500, seed=7)
         made.ratings.write_parquet(data / "ratings.parquet")
         made.movies.write_parquet(data / "movies.parquet")
         outcomes = list(run(data, Path(folder), arguments.only))

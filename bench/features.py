@@ -23,11 +23,13 @@ import polars as pl
 import torch
 from lesson import data_folder
 
-from cfjobs import catalogue, evaluate, fitting, lists, split, train
+from cfjobs import evaluation, lists, training
 from cfjobs.config import Config
+from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
-from cfjobs.ratings import rows_of
-from cfjobs.saved import Model
+from cfjobs.models.predict import predict
+from cfjobs.ratings import catalogue, holdout
+from cfjobs.ratings.read import rows_of
 
 Y_RANGE = (0.5, 5.0)
 LIKED = 4.0
@@ -51,7 +53,7 @@ def fitted(config: Config, kept: pl.DataFrame, movies: pl.DataFrame, *, n_users:
     """Both networks, fitted to the kept ratings as in a refit."""
     users = pl.DataFrame({"user_id": np.arange(n_users)})
     encodings = catalogue.encodings(config, movies=movies, users=users)
-    task = fitting.Task(
+    task = training.Task(
         config,
         n_users=n_users,
         n_movies=movies.height,
@@ -60,7 +62,7 @@ def fitted(config: Config, kept: pl.DataFrame, movies: pl.DataFrame, *, n_users:
         valid=kept.head(0),
         movie_features=catalogue.encoded(movies, encodings.movies),
     )
-    found = fitting.fit(task, fitting.Kit(torch.device("cpu")))
+    found = training.fit_networks(task, training.Kit(torch.device("cpu")))
 
     def counts(name: str, size: int) -> pl.Series:
         return pl.Series("n_ratings", np.bincount(kept[name].to_numpy(), minlength=size))
@@ -77,15 +79,15 @@ def fitted(config: Config, kept: pl.DataFrame, movies: pl.DataFrame, *, n_users:
 
 def measured(model: Model, kept: pl.DataFrame, test: pl.DataFrame) -> Row:
     """Errors of the stars, all and of movies without training ratings; nDCG@10; and liked ones found among the unrated."""
-    examples = fitting.examples(test, torch.device("cpu"))
-    predicted = train.predict(model.network, examples.user_idx, examples.movie_idx).numpy()
+    examples = training.examples(test, torch.device("cpu"))
+    predicted = predict(model.network, examples.user_idx, examples.movie_idx).numpy()
     error = (predicted - test["rating"].to_numpy()) ** 2
     unrated = model.movies["n_ratings"].to_numpy()[test["movie_idx"].to_numpy()] == 0
     n_users = model.users.height
-    best = list(lists.best(lists.ask(model, kept, users=range(n_users)), n=evaluate.K))
-    ranked = evaluate.list_metrics(
+    best = list(lists.best(lists.ask(model, kept, users=range(n_users)), n=evaluation.K))
+    ranked = evaluation.list_metrics(
         best,
-        evaluate.Holdout.of(test),
+        evaluation.Holdout.of(test),
         relevant_rating=LIKED,
         n_users=n_users,
         n_candidates=int(lists.candidates(model).sum()),
@@ -121,10 +123,10 @@ def rows(network: str, seeds: int) -> Iterator[Row]:
     n_users = int(frame["user_idx"].max()) + 1  # type: ignore[arg-type]  # a number
     new = np.random.default_rng(0).permutation(movies.height)[: movies.height // 10]
     holdouts = {
-        "by time": split.temporal_holdout(frame["user_idx"].to_numpy(), fraction=0.2),
+        "by time": holdout.temporal_holdout(frame["user_idx"].to_numpy(), fraction=0.2),
         "by movie": np.isin(frame["movie_idx"].to_numpy(), new),
     }
-    for holdout, held_out in holdouts.items():
+    for name, held_out in holdouts.items():
         kept, test = frame.filter(~held_out), frame.filter(held_out)
         for columns in ((), ("genres",)):
             found = []
@@ -132,7 +134,7 @@ def rows(network: str, seeds: int) -> Iterator[Row]:
                 config = Config(model=network, seed=seed, movie_features=columns)
                 found.append(measured(fitted(config, kept, movies, n_users=n_users), kept, test))
             means = {name: float(np.mean([row[name] for row in found])) for name in found[0]}
-            yield {"holdout": holdout, "features": ", ".join(columns) or "none", **means}
+            yield {"holdout": name, "features": ", ".join(columns) or "none", **means}
 
 
 def main() -> int:

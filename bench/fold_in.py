@@ -15,15 +15,17 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from cfjobs import fold_in, models, train
+from cfjobs import models, training
 from cfjobs.config import Config
 from cfjobs.models.network import UNKNOWN, Network
+from cfjobs.models.predict import predict
+from cfjobs.training import fold_in
 
 Y_RANGE = (0.5, 5.0)
 KNOWN = (1, 2, 5, 10, 20, 50)
 
 
-def read(file: Path) -> tuple[train.Examples, list[train.Examples], int]:
+def read(file: Path) -> tuple[training.Examples, list[training.Examples], int]:
     """(ratings of the users to train on, each new user's ratings by time, number of movies)."""
     ratings = pl.read_parquet(file).sort("user_id", "timestamp", "movie_id")
     ratings = ratings.with_columns(
@@ -31,15 +33,15 @@ def read(file: Path) -> tuple[train.Examples, list[train.Examples], int]:
     )
     is_new = pl.col("user_id") % 5 == 0
 
-    def examples(frame: pl.DataFrame) -> train.Examples:
+    def examples(frame: pl.DataFrame) -> training.Examples:
         columns = (frame[name].to_numpy(writable=True) for name in ("user_id", "movie_id", "rating"))
-        return train.Examples(*map(torch.from_numpy, columns))
+        return training.Examples(*map(torch.from_numpy, columns))
 
     new = ratings.filter(is_new).partition_by("user_id", maintain_order=True)
     return examples(ratings.filter(~is_new)), [*map(examples, new)], int(ratings["movie_id"].max()) + 1  # type: ignore[arg-type]
 
 
-def trained(config: Config, learn: train.Examples, n_movies: int) -> Network:
+def trained(config: Config, learn: training.Examples, n_movies: int) -> Network:
     torch.manual_seed(config.seed)
     network = models.build(
         config.model,
@@ -47,11 +49,13 @@ def trained(config: Config, learn: train.Examples, n_movies: int) -> Network:
         n_movies=n_movies,
         settings=models.settings(config, y_range=Y_RANGE),
     )
-    train.fit(network, learn, config=config)
+    training.fit_rating(network, learn, config=config)
     return network
 
 
-def rmse(network: Network, config: Config, new: list[train.Examples], *, known: int) -> tuple[float, float]:
+def rmse(
+    network: Network, config: Config, new: list[training.Examples], *, known: int
+) -> tuple[float, float]:
     """(folded in from the `known` latest of the first four fifths, as a typical user)."""
     folded, typical = [], []
     for theirs in new:
@@ -62,11 +66,11 @@ def rmse(network: Network, config: Config, new: list[train.Examples], *, known: 
             config.model,
             movie_idx=theirs.movie_idx[max(0, cut - known) : cut],
             rating=theirs.rating[max(0, cut - known) : cut],
-            l2=models.recipe(config).l2,
+            l2=models.recipe_of(config).l2,
         )
         user_idx = torch.zeros_like(movie_idx)
-        folded.append(train.predict(one, user_idx, movie_idx) - rating)
-        typical.append(train.predict(network, user_idx + UNKNOWN, movie_idx) - rating)
+        folded.append(predict(one, user_idx, movie_idx) - rating)
+        typical.append(predict(network, user_idx + UNKNOWN, movie_idx) - rating)
     return tuple(float(torch.cat(errors).square().mean().sqrt()) for errors in (folded, typical))  # type: ignore[return-value]
 
 

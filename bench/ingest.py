@@ -82,13 +82,14 @@ def generate(folder: Path, n_rows: int) -> Path:
 
 
 def cfjobs(folder: str) -> dict[str, Any]:
-    from cfjobs import ratings, split
+    from cfjobs import ratings
     from cfjobs.config import Config
+    from cfjobs.ratings import holdout
 
     with _measured() as measured:
         files = ratings.list_parquet(folder, what="ratings")
         cleaned = ratings.read_ratings(files, config=Config(y_range=Y_RANGE), until=UNTIL, now=UNTIL)
-        held_out = split.temporal_holdout(cleaned.ratings.frame["user_idx"].to_numpy(), fraction=0.2)
+        held_out = holdout.temporal_holdout(cleaned.ratings.frame["user_idx"].to_numpy(), fraction=0.2)
     return measured | {"kept": cleaned.counts["kept"], "held_out": int(held_out.sum())}
 
 

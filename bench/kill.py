@@ -28,9 +28,9 @@ import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
-from cfjobs import jobs
 from cfjobs.config import Config
-from cfjobs.night import Scored
+from cfjobs.night import story
+from cfjobs.night.records import Scored
 from deploy import serve
 
 DATE = date(2026, 3, 1)
@@ -54,7 +54,7 @@ class Outcome:
 
 def run_night(ratings: str, output: str, config: Config) -> None:
     """One night; what `cfjobs nightly` does."""
-    jobs.nightly(jobs.start(ratings_uri=ratings, output=output, run_date=DATE, config=config))
+    story.nightly(story.start(ratings_uri=ratings, output=output, run_date=DATE, config=config))
 
 
 def run_flow(ratings: str, output: str, config: Config) -> None:
@@ -176,7 +176,7 @@ def _n_shards(ratings: str) -> int:
 
 
 def main() -> None:
-    from cfjobs import sample
+    from cfjobs.datasets import synthetic
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--flow", action="store_true", help="kill runs of the Prefect flow")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        data = sample.generate(n_users=200, n_movies=300, n_ratings=6_000, seed=7)
+        data = synthetic.generate(n_users=200, n_movies=300, n_ratings=6_000, seed=7)
         data.ratings.write_parquet(f"{name}/ratings.parquet")
         found = kill_and_compare(name, Path(name), kills=options.kills, seed=options.seed, flow=options.flow)
     print(

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from cfjobs import models, train
+from cfjobs import models, training
 from cfjobs.config import Config
 
 LESSON = {"dot": 1.130, "dot_bias": 0.801, "net": 0.7808, "dot_raters": None}
@@ -34,7 +34,7 @@ def data_folder() -> Path:
     return Path(folder) / "ml-latest-small"
 
 
-def lesson_split() -> tuple[train.Examples, train.Examples]:
+def lesson_split() -> tuple[training.Examples, training.Examples]:
     """Training and validation ratings of the lesson."""
     ratings = pl.read_parquet(data_folder() / "ratings.parquet")
     user, movie = (
@@ -44,13 +44,15 @@ def lesson_split() -> tuple[train.Examples, train.Examples]:
     np.random.seed(42)  # noqa: NPY002  # the lesson's own generator
     rows = np.random.permutation(len(rating))  # noqa: NPY002
 
-    def examples(chosen: np.ndarray) -> train.Examples:
-        return train.Examples(*(torch.from_numpy(column[chosen]) for column in (user, movie, rating)))
+    def examples(chosen: np.ndarray) -> training.Examples:
+        return training.Examples(*(torch.from_numpy(column[chosen]) for column in (user, movie, rating)))
 
     return examples(rows[N_VALID:]), examples(rows[:N_VALID])
 
 
-def measure(name: str, *, seed: int, learn: train.Examples, valid: train.Examples) -> tuple[float, float]:
+def measure(
+    name: str, *, seed: int, learn: training.Examples, valid: training.Examples
+) -> tuple[float, float]:
     """(mean squared error, seconds) of one network."""
     config = Config(model=name, seed=seed)
     torch.manual_seed(seed)
@@ -62,8 +64,8 @@ def measure(name: str, *, seed: int, learn: train.Examples, valid: train.Example
         name, n_users=n_users, n_movies=n_movies, settings=models.settings(config, y_range=Y_RANGE)
     )
     started = time.perf_counter()
-    train.fit(network, learn, config=config)
-    return train.mean_squared_error(network, valid), time.perf_counter() - started
+    training.fit_rating(network, learn, config=config)
+    return training.mean_squared_error(network, valid), time.perf_counter() - started
 
 
 def main() -> int:

@@ -24,8 +24,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cfjobs import evaluate, sample, split
-from cfjobs.lists import Lists
+from cfjobs import evaluation
+from cfjobs.config import relevant_from
+from cfjobs.datasets import synthetic
+from cfjobs.lists.build import Lists
+from cfjobs.ratings import holdout
 
 USERS_PER_RATING, MOVIES_PER_RATING = 162_519 / 24_800_000, 59_047 / 24_800_000
 LIST = 100
@@ -69,17 +72,17 @@ def implicits_quality(ratings: Path, folder: Path) -> Row:
     user, movie = (frame[n].rank("dense").to_numpy().astype(np.int64) - 1 for n in ("user_id", "movie_id"))
     rating = frame["rating"].to_numpy().astype(np.float32)
     n_users, n_movies = int(user.max()) + 1, int(movie.max()) + 1
-    held = split.temporal_holdout(user.astype(np.int32), fraction=0.2)
+    held = holdout.temporal_holdout(user.astype(np.int32), fraction=0.2)
     matrix = sp.csr_matrix(
         (np.ones(int((~held).sum()), np.float32), (user[~held], movie[~held])), shape=(n_users, n_movies)
     )
     model = AlternatingLeastSquares(factors=64, iterations=15, random_state=42)
     model.fit(matrix, show_progress=False)
-    ids, scores = model.recommend(np.arange(n_users), matrix, N=evaluate.K, filter_already_liked_items=True)
-    metrics = evaluate.list_metrics(
+    ids, scores = model.recommend(np.arange(n_users), matrix, N=evaluation.K, filter_already_liked_items=True)
+    metrics = evaluation.list_metrics(
         [Lists(0, ids.astype(np.int32), scores)],
-        evaluate.Holdout(user[held], movie[held], rating[held]),
-        relevant_rating=evaluate.relevant_from((float(rating.min()), float(rating.max()))),
+        evaluation.Holdout(user[held], movie[held], rating[held]),
+        relevant_rating=relevant_from((float(rating.min()), float(rating.max()))),
         n_users=n_users,
         n_candidates=len(np.unique(movie[~held])),
     )
@@ -98,7 +101,7 @@ def our_night(ratings: Path, folder: Path) -> Row:
 
 def generated(folder: Path, *, n_ratings: int) -> Path:
     """Ratings and movies of this project's generator, in the shape of MovieLens 25M; the path of the ratings."""
-    made = sample.generate(
+    made = synthetic.generate(
         n_users=max(50, round(n_ratings * USERS_PER_RATING)),
         n_movies=max(100, round(n_ratings * MOVIES_PER_RATING)),
         n_ratings=n_ratings,

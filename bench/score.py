@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cfjobs.score import Pairs, registers
-from cfjobs.score.engine import top_n_batches
-from cfjobs.score.job import Net
+from cfjobs.topn import kernel
+from cfjobs.topn.engine import top_n_batches
+from cfjobs.topn.problem import Net, Pairs
 
 FULL = {"users": 162_519, "movies": 59_047, "factors": 64, "pairs": 24_800_000}
 QUICK = {"users": 12_288, "movies": 20_000, "factors": 64, "pairs": 1_500_000}
@@ -251,7 +251,7 @@ def measure(
         runs: dict[str, Callable[[], None]] = {
             "bare float32 product": lambda x=x, q=q, t=tiling: bare_product(x, q, **t)
         }
-        for screen in ("int8", "float32") if registers.HAS_VNNI else ("float32",):
+        for screen in ("int8", "float32") if kernel.HAS_VNNI else ("float32",):
             runs[f"top-N, {screen} screen"] = lambda x=x, q=q, b=bias, s=screen: ours(
                 x, q, movie_bias=b, seen=seen, screen=s
             )

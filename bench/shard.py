@@ -23,11 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cfjobs import models, saved, scoring
+from cfjobs import model_store, models
 from cfjobs.config import Config
-from cfjobs.night import Night, Prepared, Shard, Trained
-from cfjobs.ranking import RankingConfig, RankingModel
-from cfjobs.saved import Model
+from cfjobs.model_store.files import Model
+from cfjobs.models.ranker import RankingConfig, RankingModel
+from cfjobs.night import score as scoring
+from cfjobs.night.records import Night, Prepared, Shard, Trained
 
 BLOCK = 50_000
 
@@ -71,7 +72,7 @@ def lay_out(folder: Path, *, n_users: int, n_movies: int, per_user: int, config:
         config=RankingConfig(n_factors=config.ranking_factors),
     )
     users_table = users_table.with_columns(pl.Series("n_ratings", n_ratings))
-    saved.save_model(str(folder / "model"), Model(network, ranking, config, users_table, movies_table))
+    model_store.save_model(str(folder / "model"), Model(network, ranking, config, users_table, movies_table))
 
 
 def score(folder: Path, *, n_users: int, n_movies: int, config: Config) -> dict[str, float]:

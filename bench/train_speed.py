@@ -22,17 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from cfjobs import models, sample, train
+from cfjobs import models, training
 from cfjobs.config import Config
+from cfjobs.datasets import synthetic
 
 N_FACTORS, N_THREADS, EPOCHS = 64, 2, 20
 Row = dict[str, Any]
 
 
-def split(n_ratings: int) -> tuple[train.Examples, train.Examples, int, int]:
+def split(n_ratings: int) -> tuple[training.Examples, training.Examples, int, int]:
     """Training and held-out ratings, users, movies."""
     n_users, n_movies = n_ratings // 100, max(500, n_ratings // 400)
-    data = sample.generate(n_users=n_users, n_movies=n_movies, n_ratings=n_ratings, seed=1)
+    data = synthetic.generate(n_users=n_users, n_movies=n_movies, n_ratings=n_ratings, seed=1)
     columns = [
         data.ratings[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("user_id", "movie_id")
     ]
@@ -40,13 +41,13 @@ def split(n_ratings: int) -> tuple[train.Examples, train.Examples, int, int]:
     held_out = np.zeros(n_ratings, dtype=bool)
     held_out[np.random.default_rng(0).permutation(n_ratings)[: n_ratings // 10]] = True
 
-    def examples(rows: np.ndarray) -> train.Examples:
-        return train.Examples(*(torch.from_numpy(column[rows]) for column in (*columns, rating)))
+    def examples(rows: np.ndarray) -> training.Examples:
+        return training.Examples(*(torch.from_numpy(column[rows]) for column in (*columns, rating)))
 
     return examples(~held_out), examples(held_out), int(columns[0].max()) + 1, int(columns[1].max()) + 1
 
 
-def by_libmf(learn: train.Examples, valid: train.Examples) -> Row:
+def by_libmf(learn: training.Examples, valid: training.Examples) -> Row:
     from libmf import mf
 
     parts = (learn.user_idx.numpy(), learn.movie_idx.numpy(), learn.rating.numpy())
@@ -68,7 +69,7 @@ def by_libmf(learn: train.Examples, valid: train.Examples) -> Row:
     }
 
 
-def by_surprise(learn: train.Examples, valid: train.Examples) -> Row:
+def by_surprise(learn: training.Examples, valid: training.Examples) -> Row:
     import pandas as pd
     from surprise import SVD, Dataset, Reader
 
@@ -87,7 +88,7 @@ def by_surprise(learn: train.Examples, valid: train.Examples) -> Row:
     }
 
 
-def by_fastai(learn: train.Examples, valid: train.Examples) -> Row:
+def by_fastai(learn: training.Examples, valid: training.Examples) -> Row:
     import pandas as pd
     from fastai.collab import CollabDataLoaders, collab_learner
 
@@ -108,17 +109,25 @@ def by_fastai(learn: train.Examples, valid: train.Examples) -> Row:
 
 
 def by_us(
-    name: str, learn: train.Examples, valid: train.Examples, *, sizes: tuple[int, int], target: float | None
+    name: str,
+    learn: training.Examples,
+    valid: training.Examples,
+    *,
+    sizes: tuple[int, int],
+    target: float | None,
 ) -> Row:
     """The default training of a network; seconds_to_target: up to the end of the first epoch at the target."""
     config = Config(model=name, n_factors=N_FACTORS, patience=0)
-    for part in (train.Examples(*(column[:1000] for column in astuple(learn))), learn):  # the first compiles
+    for part in (
+        training.Examples(*(column[:1000] for column in astuple(learn))),
+        learn,
+    ):  # the first compiles
         torch.manual_seed(config.seed)
         network = models.build(
             name, n_users=sizes[0], n_movies=sizes[1], settings=models.settings(config, y_range=(0.5, 5))
         )
         started, at = time.perf_counter(), list[float]()
-        record = train.fit(
+        record = training.fit_rating(
             network,
             part,
             config=config,

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import polars as pl
 
-from cfjobs import jobs, sample
 from cfjobs.config import Config, load_config
-from cfjobs.night import Night, Prepared
+from cfjobs.datasets import synthetic
+from cfjobs.night import story
+from cfjobs.night.records import Night, Prepared
 
 FIRST, SECOND = date(2030, 1, 1), date(2030, 1, 2)
 SHARE_ARRIVING = 0.05
@@ -55,7 +56,7 @@ def main() -> int:
 
 def data_sets() -> dict[str, pl.DataFrame]:
     """Ratings by name of the data."""
-    found = {"sample": sample.generate(n_users=1_000, n_movies=2_000, n_ratings=100_000, seed=42).ratings}
+    found = {"sample": synthetic.generate(n_users=1_000, n_movies=2_000, n_ratings=100_000, seed=42).ratings}
     if folder := os.environ.get("CFJOBS_ML_LATEST_SMALL"):
         found["ml-latest-small"] = pl.read_parquet(Path(folder) / "ml-latest-small" / "ratings.parquet")
     return found
@@ -69,16 +70,16 @@ def compared(ratings: pl.DataFrame, folder: Path, config: Config) -> list[dict[s
         part.write_parquet(folder / f"{name}.parquet")
     warm = config.model_copy(update={"warm_start": True})
     output = str(folder / "output")
-    jobs.nightly(
-        jobs.start(ratings_uri=str(folder / "first.parquet"), output=output, run_date=FIRST, config=warm)
+    story.nightly(
+        story.start(ratings_uri=str(folder / "first.parquet"), output=output, run_date=FIRST, config=warm)
     )
     rows = []
     for start, chosen in (("cold", config), ("warm", warm)):
-        night = jobs.start(
+        night = story.start(
             ratings_uri=str(folder / "second.parquet"), output=output, run_date=SECOND, config=chosen
         )
-        prepared = jobs.prepare(night)
-        jobs.hold_out(night, prepared)
+        prepared = story.prepare(night)
+        story.hold_out(night, prepared)
         rows.append({"start": start, **trained(night, prepared)})
     return rows
 
@@ -86,12 +87,12 @@ def compared(ratings: pl.DataFrame, folder: Path, config: Config) -> list[dict[s
 def trained(night: Night, prepared: Prepared) -> dict[str, float]:
     """Seconds and quality of one night's trainings."""
     began, cpu_began = time.perf_counter(), time.process_time()
-    measured = jobs.fit(night, prepared, on="train")
+    measured = story.fit(night, prepared, on="train")
     refit_began, cpu_ended = time.perf_counter(), time.process_time()
-    jobs.fit(night, prepared, on="all", stop_share=measured.share)
+    story.fit(night, prepared, on="all", stop_share=measured.share)
     ended = time.perf_counter()
     assert (measured.warm_from is not None) == night.config.warm_start
-    metrics = jobs.measure(night, prepared, measured)
+    metrics = story.measure(night, prepared, measured)
     rmse, ndcg = metrics["rmse"], metrics["ndcg_at_10"]
     assert rmse is not None
     assert ndcg is not None

@@ -400,3 +400,9 @@ def as_toml(config: Config) -> str:
 
 def _toml_text(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+
+
+def relevant_from(y_range: tuple[float, float]) -> float:
+    """The rating from which a movie counts as liked: 7/9 of the way up the range, 4 of 0.5..5."""
+    low, high = y_range
+    return low + (high - low) * 7 / 9

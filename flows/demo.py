@@ -48,16 +48,19 @@ def main() -> int:
 
 def show(source: str, folder: Path) -> None:
     """Run the night and print its metrics, its tables, and one user's list."""
-    from cfjobs import cli, jobs, lookups, publish
-    from cfjobs.cli import look
-    from cfjobs.night import Published
+    from cfjobs import cli
+    from cfjobs.cli import query
+    from cfjobs.night import story
+    from cfjobs.night.records import Published
+    from cfjobs.query import lookup
+    from cfjobs.tables import delta
     from flows.nightly import nightly
 
     cli.log_to_stderr()
     folder = folder / name_of(source)  # a night is compared with the one before it: each data set has its own
     output = str(folder / "output")
     ratings = data_set(source, folder)
-    jobs.start(ratings_uri=ratings, output=output)
+    story.start(ratings_uri=ratings, output=output)
     print("starting Prefect in this process; its first start takes some 20 seconds", file=sys.stderr)
     published = nightly(ratings=ratings, output=output, force=True)
     assert isinstance(published, Published)  # forced: not skipped
@@ -66,28 +69,29 @@ def show(source: str, folder: Path) -> None:
         print(f"\n{title}")
         for name, value in values.items():
             print(f"  {name:<20} {value:.4f}" if isinstance(value, float) else f"  {name:<20} {value}")
-    users = publish.open_table(output, "top_n")
+    users = delta.open_table(output, "top_n")
     assert users is not None
     first = users.to_pyarrow_dataset().head(1, columns=["user_id"])["user_id"][0].as_py()
     print()
-    look.print_list(lookups.user_list(output, str(first)), n=10)
+    query.print_list(lookup.user_list(output, str(first)), n=10)
     print(f"\nAsk for another user: .venv/bin/cfjobs recs --output {os.path.relpath(output)} --user ID")
 
 
 def data_set(source: str, folder: Path) -> str:
     """The URI of the ratings: as given, imported from GroupLens' files, or generated."""
-    from cfjobs import grouplens, sample, storage
-    from cfjobs.saved import parquet_bytes
+    from cfjobs import storage
+    from cfjobs.datasets import movielens, synthetic
+    from cfjobs.storage.parquet import parquet_bytes
 
     if not source:
-        data = sample.generate(n_users=1_000, n_movies=2_000, n_ratings=100_000, seed=42)
+        data = synthetic.generate(n_users=1_000, n_movies=2_000, n_ratings=100_000, seed=42)
         for name, frame in (("ratings", data.ratings), ("movies", data.movies)):
             storage.write_bytes(str(folder / "data" / f"{name}.parquet"), parquet_bytes(frame))
         return str(folder / "data")
     if is_grouplens(source):
         target = str(folder / "imported")
         storage.delete_under(target)
-        grouplens.import_to(source, target)
+        movielens.import_to(source, target)
         return target
     return source
 

@@ -12,11 +12,13 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run, task_run
 
-from cfjobs import jobs, nights, usage
-from cfjobs.claim import Claim
+from cfjobs import resources
 from cfjobs.config import Config
 from cfjobs.errors import CfjobsError
-from cfjobs.night import Night, Prepared, Published, Trained
+from cfjobs.night import story
+from cfjobs.night.records import Night, Prepared, Published, Trained
+from cfjobs.storage.lease import Claim
+from cfjobs.tables import runs
 from flows.observe import log_to_run
 from flows.shards import score_all
 from flows.stages import TrainingLost, check, gate, prepare, publish, stage, start
@@ -27,8 +29,8 @@ from flows.waiting import end_of
 
 log = logging.getLogger("cfjobs.flows")
 
-hold_out = stage(name="split", task_run_name="choose the holdout")(jobs.hold_out)
-measure = stage(name="evaluate", task_run_name="measure on the holdout")(jobs.measure)
+hold_out = stage(name="split", task_run_name="choose the holdout")(story.hold_out)
+measure = stage(name="evaluate", task_run_name="measure on the holdout")(story.measure)
 
 
 @stage(name="train elsewhere", task_run_name="train on {on} ratings by {deployment}")
@@ -36,7 +38,7 @@ def train_elsewhere(
     deployment: str, night: Night, prepared: Prepared, on: Literal["train", "all"], stop_share: float
 ) -> Trained:
     """Run the training deployment on its own worker and take the record it left in the work folder."""
-    if done := jobs.trained_already(night, on=on):
+    if done := story.trained_already(night, on=on):
         return done
     parameters = {
         "night": night.model_dump(mode="json"),
@@ -48,7 +50,7 @@ def train_elsewhere(
     run = run_deployment(deployment, parameters=parameters, idempotency_key=attempt, timeout=0)
     assert isinstance(run, FlowRun)  # called from a task that is not async: no coroutine
     run = end_of(run)
-    trained = jobs.trained_already(night, on=on)
+    trained = story.trained_already(night, on=on)
     if trained is None:
         raise _why_lost(deployment, run)
     return trained
@@ -98,7 +100,7 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
     """
     log_to_run()
     run_date = run_date or planned_date()
-    if not force and (reason := nights.stale(output, run_date)):
+    if not force and (reason := runs.stale(output, run_date)):
         return skipped(reason)
     night = start(
         ratings_uri=ratings,
@@ -111,8 +113,8 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
         deny=deny,
         exclude=exclude,
     )
-    with jobs.claimed_night(night) as claim:
-        night = jobs.resumed(night)
+    with story.claimed_night(night) as claim:
+        night = story.resumed(night)
         published, trained = _work(night, claim, train_deployment, score_deployment)
     announce(night, published, trained)
     return published
@@ -167,4 +169,4 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - began, 3)
-    log.info("%s took %.1f s; %s", name, seconds[name], usage.words())
+    log.info("%s took %.1f s; %s", name, seconds[name], resources.words())

@@ -16,7 +16,7 @@ from prefect.events import emit_event
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 
-from cfjobs import usage
+from cfjobs import resources
 
 _SECONDS_BETWEEN_UPDATES = 2.0
 _SECONDS_BETWEEN_LINES = 30.0
@@ -54,7 +54,7 @@ def progress_artifact(key: str, description: str) -> Callable[[float, str], None
             update_progress_artifact(artifact_id, progress=round(share * 100, 1), description=text)
         if share >= 1 or now - last_line >= _SECONDS_BETWEEN_LINES:
             last_line = now
-            log.info("%s; %s", text, usage.words())
+            log.info("%s; %s", text, resources.words())
 
     return update
 

@@ -6,10 +6,11 @@ from datetime import date
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from cfjobs import jobs, nights
 from cfjobs.config import Config
 from cfjobs.errors import InputError
-from cfjobs.night import Published
+from cfjobs.night import story
+from cfjobs.night.records import Published
+from cfjobs.tables import runs
 from flows.observe import log_to_run
 from flows.shards import score_all
 from flows.stages import check, gate, prepare, publish, start
@@ -50,7 +51,7 @@ def score(  # noqa: PLR0917  # Prefect passes parameters by name; its form shows
     """
     log_to_run()
     run_date = run_date or planned_date()
-    if not force and (reason := nights.stale(output, run_date)):
+    if not force and (reason := runs.stale(output, run_date)):
         return skipped(reason)
     night = start(
         ratings_uri=ratings,
@@ -64,12 +65,12 @@ def score(  # noqa: PLR0917  # Prefect passes parameters by name; its form shows
         deny=deny,
         exclude=exclude,
     )
-    with jobs.claimed_night(night) as claim:
-        night = jobs.resumed(night)
+    with story.claimed_night(night) as claim:
+        night = story.resumed(night)
         prepared = prepare(night)
         verdict = gate(night, prepared, {})
         began = time.perf_counter()
-        trained = jobs.existing(night)
+        trained = story.existing(night)
         scored = score_all(night, prepared, trained, deployment=score_deployment)
         check(night, prepared, scored)
         claim.check()
@@ -81,7 +82,7 @@ def score(  # noqa: PLR0917  # Prefect passes parameters by name; its form shows
 
 def newest_model(output: str) -> str:
     """The model of the newest published night."""
-    found = nights.published(output)
+    found = runs.published(output)
     if not found:
         raise InputError(f"output {output}: no night has been published there; name a model to score with")
     return found[-1].model_uri

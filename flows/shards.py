@@ -8,10 +8,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run, task_run
 
-from cfjobs import jobs
 from cfjobs.config import Config
 from cfjobs.errors import CfjobsError, InputError
-from cfjobs.night import Night, Prepared, Scored, Shard, Trained
+from cfjobs.night import story
+from cfjobs.night.records import Night, Prepared, Scored, Shard, Trained
 from flows.observe import log_to_run, progress_artifact
 from flows.stages import stage
 from flows.waiting import end_of
@@ -24,7 +24,7 @@ _FOR_WORKERS = ("PREFECT_", "AWS_", "CFJOBS_")
 def score_shard(night: Night, prepared: Prepared, trained: Trained, shard: Shard) -> Scored:
     log_to_run()  # on Ray this is a process of its own
     bar = progress_artifact(f"scoring-{shard.number}", f"Scoring users {shard.start:,} to {shard.stop:,}")
-    return jobs.score(night, prepared, trained, shard, progress=bar)
+    return story.score(night, prepared, trained, shard, progress=bar)
 
 
 def score_all(
@@ -36,14 +36,14 @@ def score_all(
     if night.config.runner == "ray":
         on_ray = score_on_ray.with_options(task_runner=ray_cluster(night.config))
         return on_ray(night, prepared, trained)
-    return [score_shard(night, prepared, trained, shard) for shard in jobs.shards(night, prepared)]
+    return [score_shard(night, prepared, trained, shard) for shard in story.shards(night, prepared)]
 
 
 @flow(name="shards", flow_run_name="shards of {night.run_date}", persist_result=False)
 def score_here(night: Night, prepared: Prepared, trained: Trained) -> list[Scored]:
     """The shards one by one in this process: as a deployment, on a worker with a GPU."""
     log_to_run()
-    return [score_shard(night, prepared, trained, shard) for shard in jobs.shards(night, prepared)]
+    return [score_shard(night, prepared, trained, shard) for shard in story.shards(night, prepared)]
 
 
 @flow(name="shards on ray", flow_run_name="shards of {night.run_date} on Ray", persist_result=False)
@@ -55,7 +55,7 @@ def score_on_ray(night: Night, prepared: Prepared, trained: Trained) -> list[Sco
     submit = score_shard.submit  # type: ignore[attr-defined]  # a Prefect task
     night = night.model_copy(update={"config": night.config.model_copy(update={"threads": threads})})
     with remote_options(num_cpus=threads, num_gpus=night.config.gpus_per_shard):
-        running = [submit(night, prepared, trained, shard) for shard in jobs.shards(night, prepared)]
+        running = [submit(night, prepared, trained, shard) for shard in story.shards(night, prepared)]
     return [task.result() for task in running]
 
 
@@ -84,7 +84,7 @@ def score_elsewhere(deployment: str, night: Night, prepared: Prepared, trained: 
     )
     assert isinstance(run, FlowRun)  # called from a task that is not async: no coroutine
     run = end_of(run)
-    scored = jobs.scored_already(night, prepared)
+    scored = story.scored_already(night, prepared)
     if scored is None:
         state = f"{run.state.name}: {run.state.message or ''}" if run.state else "unknown"
         raise ScoringLost(f"scoring by {deployment} ended before all shards were done, as {state}; rerun")

@@ -8,11 +8,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from cfjobs import jobs
 from cfjobs.errors import CfjobsError, GateRefused, StorageFault
-from cfjobs.night import Night, Prepared
+from cfjobs.night import story
+from cfjobs.night.records import Night, Prepared
+from cfjobs.report.markdown import gate_table
 from flows.observe import GATE_REFUSED, event, table_artifact
-from flows.pages import gate_table
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,20 +47,20 @@ def stage(
     return wrap
 
 
-start = stage(name="start", task_run_name="check inputs, credentials and output")(jobs.start)
-prepare = stage(name="prepare", task_run_name="read, clean and index")(jobs.prepare)
-check = stage(name="check", task_run_name="check the written lists")(jobs.check)
-publish = stage(name="publish")(jobs.commit)
+start = stage(name="start", task_run_name="check inputs, credentials and output")(story.start)
+prepare = stage(name="prepare", task_run_name="read, clean and index")(story.prepare)
+check = stage(name="check", task_run_name="check the written lists")(story.check)
+publish = stage(name="publish")(story.commit)
 
 
 @stage(name="gate")
 def gate(night: Night, prepared: Prepared, metrics: dict[str, float | None]) -> str:
     """The gate's verdict, with its reasoning as a table of the run; a refusal is an event too."""
-    lines = jobs.compared(night, prepared, metrics)
+    lines = story.compared(night, prepared, metrics)
     if lines:
         table_artifact("gate", gate_table(lines), "What the gate compared, and with what")
     try:
-        return jobs.gate(night, metrics, lines)
+        return story.gate(night, metrics, lines)
     except GateRefused as refusal:
         event(
             GATE_REFUSED,

@@ -1,8 +1,10 @@
 """What a run says when it has published: the summary page and the event."""
 
-from cfjobs import nights, page, report
-from cfjobs.night import Night, Published, Trained
-from flows import pages
+from cfjobs import report
+from cfjobs.night import summary
+from cfjobs.night.records import Night, Published, Trained
+from cfjobs.report import markdown
+from cfjobs.tables import runs
 from flows.observe import PUBLISHED, event, summary_artifact
 
 _NIGHTS_BEFORE = 7
@@ -10,13 +12,13 @@ _NIGHTS_BEFORE = 7
 
 def announce(night: Night, published: Published, trained: Trained) -> None:
     """Write the night's summary, beside the nights before it, and emit `cfjobs.published`."""
-    before = [row for row in nights.published(night.output) if row.run_date <= night.run_date]
-    head, _, rest = report.markdown(published, trained).partition("\n## ")
+    before = [row for row in runs.published(night.output) if row.run_date <= night.run_date]
+    head, _, rest = summary.markdown(published, trained).partition("\n## ")
     sections = [
         head.strip(),
-        f"The night's page, with charts: `{page.uri(night.output, night.run_date)}`",
-        "## The nights before\n\n" + pages.nights_table(before[-_NIGHTS_BEFORE - 1 :]),
-        "## Loss\n\n" + picture if (picture := pages.loss_picture(trained.losses)) else "",
+        f"The night's page, with charts: `{report.uri(night.output, night.run_date)}`",
+        "## The nights before\n\n" + markdown.nights_table(before[-_NIGHTS_BEFORE - 1 :]),
+        "## Loss\n\n" + picture if (picture := markdown.loss_picture(trained.losses)) else "",
         "## " + rest.strip(),
     ]
     summary_artifact("\n\n".join(section for section in sections if section) + "\n")

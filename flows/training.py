@@ -4,15 +4,15 @@ from typing import Literal
 
 from prefect import flow
 
-from cfjobs import jobs
-from cfjobs.night import Night, Prepared, Trained
+from cfjobs.night import story
+from cfjobs.night.records import Night, Prepared, Trained
 from flows.observe import log_to_run, progress_artifact
 from flows.stages import stage
 
 
 @stage(name="fit", task_run_name="fit on {on} ratings")
 def fit(night: Night, prepared: Prepared, on: Literal["train", "all"], stop_share: float) -> Trained:
-    return jobs.fit(
+    return story.fit(
         night,
         prepared,
         on=on,

@@ -19,8 +19,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cfjobs import jobs, sample
 from cfjobs.config import Config
+from cfjobs.datasets import synthetic
+from cfjobs.night import story
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -153,7 +154,7 @@ def ml_latest_small() -> Path:
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small generated data set: ratings.parquet, movies.parquet, and users.parquet with two users who rated nothing."""
     folder = tmp_path_factory.mktemp("data")
-    data = sample.generate(n_users=120, n_movies=300, n_ratings=4_500, seed=7)
+    data = synthetic.generate(n_users=120, n_movies=300, n_ratings=4_500, seed=7)
     data.ratings.write_parquet(folder / "ratings.parquet")
     data.movies.write_parquet(folder / "movies.parquet")
     known = data.ratings["user_id"].unique().sort()
@@ -196,8 +197,8 @@ def two_nights(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             rank_by=rank_by,
             gate_beat_popularity=False,
         )
-        jobs.nightly(
-            jobs.start(
+        story.nightly(
+            story.start(
                 ratings_uri=str(folder / "in"), output=str(folder / "out"), run_date=night, config=config
             )
         )

@@ -20,7 +20,8 @@ from urllib.parse import urlparse
 
 import polars as pl
 
-from cfjobs import publish, storage
+from cfjobs import storage
+from cfjobs.tables import delta
 from tests.faulty import FaultyProxy, Rule
 
 BEFORE, NIGHT = date(2026, 3, 1), date(2026, 3, 2)
@@ -110,7 +111,7 @@ def start(
 def rows(output: str, run_date: date = NIGHT) -> pl.DataFrame:
     """The published lists of a night, sorted; empty when there are none."""
     uri = storage.join(output, "top_n")
-    if publish.open_table(output, "top_n") is None:
+    if delta.open_table(output, "top_n") is None:
         return pl.DataFrame({"user_id": []})
     frame = pl.read_delta(uri, storage_options=storage.options(uri))
     return frame.filter(pl.col("run_date") == run_date).sort("user_id", "rank")
@@ -143,7 +144,7 @@ class Reader:
 
     def _read(self) -> str | None:
         """What is wrong with the latest tables, or None."""
-        runs = publish.open_table(self.output, "runs")
+        runs = delta.open_table(self.output, "runs")
         if runs is None:
             return None
         nights = runs.to_pyarrow_table().sort_by("run_date").to_pylist()
@@ -153,7 +154,7 @@ class Reader:
         wanted = json.loads(night["counts"])
         version = json.loads(night["table_versions"])["top_n"]
         for at in (version, None):  # as `runs` says, and simply the latest
-            table = publish.open_table(self.output, "top_n", version=at)
+            table = delta.open_table(self.output, "top_n", version=at)
             assert table is not None
             lists = pl.from_arrow(table.to_pyarrow_table(columns=["run_date", "user_id", "rank"]))
             assert isinstance(lists, pl.DataFrame)

@@ -1,4 +1,4 @@
-"""What each process of tests/test_torchrun.py trains: run by torchrun, and in the test's own process."""
+"""What each process of tests/night/test_torchrun.py trains: run by torchrun, and in the test's own process."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cfjobs import fit_ranking, ranking, train
+from cfjobs import training
 from cfjobs.config import Config
-from cfjobs.processes import Processes, joined
-from tests.test_train import checkerboard, network
+from cfjobs.models.ranker import History, RankingConfig, RankingModel
+from cfjobs.training.distributed import Processes, joined
+from cfjobs.training.ranker import fit_ranking
+from tests.training.test_rating import checkerboard, network
 
 MODELS = ("dot_bias", "dot_raters", "net")
 
@@ -30,7 +32,7 @@ def trained(processes: Processes) -> dict[str, Tensor]:
             y_padding="learned",
         )
         fitted = network(config)
-        record = train.fit(
+        record = training.fit_rating(
             fitted, checkerboard(), config=config, valid=checkerboard(n=300, seed=1), processes=processes
         )
         found |= {f"{model}/{name}": tensor for name, tensor in fitted.state_dict().items()}
@@ -38,13 +40,13 @@ def trained(processes: Processes) -> dict[str, Tensor]:
     return found | {f"ranking/{name}": tensor for name, tensor in ranker(processes).tensors().items()}
 
 
-def ranker(processes: Processes) -> ranking.RankingModel:
+def ranker(processes: Processes) -> RankingModel:
     rng = np.random.default_rng(0)
     user, movie = (torch.from_numpy(rng.integers(0, n, 2_000)) for n in (200, 60))
     rating = torch.from_numpy(rng.integers(1, 6, 2_000).astype(np.float32))
-    history = ranking.History.from_ratings(user, movie, rating, torch.arange(2_000), n_users=200)
-    config = ranking.RankingConfig(n_factors=8, n_steps=40, batch_users=33)
-    return fit_ranking.fit_ranking(history, n_movies=60, config=config, seed=5, processes=processes)
+    history = History.from_ratings(user, movie, rating, torch.arange(2_000), n_users=200)
+    config = RankingConfig(n_factors=8, n_steps=40, batch_users=33)
+    return fit_ranking(history, n_movies=60, config=config, seed=5, processes=processes)
 
 
 if __name__ == "__main__":

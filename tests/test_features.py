@@ -10,16 +10,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfjobs import features, fold_in, models, train
-from cfjobs.checkpoint import Checkpoints
+from cfjobs import features, models, training
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.features import Encoding, Features
-from cfjobs.fit_ranking import fit_ranking
 from cfjobs.models.network import UNKNOWN, Network
-from cfjobs.ranking import History, RankingConfig, RankingModel
-from cfjobs.score import Pairs, top_n
-from tests.test_checkpoint import Shelf, killed_and_resumed
+from cfjobs.models.predict import predict
+from cfjobs.models.ranker import History, RankingConfig, RankingModel
+from cfjobs.topn import top_n
+from cfjobs.topn.problem import Pairs
+from cfjobs.training import fold_in
+from cfjobs.training.checkpoint import Checkpoints
+from cfjobs.training.ranker import fit_ranking
+from tests.training.test_checkpoint import Shelf, killed_and_resumed
 
 MOVIES = pl.DataFrame(
     {
@@ -128,7 +131,7 @@ def described(*, rows: int = M) -> Features:
 def trained(name: str) -> Network:
     rng = np.random.default_rng(0)
     user, movie = rng.integers(0, U, 6_000), rng.integers(0, M - N_UNRATED, 6_000)
-    examples = train.Examples(*map(torch.from_numpy, (user, movie, taste(user, movie))))
+    examples = training.Examples(*map(torch.from_numpy, (user, movie, taste(user, movie))))
     config = Config(
         model=name, n_factors=8, batch_size=256, epochs=12, learning_rate=0.04, l2=0.005, movie_features=("genre",),
         dropout=(0.0, 0.0), init="normal", init_std=0.1,
@@ -136,7 +139,7 @@ def trained(name: str) -> Network:
     torch.manual_seed(0)
     network = models.build(name, n_users=U, n_movies=M, settings=models.settings(config, y_range=(0.5, 5.0)))
     network.describe(movies=described())
-    train.fit(network, examples, config=config)
+    training.fit_rating(network, examples, config=config)
     return network
 
 
@@ -149,8 +152,8 @@ def test_an_unrated_movie_is_predicted_by_what_it_is(name: str) -> None:
     network = trained(name)
     user, movie = (grid.ravel() for grid in np.meshgrid(np.arange(U), UNRATED, indexing="ij"))
     truth = taste(user, movie)
-    predicted = train.predict(network, torch.from_numpy(user), torch.from_numpy(movie)).numpy()
-    typical = train.predict(network, torch.from_numpy(user), torch.full((len(user),), UNKNOWN)).numpy()
+    predicted = predict(network, torch.from_numpy(user), torch.from_numpy(movie)).numpy()
+    typical = predict(network, torch.from_numpy(user), torch.full((len(user),), UNKNOWN)).numpy()
     assert np.mean((predicted - truth) ** 2) < 0.3 * np.var(truth)
     assert np.mean((predicted - truth) ** 2) < 0.3 * np.mean((typical - truth) ** 2)
 
@@ -172,7 +175,7 @@ def test_a_described_training_that_was_killed_ends_with_the_same_bits(name: str)
     config = Config(model=name, n_factors=4, batch_size=128, epochs=2, movie_features=("genre",))
     rng = np.random.default_rng(0)
     user, movie = rng.integers(0, U, 500), rng.integers(0, M - N_UNRATED, 500)
-    examples = train.Examples(*map(torch.from_numpy, (user, movie, taste(user, movie))))
+    examples = training.Examples(*map(torch.from_numpy, (user, movie, taste(user, movie))))
     ended = []
 
     def fit(checkpoints: Checkpoints) -> None:
@@ -181,7 +184,7 @@ def test_a_described_training_that_was_killed_ends_with_the_same_bits(name: str)
             name, n_users=U, n_movies=M, settings=models.settings(config, y_range=(0.5, 5.0))
         )
         network.describe(movies=described())
-        train.fit(network, examples, config=config, valid=examples, checkpoints=checkpoints)
+        training.fit_rating(network, examples, config=config, valid=examples, checkpoints=checkpoints)
         ended.append(network.state_dict())
 
     fit(Shelf().checkpoints())
@@ -224,9 +227,7 @@ def test_a_described_network_folds_a_new_user_in(name: str) -> None:
     one = fold_in.network_of_one(
         trained(name), name, movie_idx=torch.from_numpy(movie), rating=rating, l2=0.005
     )
-    predicted = train.predict(
-        one, torch.zeros(N_UNRATED, dtype=torch.int64), torch.from_numpy(UNRATED)
-    ).numpy()
+    predicted = predict(one, torch.zeros(N_UNRATED, dtype=torch.int64), torch.from_numpy(UNRATED)).numpy()
     truth = taste(np.full(N_UNRATED, 3), UNRATED)
     assert np.mean((predicted - truth) ** 2) < 0.5 * np.var(truth)
 
@@ -236,7 +237,7 @@ def test_users_are_described_too(name: str) -> None:
     rng = np.random.default_rng(0)
     user, movie = np.repeat(np.arange(U), 6), rng.integers(0, M, 6 * U)
     rating = torch.from_numpy(np.where((user + movie) % 2 == 0, 4.5, 1.5).astype(np.float32))
-    examples = train.Examples(torch.from_numpy(user), torch.from_numpy(movie), rating)
+    examples = training.Examples(torch.from_numpy(user), torch.from_numpy(movie), rating)
     table = pl.DataFrame({"group": [f"g{n % 2}" for n in range(U)]})
     found = features.encode(table, features.learn(table, ["group"], what="user"))
     losses = []
@@ -251,12 +252,12 @@ def test_users_are_described_too(name: str) -> None:
         )
         if columns:
             network.describe(users=found)
-        train.fit(network, examples, config=config)
+        training.fit_rating(network, examples, config=config)
         all_user, all_movie = (
             grid.ravel() for grid in np.meshgrid(np.arange(U), np.arange(M), indexing="ij")
         )
         truth = np.where((all_user + all_movie) % 2 == 0, 4.5, 1.5)
-        predicted = train.predict(network, torch.from_numpy(all_user), torch.from_numpy(all_movie)).numpy()
+        predicted = predict(network, torch.from_numpy(all_user), torch.from_numpy(all_movie)).numpy()
         losses.append(np.mean((predicted - truth) ** 2))
     assert losses[1] < 0.9 * losses[0]
 

@@ -9,13 +9,13 @@ import os
 import sys
 from typing import NoReturn
 
-from cfjobs import usage
-from cfjobs.cli.parts import app, log_to_stderr, plain
+from cfjobs import resources
+from cfjobs.cli.app import app, log_to_stderr, plain
 from cfjobs.errors import CfjobsError
 
 import cfjobs.cli.night  # isort: skip  # the commands join the application, and its help, in this order
-import cfjobs.cli.look  # isort: skip
-import cfjobs.cli.nights  # isort: skip
+import cfjobs.cli.query  # isort: skip
+import cfjobs.cli.history  # isort: skip
 import cfjobs.cli.data  # noqa: F401  # isort: skip
 
 __all__ = ["app", "log_to_stderr", "main", "plain", "run"]
@@ -53,7 +53,7 @@ def run() -> int:
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _NO_MEMORY):
             raise
         print(
-            f"cfjobs: out of memory ({usage.words()}): {plain(error)[:200]}; finished work is kept: rerun with more memory, or a lower shard_users or batch_size",
+            f"cfjobs: out of memory ({resources.words()}): {plain(error)[:200]}; finished work is kept: rerun with more memory, or a lower shard_users or batch_size",
             file=sys.stderr,
         )
         code = 1
@@ -62,11 +62,11 @@ def run() -> int:
 
 def _among_processes() -> NoReturn:
     """Run the command as rank 0 of torchrun, or follow its trainings."""
-    from cfjobs import jobs, torchrun
+    from cfjobs.night import story, torchrun
 
     code: str | int | None = 0
     try:
-        with torchrun.session(jobs.follow) as leads:
+        with torchrun.session(story.follow) as leads:
             if leads:
                 app()
     except SystemExit as ended:

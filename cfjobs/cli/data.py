@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cfjobs.cli.parts import (
+from cfjobs.cli.app import (
     AsJson,
     ConfigFile,
     MoviesUri,
@@ -33,11 +33,11 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Write a generated, MovieLens-like data set whose planted tastes a good model finds."""
-    from cfjobs import sample as generated
     from cfjobs import storage
-    from cfjobs.saved import parquet_bytes
+    from cfjobs.datasets import synthetic
+    from cfjobs.storage.parquet import parquet_bytes
 
-    data = generated.generate(n_users=users, n_movies=movies, n_ratings=ratings, seed=seed)
+    data = synthetic.generate(n_users=users, n_movies=movies, n_ratings=ratings, seed=seed)
     uris = {
         name: storage.join(storage.normal(output), name, f"{name}.parquet") for name in ("ratings", "movies")
     }
@@ -61,9 +61,9 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Turn a GroupLens download (ratings.csv, ratings.dat or u.data) into the input tables."""
-    from cfjobs import grouplens
+    from cfjobs.datasets import movielens
 
-    show(dict(grouplens.import_to(source, output)), as_json=as_json)
+    show(dict(movielens.import_to(source, output)), as_json=as_json)
 
 
 @app.command()
@@ -91,7 +91,7 @@ def tune(
     The holdout is never looked at. A search that was stopped goes on by the same command.
     Needs Optuna: pip install 'cfjobs[tune]'.
     """
-    from cfjobs.explore import tuned
+    from cfjobs.experiments.run import tuned
 
     with progress_bars() as progress:
         found = tuned(
@@ -132,7 +132,7 @@ def lr_find(
     Trains the rating network by batches for a few hundred steps on the ratings outside the holdout, and forgets it.
     A rate found here is for batches: set it together with optimizer=adam.
     """
-    from cfjobs.explore import learning_rates_tried
+    from cfjobs.experiments.run import learning_rates_tried
 
     found = learning_rates_tried(
         ratings,

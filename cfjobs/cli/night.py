@@ -1,6 +1,6 @@
 """The commands that make a night, or a stage of it: nightly, train, evaluate, score."""
 
-from cfjobs.cli.parts import (
+from cfjobs.cli.app import (
     AllowUri,
     AsJson,
     ConfigFile,
@@ -39,9 +39,9 @@ def nightly(
 
     A night that was killed is resumed by the same command: finished stages are not computed again.
     """
-    from cfjobs import jobs
+    from cfjobs.night import story
 
-    night = jobs.start(
+    night = story.start(
         ratings_uri=ratings,
         output=output,
         movies=movies,
@@ -53,7 +53,7 @@ def nightly(
         config=load_config(config, set_ or ()),
     )
     with progress_bars() as progress:
-        published = jobs.nightly(night, progress=progress)
+        published = story.nightly(night, progress=progress)
     show(published.model_dump(mode="json"), as_json=as_json)
 
 
@@ -71,14 +71,14 @@ def train(
 
     With --set holdout=none it trains on all ratings.
     """
-    from cfjobs import jobs
+    from cfjobs.night import story
 
     settings = load_config(config, [*(set_ or ()), "refit=false"])
-    night = jobs.start(
+    night = story.start(
         ratings_uri=ratings, output=output, movies=movies, run_date=as_date(run_date), config=settings
     )
     with progress_bars() as progress:
-        trained = jobs.train_alone(night, progress=lambda share, words: progress("train", share, words))
+        trained = story.train_alone(night, progress=lambda share, words: progress("train", share, words))
     show(trained.model_dump(mode="json"), as_json=as_json)
 
 
@@ -96,16 +96,16 @@ def evaluate(
 
     The figures are honest for a model that `cfjobs train` made from the same ratings and holdout settings.
     """
-    from cfjobs import jobs
+    from cfjobs.night import story
 
-    night = jobs.start(
+    night = story.start(
         ratings_uri=ratings,
         output=output,
         model=model,
         run_date=as_date(run_date),
         config=load_config(config, set_ or ()),
     )
-    show({"model_uri": night.model, "metrics": jobs.evaluate_alone(night)}, as_json=as_json)
+    show({"model_uri": night.model, "metrics": story.evaluate_alone(night)}, as_json=as_json)
 
 
 @app.command()
@@ -127,9 +127,9 @@ def score(
 
     Users that the model does not know get the popularity list.
     """
-    from cfjobs import jobs
+    from cfjobs.night import story
 
-    night = jobs.start(
+    night = story.start(
         ratings_uri=ratings,
         output=output,
         movies=movies,
@@ -142,5 +142,5 @@ def score(
         config=load_config(config, set_ or ()),
     )
     with progress_bars() as progress:
-        published = jobs.score_alone(night, progress=lambda share, words: progress("score", share, words))
+        published = story.score_alone(night, progress=lambda share, words: progress("score", share, words))
     show(published.model_dump(mode="json"), as_json=as_json)

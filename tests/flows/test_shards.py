@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from cfjobs import jobs
+from cfjobs.night import story
 from flows.shards import score_all
-from tests.test_jobs import QUICK, rows, run, start
+from tests.night.test_story import QUICK, rows, run, start
 
 SHARDS = QUICK.model_copy(update={"shard_users": 60, "runner": "ray", "refit": False})
 
@@ -38,13 +38,13 @@ def test_a_ray_cluster_makes_the_same_rows(
         str(tmp_path / "ray"),
         config=SHARDS.model_copy(update={"ray_address": ray_of_two, "gpus_per_shard": 0.5}),
     )
-    prepared = jobs.prepare(night)
-    jobs.hold_out(night, prepared)
-    trained = jobs.fit(night, prepared, on="train")
-    monkeypatch.setattr(jobs, "score", _not_here)
+    prepared = story.prepare(night)
+    story.hold_out(night, prepared)
+    trained = story.fit(night, prepared, on="train")
+    monkeypatch.setattr(story, "score", _not_here)
     with temporary_settings({PREFECT_API_URL: prefect_server}), free_gpus() as left:
         scored = score_all(night, prepared, trained)
-    jobs.commit(night, prepared, trained, scored, metrics={}, verdict="no holdout", seconds={})
+    story.commit(night, prepared, trained, scored, metrics={}, verdict="no holdout", seconds={})
     assert len(scored) == 3
     assert min(left) in {0.0, 0.5}, "shards took their share of the GPU"
     assert rows(str(tmp_path / "ray")).equals(rows(str(tmp_path / "here")))

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from cfjobs import models, saved, train
+from cfjobs import model_store, models, training
 from cfjobs.config import Config
+from cfjobs.model_store.files import Model
 from cfjobs.models.network import UNKNOWN, Network
-from cfjobs.saved import Model
-from cfjobs.score import Pairs, top_n
+from cfjobs.models.predict import predict
+from cfjobs.topn import top_n
+from cfjobs.topn.problem import Pairs
 
 U, M = 40, 30
 
@@ -21,16 +23,16 @@ def network(name: str, **changes: object) -> Network:
     return models.build(name, n_users=U, n_movies=M, settings=models.settings(config, y_range=(0.5, 5.0)))
 
 
-def examples(*, n: int = 600, seed: int = 0) -> train.Examples:
+def examples(*, n: int = 600, seed: int = 0) -> training.Examples:
     rng = np.random.default_rng(seed)
     user, movie = rng.integers(0, U - 2, n), rng.integers(0, M - 2, n)
     rating = np.where((user + movie) % 2 == 0, 4.5, 1.5).astype(np.float32)
-    return train.Examples(torch.from_numpy(user), torch.from_numpy(movie), torch.from_numpy(rating))
+    return training.Examples(torch.from_numpy(user), torch.from_numpy(movie), torch.from_numpy(rating))
 
 
 def trained(name: str) -> Network:
     found = network(name)
-    train.fit(found, examples(), config=Config(model=name, batch_size=64, epochs=3))
+    training.fit_rating(found, examples(), config=Config(model=name, batch_size=64, epochs=3))
     return found
 
 
@@ -42,7 +44,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def test_it_predicts_one_rating_a_pair_and_knows_unknown_ids(name: str) -> None:
     found = trained(name)
     users, movies = torch.tensor([0, UNKNOWN, 0, UNKNOWN]), torch.tensor([0, 0, UNKNOWN, UNKNOWN])
-    predicted = train.predict(found, users, movies)
+    predicted = predict(found, users, movies)
     assert predicted.shape == (4,)
     assert torch.isfinite(predicted).all()
 
@@ -51,14 +53,14 @@ def test_a_prediction_without_copies_of_rows_is_the_one_with_them(name: str) -> 
     found = trained(name)
     pairs = torch.randint(UNKNOWN, U, (500,)), torch.randint(UNKNOWN, M, (500,))
     copied = found(*pairs).detach().clamp(0.5, 5.0).float()  # a gradient is wanted, so rows are gathered
-    torch.testing.assert_close(train.predict(found, *pairs), copied, rtol=2e-7, atol=0)
+    torch.testing.assert_close(predict(found, *pairs), copied, rtol=2e-7, atol=0)
 
 
 def test_a_row_without_ratings_is_predicted_as_an_unknown_id(name: str) -> None:
     found = trained(name)
     never_rated = torch.tensor([U - 1]), torch.tensor([M - 1])
     unknown = torch.tensor([UNKNOWN]), torch.tensor([UNKNOWN])
-    assert train.predict(found, *never_rated) == train.predict(found, *unknown)
+    assert predict(found, *never_rated) == predict(found, *unknown)
 
 
 def test_its_scores_order_movies_as_its_predictions_do(name: str) -> None:
@@ -92,10 +94,10 @@ def test_it_is_read_back_as_it_was_saved(name: str, tmp_path: Path) -> None:
     found = trained(name)
     users = pl.DataFrame({"user_id": np.arange(U), "n_ratings": np.ones(U, dtype=np.int64)})
     movies = pl.DataFrame({"movie_id": np.arange(M), "n_ratings": np.ones(M, dtype=np.int64)})
-    saved.save_model(str(tmp_path), Model(found, None, Config(model=name), users, movies))
-    loaded = saved.load_model(str(tmp_path))
+    model_store.save_model(str(tmp_path), Model(found, None, Config(model=name), users, movies))
+    loaded = model_store.load_model(str(tmp_path))
     pairs = torch.arange(M), torch.arange(M)
-    assert torch.equal(train.predict(loaded.network, *pairs), train.predict(found, *pairs))
+    assert torch.equal(predict(loaded.network, *pairs), predict(found, *pairs))
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json", ".parquet"}
 
 

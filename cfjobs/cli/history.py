@@ -1,0 +1,157 @@
+"""The commands for the nights that were published: history, rollback, retain, backfill."""
+
+import getpass
+import os
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from cfjobs.cli.app import (
+    AsJson,
+    ConfigFile,
+    DryRun,
+    MoviesUri,
+    OutputUri,
+    RatingsUri,
+    Settings,
+    UsersUri,
+    app,
+    console,
+    plain,
+    progress_bars,
+    show,
+)
+from cfjobs.config import load_config
+
+if TYPE_CHECKING:
+    from cfjobs.tables.runs import PublishedNight
+
+
+@app.command()
+def history(output: OutputUri, as_json: AsJson = False) -> None:
+    """List the published nights: date, version for `cfjobs rollback`, run, gate, metrics and counts."""
+    from cfjobs import storage
+    from cfjobs.tables import runs
+
+    found = runs.published(storage.normal(output))
+    if as_json:
+        show({"nights": [night.model_dump(mode="json") for night in found]}, as_json=True)
+    else:
+        print_history(found)
+
+
+@app.command()
+def rollback(
+    output: OutputUri,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="RUN_DATE|VERSION", help="The night to go back to, as `cfjobs history` lists it."
+        ),
+    ],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is recorded.")] = "",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring all tables back to the state in which a night had just been published.
+
+    Nights published after it disappear. Who asked and why is recorded in each table's log and in `rollbacks`.
+    """
+    from cfjobs.tables import rollback
+
+    done = rollback.rollback(output, to=to, who=_who(), why=reason, dry_run=dry_run)
+    show(done.model_dump(mode="json"), as_json=as_json)
+
+
+@app.command()
+def retain(
+    output: OutputUri,
+    nights: Annotated[int, typer.Option("--nights", min=1, help="How many of the newest nights stay.")],
+    min_age_hours: Annotated[
+        float,
+        typer.Option(
+            "--min-age-hours",
+            min=0,
+            help="Files younger than this stay, whatever they are: longer than the longest night and the longest read.",
+        ),
+    ] = 48,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old nights, files that no kept night needs, old models and the work of abandoned runs."""
+    from cfjobs.tables import retention
+
+    done = retention.retain(output, nights=nights, min_age=timedelta(hours=min_age_hours), dry_run=dry_run)
+    show(done.model_dump(mode="json"), as_json=as_json)
+
+
+@app.command()
+def backfill(
+    ratings: RatingsUri,
+    output: OutputUri,
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First date.")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last date, itself included.")],
+    movies: MoviesUri = None,
+    users: UsersUri = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    force: Annotated[bool, typer.Option("--force", help="Publish dates again that are published.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a range of dates, each from the ratings up to that date only.
+
+    Dates that are published already are skipped, so the same command goes on where it stopped.
+    """
+    from cfjobs.night import backfill
+
+    with progress_bars() as progress:
+        filled = backfill.backfill(
+            ratings_uri=ratings,
+            output=output,
+            first=first.date(),
+            last=last.date(),
+            movies=movies,
+            users=users,
+            config=load_config(config, set_ or ()),
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        show({"nights": [night.model_dump(mode="json") for night in filled]}, as_json=True)
+    else:
+        for night in filled:
+            console.print(
+                f"{night.run_date}: {night.outcome}, {plain(night.detail)}", highlight=False, markup=False
+            )
+
+
+def print_history(nights: "Sequence[PublishedNight]") -> None:
+    """The published nights as a table for people, and under it what an override had overridden."""
+    metrics = {"rmse": "rmse", "ndcg_at_10": "ndcg", "recall_at_10": "recall"}
+    table = Table(box=None)
+    for name in ("night", "version", *metrics.values(), "users", "lists", "gate"):
+        table.add_column(name, justify="left" if name in {"night", "gate"} else "right", no_wrap=True)
+    for night in nights:
+        values = [night.metrics.get(name) for name in metrics]
+        table.add_row(
+            str(night.run_date),
+            str(night.version),
+            *("" if value is None else f"{value:.4f}" for value in values),
+            *(f"{night.counts.get(name, 0):,}" for name in ("users", "lists")),
+            plain(night.gate.partition(":")[0]),
+        )
+    console.print(table)
+    for night in nights:
+        if ":" in night.gate:
+            console.print(f"{night.run_date}: {plain(night.gate)}", markup=False, highlight=False)
+
+
+def _who() -> str:
+    """Who asks: CFJOBS_USER where an operator's tool sets it, else the system's user."""
+    try:
+        return os.environ.get("CFJOBS_USER") or getpass.getuser()
+    except (OSError, KeyError):
+        return f"uid {os.getuid()}"

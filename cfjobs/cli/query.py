@@ -1,0 +1,249 @@
+"""The commands that look at what a night left: recs, predict, movies, similar, explain, report."""
+
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from cfjobs.cli.app import AsJson, ModelUri, OutputUri, RunDate, app, as_date, console, plain, show
+
+if TYPE_CHECKING:
+    from polars import DataFrame
+
+    from cfjobs.query.lookup import UserList
+
+
+_MOVIES_SHOWN = 10
+
+
+@app.command()
+def recs(
+    output: OutputUri,
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Whose list.")] = None,
+    ratings_of: Annotated[
+        str | None,
+        typer.Option(
+            "--ratings-of",
+            metavar="FILE",
+            help="CSV or Parquet of one user's ratings (movie_id, rating, timestamp if there is one): their list, made now.",
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Rows to print.")] = 10,
+    run_date: RunDate = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a user's list with titles: the published one, or with --ratings-of the one for these ratings, untrained.
+
+    --ratings-of is for a user who arrived today, or rated more since the night; --user says who it is, if known.
+    """
+    from cfjobs.query import lookup
+
+    if ratings_of is not None:
+        found = lookup.fold_in(output, ratings_of, user=user, run_date=as_date(run_date))
+    elif user is not None:
+        found = lookup.user_list(output, user, run_date=as_date(run_date))
+    else:
+        raise typer.BadParameter("give --user, --ratings-of, or both")
+    if as_json:
+        rows = found.frame.head(n).to_dicts()
+        show(
+            {
+                "user_id": found.user_id,
+                "run_date": found.run_date.isoformat(),
+                "source": found.source,
+                "movies": rows,
+                "unknown_movies": found.unknown_movies,
+            },
+            as_json=True,
+        )
+    else:
+        print_list(found, n=n)
+
+
+@app.command()
+def predict(
+    model: ModelUri,
+    pairs: Annotated[
+        str | None, typer.Option("--pairs", metavar="PARQUET", help="Parquet with user_id, movie_id.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="PARQUET", help="Where the pairs go, with predicted_rating."),
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="One user ...")] = None,
+    movie: Annotated[str | None, typer.Option("--movie", metavar="ID", help="... and one movie.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict ratings: --pairs and --out for a file, --user and --movie for one pair."""
+    from cfjobs.query import lookup
+
+    if pairs and out and not user and not movie:
+        n_rows = lookup.predict_pairs(model, pairs, out)
+        show({"rows": n_rows, "out": out}, as_json=as_json)
+    elif user and movie and not pairs and not out:
+        found = lookup.predict_one(model, user, movie)
+        if as_json:
+            show(found, as_json=True)
+        else:
+            notes = [
+                f"{what} {found[f'{what}_id']} is unknown to the model, taken as a typical one"
+                for what in ("user", "movie")
+                if not found[f"{what}_known"]
+            ]
+            console.print(f"{found['predicted_rating']:.2f}", *notes, sep="\n", highlight=False, markup=False)
+    else:
+        raise typer.BadParameter("give --pairs and --out, or --user and --movie")
+
+
+@app.command()
+def movies(
+    search: Annotated[str, typer.Argument(help="Words of the title, or an id.")],
+    output: OutputUri,
+    n: Annotated[int, typer.Option("-n", min=1, help="Rows to print.")] = 20,
+    run_date: RunDate = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search the published movies by title; the most rated first."""
+    from cfjobs.query import movies
+
+    found = movies.search(output, search, run_date=as_date(run_date), n=n)
+    if as_json:
+        show({"movies": found.to_dicts()}, as_json=True)
+    else:
+        print_frame(found, title=f"Movies with “{search}”")
+
+
+@app.command()
+def similar(
+    movie: Annotated[
+        str,
+        typer.Argument(metavar="TITLE-or-ID", help="Its id, its title, or words that only its title has."),
+    ],
+    output: OutputUri,
+    n: Annotated[int, typer.Option("-n", min=1, max=50, help="Rows to print.")] = 10,
+    run_date: RunDate = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the movies that please the same people as one."""
+    from cfjobs.query import movies
+
+    found = movies.similar(output, movie, run_date=as_date(run_date), n=n)
+    if as_json:
+        about = {"movie_id": found.movie_id, "title": found.title, "run_date": found.run_date.isoformat()}
+        show(about | {"movies": found.frame.to_dicts()}, as_json=True)
+    else:
+        print_frame(found.frame, title=f"Like {found.title or found.movie_id}, {found.run_date}")
+
+
+@app.command()
+def explain(
+    user: Annotated[str, typer.Option("--user", metavar="ID", help="Whose list.")],
+    movie: Annotated[str, typer.Option("--movie", metavar="ID", help="Which movie.")],
+    output: OutputUri,
+    ratings: Annotated[
+        str | None,
+        typer.Option(
+            "--ratings", metavar="URI", help="Rating files, if they are not where the night read them."
+        ),
+    ] = None,
+    run_date: RunDate = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a movie has its score for a user: which of the user's own ratings speak most for it."""
+    import polars as pl
+
+    from cfjobs.query import explain
+
+    found = explain.explain(output, user, movie, run_date=as_date(run_date), ratings_uri=ratings)
+    if as_json:
+        show(explain.as_json(found), as_json=True)
+        return
+    parts = found.parts
+    place = f"not in the list, place {found.place} of {found.n_candidates:,}"
+    if found.rank:
+        place = f"rank {found.rank} of {found.n_candidates:,} movies that could be listed"
+    elif found.rated is not None:
+        place = f"not listed, the user has rated it {found.rated:g}"
+    elif found.place is None:
+        place = "not listed, too few have rated it"
+    name = plain(found.title or found.movie_id)
+    lines = [
+        f"{name} for user {plain(found.user_id)}, {found.run_date}: {place}, predicted rating {found.predicted_rating:.2f}",
+        f"score {parts.score:+.3f} = bias {parts.bias:+.3f} + embedding {parts.embedding:+.3f} + history {sum(parts.history):+.3f}",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if parts.history:
+        told = found.frame.drop("movie_id").with_columns(pl.col("rated_at").dt.date())
+        print_frame(told.head(_MOVIES_SHOWN), title="Speak most for it")
+        print_frame(told.tail(3).filter(pl.col("part") < 0), title="Speak most against it")
+
+
+@app.command()
+def report(
+    output: OutputUri,
+    run_date: RunDate = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build the page of a published night beside its tables, and say where it is.
+
+    Opened from an object store, the page is first copied into the folder of temporary files.
+    """
+    from cfjobs import report, storage
+
+    uri = report.build(storage.normal(output), run_date=as_date(run_date))
+    if open_:
+        webbrowser.open(local_copy(uri).as_uri())
+    show({"report": uri}, as_json=as_json)
+
+
+def local_copy(uri: str) -> Path:
+    """The page as a file on this machine."""
+    import tempfile
+
+    from cfjobs import storage
+
+    if not storage.is_s3(uri):
+        return Path(uri)
+    copy = Path(tempfile.mkdtemp(prefix="cfjobs-")) / "index.html"
+    copy.write_bytes(storage.read_bytes(uri))
+    return copy
+
+
+def print_frame(frame: "DataFrame", *, title: str) -> None:
+    """A frame as a table for people: numbers to the right, text that cannot steer the terminal."""
+    if frame.is_empty():
+        return
+    table = Table(title=Text(plain(title)), title_justify="left", box=None)
+    for name, dtype in frame.schema.items():
+        table.add_column(name, justify="right" if dtype.is_numeric() else "left")
+    for row in frame.iter_rows():
+        table.add_row(
+            *(
+                Text(f"{value:.3f}" if isinstance(value, float) else "" if value is None else plain(value))
+                for value in row
+            )
+        )
+    console.print(table)
+
+
+def print_list(found: "UserList", *, n: int) -> None:
+    """A user's list as a table for people."""
+    who = "A user without an id" if found.user_id is None else f"User {plain(found.user_id)}"
+    table = Table(
+        title=Text(f"{who}, {found.run_date}, {found.source}"),
+        title_justify="left",
+        box=None,
+    )
+    for name in found.frame.columns:
+        table.add_column(name, justify="left" if name == "title" else "right")
+    for row in found.frame.head(n).iter_rows():
+        table.add_row(*(Text(f"{value:.3f}" if isinstance(value, float) else plain(value)) for value in row))
+    console.print(table)
+    if found.unknown_movies:
+        named = ", ".join(plain(movie) for movie in found.unknown_movies)
+        console.print(f"left out, unknown to the model: {named}", markup=False, highlight=False)

@@ -1,0 +1,1 @@
+"""Data to start from: generated ratings, and the downloads of GroupLens."""

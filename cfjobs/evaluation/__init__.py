@@ -1,0 +1,15 @@
+"""How good a model is on the ratings that were held out, and whether the night may be published."""
+
+from cfjobs.evaluation.baselines import Holdout
+from cfjobs.evaluation.metrics import BASELINES, NAMES, K, Measure, list_metrics, measures, overall
+
+__all__ = [
+    "BASELINES",
+    "NAMES",
+    "Holdout",
+    "K",
+    "Measure",
+    "list_metrics",
+    "measures",
+    "overall",
+]

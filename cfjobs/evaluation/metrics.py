@@ -1,0 +1,323 @@
+"""How good a model is on the ratings that were held out, beside what a simple rule would have reached.
+
+    stars    rmse, mae                                   baseline: global mean + damped user and movie means
+    lists    ndcg, recall, map, mrr at k                 baseline: the popularity list
+    variety  coverage, novelty, share of popular movies  baseline: the popularity list
+
+Each is measured over all users and over three bands of their activity, with a bootstrap interval over users.
+Every figure is a sum over users of what one user contributes, so no batch size and no device changes it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cfjobs.evaluation.baselines import Holdout, bias_only
+from cfjobs.evaluation.bootstrap import ALL, BANDS, Metric, intervals, sums
+from cfjobs.topn.problem import NO_MOVIE, Lists
+
+K = 10
+
+POPULAR_SHARE = 0.1
+"""A movie is popular when it is among this share of the candidates with most training ratings."""
+_CHUNK_USERS = 65_536
+
+NAMES = (
+    "rmse",
+    "mae",
+    f"ndcg_at_{K}",
+    f"recall_at_{K}",
+    f"map_at_{K}",
+    f"mrr_at_{K}",
+    "coverage",
+    f"novelty_at_{K}",
+    f"popular_share_at_{K}",
+)
+BASELINES = {name: f"{name}_bias_only" if name in {"rmse", "mae"} else f"{name}_popular" for name in NAMES}
+"""The name under which a metric's baseline stands beside it."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Lists held against the holdout: their metrics, and the first k movies of each user [U, k]."""
+
+    metrics: tuple[Metric, ...]
+    listed: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the `metrics` table. low, high: None for coverage, which is no mean over users."""
+
+    metric: str
+    band: str
+    value: float
+    low: float | None
+    high: float | None
+    baseline: float
+    users: int
+    min_ratings: int
+    max_ratings: int
+
+
+def measures(
+    *,
+    holdout: Holdout,
+    training: Holdout,
+    predicted: NDArray[np.float32],
+    lists: Iterable[Lists],
+    popular: Iterable[Lists],
+    relevant_rating: float,
+    candidates: NDArray[np.bool_],
+    n_users: int,
+    seed: int,
+) -> list[Measure]:
+    """Every metric, over all users and in each band, beside its baseline.
+
+    training: the ratings that the model was trained on. predicted [R]: for the held-out ratings. lists, popular:
+    the model's and the popularity lists without the training ratings. candidates [M]: what may be listed.
+    """
+    activity = np.bincount(training.user_idx, minlength=n_users)
+    n_ratings = np.bincount(training.movie_idx, minlength=candidates.size)
+    bands = activity_bands(activity, np.unique(holdout.user_idx))
+    low, high = (float(end(training.rating)) for end in (np.min, np.max))
+    baseline = np.clip(bias_only(training, holdout, n_users=n_users, n_movies=candidates.size), low, high)
+
+    def judged(found: Iterable[Lists]) -> Judged:
+        return judge(
+            found,
+            holdout,
+            relevant_rating=relevant_rating,
+            n_users=n_users,
+            n_ratings=n_ratings,
+            candidates=candidates,
+        )
+
+    model, popularity = judged(lists), judged(popular)
+    ours = (*stars(predicted, holdout, n_users=n_users), *model.metrics)
+    theirs = (*stars(baseline, holdout, n_users=n_users), *popularity.metrics)
+    found = _compared(ours, theirs, bands, activity, seed=seed)
+    found += _coverages(model.listed, popularity.listed, bands, activity, n_candidates=int(candidates.sum()))
+    place = {name: number for number, name in enumerate(NAMES)}
+    return sorted(found, key=lambda row: (place[row.metric], (ALL, *BANDS).index(row.band)))
+
+
+def overall(found: Sequence[Measure]) -> dict[str, float]:
+    """The metrics over all users by name, their baselines, the upper end of nDCG's interval, and the users judged."""
+    rows = [row for row in found if row.band == ALL]
+    judged = {f"ndcg_at_{K}": "users_measured"}
+    return (
+        {row.metric: row.value for row in rows}
+        | {BASELINES[row.metric]: row.baseline for row in rows}
+        | {f"{row.metric}_high": row.high for row in rows if row.metric in judged and row.high is not None}
+        | {judged[row.metric]: float(row.users) for row in rows if row.metric in judged}
+    )
+
+
+# Stars ----------------------------------------------------------------------------------------------
+
+
+def star_metrics(predicted: NDArray[np.float32], rating: NDArray[np.float32]) -> dict[str, float]:
+    """rmse and mae, in stars, of predictions [R] for ratings [R]."""
+    error = predicted.astype(np.float64) - rating
+    return {"rmse": float(np.sqrt(np.mean(error**2))), "mae": float(np.mean(np.abs(error)))}
+
+
+def stars(
+    predicted: NDArray[np.float32] | NDArray[np.float64], holdout: Holdout, *, n_users: int
+) -> tuple[Metric, ...]:
+    """rmse and mae, in stars, of predictions [R] for the held-out ratings: means over ratings."""
+    error = predicted.astype(np.float64) - holdout.rating
+    weight = np.bincount(holdout.user_idx, minlength=n_users).astype(np.float64)
+    squared = sums(holdout.user_idx, error**2, n_users)
+    absolute = sums(holdout.user_idx, np.abs(error), n_users)
+    return Metric("rmse", squared, weight, root=True), Metric("mae", absolute, weight)
+
+
+# Lists ----------------------------------------------------------------------------------------------
+
+
+def list_metrics(
+    lists: Iterable[Lists],
+    holdout: Holdout,
+    *,
+    relevant_rating: float,
+    n_users: int,
+    n_candidates: int,
+    k: int = K,
+) -> dict[str, float]:
+    """Accuracy and coverage of lists by name, without baselines, bands and intervals; see `judge`."""
+    judged = judge(lists, holdout, relevant_rating=relevant_rating, n_users=n_users, k=k)
+    found = {metric.name: _value(metric, slice(None)) for metric in judged.metrics}
+    measured = float((judged.metrics[0].weight > 0).sum())
+    covered = _n_listed(judged.listed) / max(n_candidates, 1)
+    return found | {"coverage": covered, "users_measured": measured}
+
+
+def judge(
+    lists: Iterable[Lists],
+    holdout: Holdout,
+    *,
+    relevant_rating: float,
+    n_users: int,
+    n_ratings: NDArray[np.int64] | None = None,
+    candidates: NDArray[np.bool_] | None = None,
+    k: int = K,
+) -> Judged:
+    """Metrics of the first k movies of lists that leave out the training ratings.
+
+    A held-out movie is relevant from relevant_rating on, with binary gain; a user without one does not count in
+
+        ndcg    sum over hits of 1 / log2(rank + 1), over its best value (Jarvelin and Kekalainen, 2002)
+        recall  hits / relevant
+        map     mean over min(k, relevant) of the precision at each hit
+        mrr     1 / rank of the first hit
+
+    and with n_ratings [M] and candidates [M], over every user who has a list,
+
+        novelty        mean self-information of the listed movies, -log2(share of users who rated it), in bits
+                       (Zhou and others, 2010)
+        popular_share  share of the listed movies that are popular (POPULAR_SHARE)
+    """
+    listed = _first_k(lists, n_users=n_users, k=k)
+    liked = holdout.rating >= relevant_rating
+    n_movies = 1 + int(max(holdout.movie_idx.max(initial=0), listed.max(initial=0)))
+    pairs = np.sort(holdout.user_idx[liked].astype(np.int64) * n_movies + holdout.movie_idx[liked])
+    relevant = np.bincount(holdout.user_idx[liked], minlength=n_users).astype(np.float64)
+    hit = _hits(listed, pairs, n_movies=n_movies)
+    rank = np.arange(1, k + 1)
+    discount = 1 / np.log2(rank + 1)
+    ideal = np.concatenate([[1.0], np.cumsum(discount)])[np.minimum(relevant, k).astype(np.int64)]
+    at_most = np.clip(relevant, 1, k)
+    precision_at_hit = hit * np.cumsum(hit, axis=1) / rank
+    counted = (relevant > 0).astype(np.float64)
+    found = [
+        Metric(f"ndcg_at_{k}", (hit * discount).sum(axis=1) / ideal, counted),
+        Metric(f"recall_at_{k}", hit.sum(axis=1) / np.maximum(relevant, 1), counted),
+        Metric(f"map_at_{k}", precision_at_hit.sum(axis=1) / at_most, counted),
+        Metric(f"mrr_at_{k}", (hit / rank).max(axis=1, initial=0.0), counted),
+    ]
+    if n_ratings is not None and candidates is not None:
+        found += _variety(listed, n_ratings, candidates, k=k)
+    return Judged(tuple(found), listed)
+
+
+def popular_movies(n_ratings: NDArray[np.int64], candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The movies [M] that count as popular: POPULAR_SHARE of the candidates, those with most ratings, ties by row."""
+    order = np.argsort(-np.where(candidates, n_ratings, -1), kind="stable")
+    popular = np.zeros(candidates.size, dtype=np.bool_)
+    popular[order[: int(np.ceil(candidates.sum() * POPULAR_SHARE))]] = True
+    return popular
+
+
+def _variety(
+    listed: NDArray[np.int32], n_ratings: NDArray[np.int64], candidates: NDArray[np.bool_], *, k: int
+) -> list[Metric]:
+    there = listed != NO_MOVIE
+    length = there.sum(axis=1)
+    n_raters = max(int(n_ratings.max(initial=1)), len(listed))
+    information = np.log2(n_raters / np.maximum(n_ratings, 1))
+    popular = popular_movies(n_ratings, candidates)
+    has_list = (length > 0).astype(np.float64)
+    of_length = np.maximum(length, 1)
+    return [
+        Metric(f"novelty_at_{k}", (information[listed] * there).sum(axis=1) / of_length, has_list),
+        Metric(f"popular_share_at_{k}", (popular[listed] & there).sum(axis=1) / of_length, has_list),
+    ]
+
+
+def _first_k(lists: Iterable[Lists], *, n_users: int, k: int) -> NDArray[np.int32]:
+    listed = np.full((n_users, k), NO_MOVIE, dtype=np.int32)
+    for batch in lists:
+        first = batch.movie_idx[:, :k]
+        listed[batch.first_user : batch.first_user + len(first), : first.shape[1]] = first
+    return listed
+
+
+def _hits(listed: NDArray[np.int32], pairs: NDArray[np.int64], *, n_movies: int) -> NDArray[np.bool_]:
+    """Whether each listed movie is among the user's relevant ones [U, k]. pairs: sorted, user x n_movies + movie."""
+    hit = np.zeros(listed.shape, dtype=np.bool_)
+    if pairs.size == 0:
+        return hit
+    for start in range(0, len(listed), _CHUNK_USERS):
+        movies = listed[start : start + _CHUNK_USERS].astype(np.int64)
+        wanted = (np.arange(start, start + len(movies)) * n_movies)[:, None] + movies
+        place = np.minimum(np.searchsorted(pairs, wanted), pairs.size - 1)
+        hit[start : start + len(movies)] = (pairs[place] == wanted) & (movies != NO_MOVIE)
+    return hit
+
+
+# Bands and intervals --------------------------------------------------------------------------------
+
+
+def activity_bands(activity: NDArray[np.int64], measured: NDArray[np.int32]) -> NDArray[np.int8]:
+    """The band of each user [U], a place in BANDS. activity [U]: training ratings; measured: users of the holdout."""
+    if measured.size == 0:
+        return np.zeros(activity.size, dtype=np.int8)
+    edges = np.quantile(activity[measured], [1 / 3, 2 / 3], method="lower")
+    return np.searchsorted(edges, activity, side="left").astype(np.int8)
+
+
+def _compared(
+    ours: Sequence[Metric],
+    theirs: Sequence[Metric],
+    bands: NDArray[np.int8],
+    activity: NDArray[np.int64],
+    *,
+    seed: int,
+) -> list[Measure]:
+    ends = intervals(ours, bands, seed=seed)
+    baselines = {metric.name: metric for metric in theirs}
+    found = []
+    for number, metric in enumerate(ours):
+        for band, mask in _masks(bands):
+            counted = mask & (metric.weight > 0)
+            if not counted.any():
+                continue
+            low, high = ends[band][number]
+            baseline = _value(baselines[metric.name], mask)
+            value = _value(metric, mask)
+            found.append(
+                Measure(metric.name, band, value, low, high, baseline, *_extent(counted, activity, mask))
+            )
+    return found
+
+
+def _coverages(
+    ours: NDArray[np.int32],
+    theirs: NDArray[np.int32],
+    bands: NDArray[np.int8],
+    activity: NDArray[np.int64],
+    *,
+    n_candidates: int,
+) -> list[Measure]:
+    found = []
+    for band, mask in _masks(bands):
+        counted = mask & (ours != NO_MOVIE).any(axis=1)
+        if counted.any():
+            value, baseline = (_n_listed(listed[mask]) / max(n_candidates, 1) for listed in (ours, theirs))
+            extent = _extent(counted, activity, mask)
+            found.append(Measure("coverage", band, value, None, None, baseline, *extent))
+    return found
+
+
+def _value(metric: Metric, users: NDArray[np.bool_] | slice) -> float:
+    weight = metric.weight[users]
+    mean = float((metric.total[users] * (weight > 0)).sum() / max(weight.sum(), 1))
+    return float(np.sqrt(mean)) if metric.root else mean
+
+
+def _masks(bands: NDArray[np.int8]) -> list[tuple[str, NDArray[np.bool_]]]:
+    return [(ALL, np.ones(bands.size, np.bool_)), *((b, bands == place) for place, b in enumerate(BANDS))]
+
+
+def _extent(
+    counted: NDArray[np.bool_], activity: NDArray[np.int64], mask: NDArray[np.bool_]
+) -> tuple[int, int, int]:
+    return int(counted.sum()), int(activity[mask].min()), int(activity[mask].max())
+
+
+def _n_listed(listed: NDArray[np.int32]) -> int:
+    return int(np.unique(listed[listed != NO_MOVIE]).size)

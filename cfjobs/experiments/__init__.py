@@ -1,0 +1,1 @@
+"""Questions about training that publish nothing: which settings, which learning rate."""

@@ -1,0 +1,107 @@
+"""Questions about training that publish nothing: which knobs, which learning rate. Their night lives in a temporary folder."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from cfjobs import storage, training
+from cfjobs.config import Config
+from cfjobs.device import resolve_device
+from cfjobs.errors import InputError
+from cfjobs.experiments import lr_find, tune
+from cfjobs.night import story
+from cfjobs.night.records import Night
+from cfjobs.ratings import catalogue
+
+
+def tuned(
+    ratings: str,
+    *,
+    output: str,
+    objective: str,
+    trials: int,
+    timeout: float | None,
+    run_date: date | None,
+    config: Config,
+    movies: str | None = None,
+    users: str | None = None,
+    on_trial: Callable[[int, float, float], None] | None = None,
+) -> dict[str, Any]:
+    """Search for better knobs under OUTPUT/tune; the result as a record."""
+    if objective not in (allowed := get_args(tune.Objective)):
+        raise InputError(f"--objective: got {objective!r}, expected {' or '.join(allowed)}")
+    output = storage.normal(output)
+    storage.check_writable(output)
+    with _passing_night(ratings, run_date, config, movies=movies, users=users) as night:
+        found = tune.tune(
+            night,
+            objective=objective,  # type: ignore[arg-type]  # one of those allowed
+            trials=trials,
+            timeout=timeout,
+            folder=storage.join(output, "tune"),
+            on_trial=on_trial,
+        )
+    return {
+        "config": found.config_uri,
+        "objective": found.objective,
+        "best": found.best,
+        "first": found.first,
+        "improvement": found.improvement,
+        "trials": found.trials,
+        "knobs": found.knobs,
+    }
+
+
+def learning_rates_tried(
+    ratings: str,
+    *,
+    svg: Path,
+    steps: int,
+    run_date: date | None,
+    config: Config,
+    movies: str | None = None,
+    users: str | None = None,
+) -> dict[str, Any]:
+    """Try rising learning rates, write the plot, and return the points and the suggestions."""
+    with _passing_night(ratings, run_date, config, movies=movies, users=users) as night:
+        prepared = story.prepare(night)
+        story.hold_out(night, prepared)
+        user_table, movie_table, encodings = story.described(night, prepared)
+        kept = night.frame("ratings").filter(~night.frame("holdout")["held_out"])
+    task = training.Task(config, prepared.n_users, prepared.n_movies, prepared.y_range, kept, kept.head(0))
+    device: torch.device = resolve_device(config.device)
+    network = training.new_network(task).to(device)
+    network.describe(
+        users=catalogue.encoded(user_table, encodings.users),
+        movies=catalogue.encoded(movie_table, encodings.movies),
+    )
+    found = lr_find.find(network, training.examples(kept, device), config=config, steps=steps)
+    storage.write_bytes(storage.normal(svg), lr_find.svg(found).encode())
+    return {
+        "valley": found.valley,
+        "steepest": found.steepest,
+        "network": config.model,
+        "learning_rate_now": found.now,
+        "steps": len(found.points),
+        "diverged": found.diverged,
+        "svg": str(svg),
+        "points": [asdict(point) for point in found.points],
+        "sketch": lr_find.sketch(found),
+    }
+
+
+@contextmanager
+def _passing_night(
+    ratings: str, run_date: date | None, config: Config, *, movies: str | None, users: str | None
+) -> Iterator[Night]:
+    """A night whose folder is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="cfjobs-") as folder:
+        yield story.start(
+            ratings_uri=ratings, output=folder, movies=movies, users=users, run_date=run_date, config=config
+        )

@@ -1,0 +1,15 @@
+"""Who gets which movies: lists of a model or by popularity, what may be listed, and how they are written."""
+
+from cfjobs.lists.build import Asked, Batch, Limits, ask, best, candidates, popular, rows, scores
+
+__all__ = [
+    "Asked",
+    "Batch",
+    "Limits",
+    "ask",
+    "best",
+    "candidates",
+    "popular",
+    "rows",
+    "scores",
+]

@@ -1,0 +1,197 @@
+"""Who gets which movies: the lists of a trained model, and rows of `top_n` made of them.
+
+A user with ratings gets the model's list, ordered by affinity or by predicted rating; a user without any, the
+popularity list. Seen movies and movies with too few ratings are never listed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from cfjobs import tables
+from cfjobs.lists.popularity import first_unseen
+from cfjobs.model_store.files import Model
+from cfjobs.models.network import UNKNOWN, DotScores, MlpScores
+from cfjobs.models.predict import predict
+from cfjobs.models.ranker import History
+from cfjobs.topn import top_n
+from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs
+
+
+def candidates(model: Model, *, min_ratings: int | None = None) -> NDArray[np.bool_]:
+    """Movies that may be listed [M]: those with enough training ratings and, unless it takes several, those with none that features describe.
+
+    min_ratings: the model's own configuration if not said.
+    """
+    least = model.config.min_ratings if min_ratings is None else min_ratings
+    n_ratings = model.movies["n_ratings"].to_numpy()
+    mask: NDArray[np.bool_] = n_ratings >= max(1, least)
+    if least <= 1:
+        mask |= model.knows_movies()
+    return mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What may be listed. listed [M]: False for a movie that must not be. excluded: pairs never listed beside the
+    seen ones. min_score: the least score of a model's list."""
+
+    listed: NDArray[np.bool_]
+    excluded: Pairs | None = None
+    min_score: float | None = None
+
+
+@dataclass(frozen=True)
+class Batch(Lists):
+    """Lists of consecutive users, with who made them. by_model [B]: False where it is the popularity list."""
+
+    by_model: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Consecutive users, and all that their lists take."""
+
+    model: Model
+    users: range
+    seen: Pairs  # never listed; row 0 is the first of the users
+    by_model: NDArray[np.bool_]  # [B]
+    scores: DotScores | MlpScores | None  # None where the model ranks for none of them
+    limits: Limits
+
+
+def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | None = None) -> Asked:
+    """Make ready for the lists of consecutive users.
+
+    ratings: user_idx, movie_idx, rating, sorted by user and time: what these users have seen, and their history.
+    users: rows that the network either all knows or all does not know. limits: without them, whatever has enough
+    ratings; row 0 of their pairs is the first of these users.
+    """
+    limits = limits or Limits(listed=candidates(model))
+    mine = of_users(ratings, users)
+    seen = Pairs.of(mine["user_idx"].to_numpy(), mine["movie_idx"].to_numpy(), n_users=len(users))
+    if limits.excluded is not None:
+        seen = seen.joined(limits.excluded)
+    by_model = _ranked_by_model(model, mine, users=users)
+    return Asked(
+        model, users, seen, by_model, scores(model, mine, users=users) if by_model.any() else None, limits
+    )
+
+
+def best(asked: Asked, *, n: int, **engine: Any) -> Iterator[Batch]:
+    """The lists of these users, batch after batch. engine: further options of `score.top_n`."""
+    model, seen, limits, first_user = asked.model, asked.seen, asked.limits, asked.users.start
+    if asked.scores is None:
+        yield from popular(model, seen, n=n, first_user=first_user, limits=limits)
+        return
+    order = _by_popularity(model, limits)
+    found = top_n(
+        asked.scores, n=n, seen=seen, candidates=limits.listed, min_score=limits.min_score, **engine
+    )
+    for lists in found:
+        own = asked.by_model[lists.first_user : lists.first_user + len(lists.movie_idx)]
+        for row in np.flatnonzero(~own).tolist():
+            _fill(lists, row, order, seen.of_user(lists.first_user + row), model)
+        yield Batch(lists.first_user + first_user, lists.movie_idx, lists.score, own)
+
+
+def scores(model: Model, ratings: pl.DataFrame, *, users: range) -> DotScores | MlpScores:
+    """What orders the lists of these users: the ranking network's affinity, or the predicted rating.
+
+    ratings: of these users alone, user_idx counted from the first of them, sorted by user and time.
+    """
+    if model.ranking is not None:
+        device = model.ranking.movie_vectors.device
+        history = History.of(ratings, n_users=len(users)).to(device)
+        return DotScores(
+            model.ranking.user_vectors(history), model.ranking.movie_vectors, model.ranking.movie_bias
+        )
+    of_all = model.network.scores()
+    return replace(of_all, user=of_all.user[users.start : users.stop])
+
+
+def popular(
+    model: Model,
+    seen: Pairs,
+    *,
+    n: int,
+    first_user: int = 0,
+    batch_users: int = 1024,
+    limits: Limits | None = None,
+) -> Iterator[Batch]:
+    """For each user of `seen`, pairs that must not be listed, the movies with most training ratings, ties by row. Score: the number of ratings."""
+    limits = limits or Limits(listed=candidates(model))
+    order, n_ratings = _by_popularity(model, limits), model.movies["n_ratings"].to_numpy()
+    n_users = len(seen.indptr) - 1
+    for start in range(0, n_users, batch_users):
+        users = range(start, min(start + batch_users, n_users))
+        movie_idx = first_unseen(order, seen, users=users, n=n)
+        score = np.where(movie_idx == NO_MOVIE, -np.inf, n_ratings[movie_idx]).astype(np.float32)
+        yield Batch(start + first_user, movie_idx, score, np.zeros(len(users), np.bool_))
+
+
+def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
+    """Rows of `top_n`, without the date. user_ids: by row."""
+    place, column = np.nonzero(batch.movie_idx != NO_MOVIE)
+    user_idx, movie_idx = place + batch.first_user, batch.movie_idx[place, column]
+    known = np.where(user_idx < model.network.n_users, user_idx, UNKNOWN)
+    device = model.device
+    predicted = predict(
+        model.network,
+        torch.from_numpy(known).to(device),
+        torch.from_numpy(movie_idx.astype(np.int64)).to(device),
+    )
+    by_model = pl.Series(batch.by_model[place])
+    return pl.DataFrame(
+        {
+            "user_id": user_ids[user_idx],
+            "rank": (column + 1).astype(np.int16),
+            "movie_id": model.movies["movie_id"][movie_idx],
+            "score": batch.score[place, column],
+            "predicted_rating": predicted.cpu().numpy(),
+        }
+    ).with_columns(
+        pl.when(by_model)
+        .then(pl.lit(tables.SOURCE_MODEL))
+        .otherwise(pl.lit(tables.SOURCE_POPULAR))
+        .alias("source")
+    )
+
+
+def of_users(ratings: pl.DataFrame, users: range) -> pl.DataFrame:
+    """The ratings of a contiguous range of users, user_idx counted from the first. ratings: sorted by user_idx."""
+    idx = ratings["user_idx"]
+    first, last = (int(idx.search_sorted(row)) for row in (users.start, users.stop))
+    return ratings.slice(first, last - first).with_columns(pl.col("user_idx") - users.start)
+
+
+def _ranked_by_model(model: Model, mine: pl.DataFrame, *, users: range) -> NDArray[np.bool_]:
+    """Whether the model itself can rank for a user [U]: by a history, or by a row that training gave."""
+    if model.ranking is not None:
+        return np.bincount(mine["user_idx"].to_numpy(), minlength=len(users)) > 0
+    if users.start >= model.network.n_users:
+        return np.zeros(len(users), dtype=np.bool_)
+    rated: NDArray[np.bool_] = model.users["n_ratings"].to_numpy()[users.start : users.stop] > 0
+    return rated
+
+
+def _by_popularity(model: Model, limits: Limits) -> NDArray[np.int32]:
+    n_ratings = model.movies["n_ratings"].to_numpy()
+    order = np.argsort(-n_ratings, kind="stable")
+    return order[(limits.listed & (n_ratings > 0))[order]].astype(np.int32)
+
+
+def _fill(lists: Lists, row: int, order: NDArray[np.int32], seen: NDArray[np.int32], model: Model) -> None:
+    """Put the first unseen movies of an order into one row of the lists."""
+    n = lists.movie_idx.shape[1]
+    unseen = order[: n + seen.size]
+    unseen = unseen[~np.isin(unseen, seen)][:n]
+    lists.movie_idx[row] = NO_MOVIE
+    lists.movie_idx[row, : unseen.size] = unseen
+    lists.score[row] = -np.inf
+    lists.score[row, : unseen.size] = model.movies["n_ratings"].to_numpy()[unseen]

@@ -1,0 +1,170 @@
+"""Parts of a published table: Parquet files of bounded size, sorted by user, written as the lists are made.
+
+    rows -> row groups of whole users -> a temporary file of its own -> uploaded under its name when it is full
+
+A look-up of one user so opens one file and one row group. Where files and row groups end depends on the rows
+alone, so the same lists always make the same bytes.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cfjobs import storage
+from cfjobs.tables.delta import Part
+
+GROUP_ROWS = 100_000
+"""Rows of a row group, at most: what a look-up of one user decodes."""
+
+
+class PartsWriter:
+    """Takes rows in order of user and rank, and writes parts below a table's URI; use it as a context manager.
+
+    path: the n-th part's place below the table. part_rows: rows at which a part is full; it ends with a row group.
+    """
+
+    def __init__(
+        self,
+        table_uri: str,
+        *,
+        schema: pa.Schema,
+        path: Callable[[int], str],
+        part_rows: int,
+        group_rows: int = GROUP_ROWS,
+    ) -> None:
+        self._table_uri, self._schema, self._path = table_uri, schema, path
+        self._part_rows, self._group_rows = part_rows, group_rows
+        self._waiting: list[pa.Table] = []
+        self._n_waiting = 0
+        self._open: _OpenPart | None = None
+        self.parts: list[Part] = []
+        self.n_lists = 0
+
+    def __enter__(self) -> "PartsWriter":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._write_groups(all_rows=True)
+            self._close()
+        elif self._open is not None:
+            self._open.abandon()
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows; what fills row groups is written."""
+        self._waiting.append(rows)
+        self._n_waiting += rows.num_rows
+        if self._n_waiting >= 2 * self._group_rows:
+            self._write_groups(all_rows=False)
+
+    def _write_groups(self, *, all_rows: bool) -> None:
+        rows = pa.concat_tables([self._schema.empty_table(), *self._waiting]).combine_chunks()
+        end = 0
+        for start, end in _groups(rows["rank"].to_numpy(), self._group_rows, all_rows=all_rows):
+            self._write_group(rows.slice(start, end - start))
+        self._waiting = [rows.slice(end)]
+        self._n_waiting = rows.num_rows - end
+
+    def _write_group(self, group: pa.Table) -> None:
+        if self._open is None:
+            self._open = _OpenPart(self._table_uri, self._path(len(self.parts)), self._schema)
+        self._open.write(group)
+        self.n_lists += pc.sum(pc.equal(group["rank"], 1)).as_py()
+        if self._open.n_rows >= self._part_rows:
+            self._close()
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self.parts.append(self._open.close())
+            self._open = None
+
+
+def _groups(rank: Any, size: int, *, all_rows: bool) -> Iterator[tuple[int, int]]:
+    """Start and end of row groups of whole users with at most `size` rows; without all_rows only those that are sure."""
+    begins = np.append(np.flatnonzero(rank == 1), len(rank))
+    start = 0
+    while start < len(rank):
+        end = int(begins[np.searchsorted(begins, start + size, side="right") - 1])
+        if end <= start:  # one list longer than a row group
+            end = int(begins[np.searchsorted(begins, start, side="right")])
+        if end == len(rank) and not all_rows:
+            return
+        yield start, end
+        start = end
+
+
+@dataclass
+class _Extremes:
+    """Least and greatest value of a column, over the row groups."""
+
+    low: Any = None
+    high: Any = None
+
+    def add(self, column: pa.ChunkedArray) -> None:
+        found = pc.min_max(column).as_py()
+        self.low = found["min"] if self.low is None else min(self.low, found["min"])
+        self.high = found["max"] if self.high is None else max(self.high, found["max"])
+
+
+@dataclass
+class _OpenPart:
+    table_uri: str
+    path: str
+    schema: pa.Schema
+    n_rows: int = 0
+    _extremes: dict[str, _Extremes] = field(
+        default_factory=lambda: {"user_id": _Extremes(), "rank": _Extremes()}
+    )
+
+    def __post_init__(self) -> None:
+        self._files = ExitStack()
+        uri = storage.join(self.table_uri, self.path)
+        self._file: Path = self._files.enter_context(storage.new_file(uri))
+        self._writer = pq.ParquetWriter(
+            self._file,
+            self.schema,
+            compression="zstd",
+            use_dictionary=["user_id", "rank", "movie_id", "source"],
+            write_statistics=True,
+            write_page_index=True,
+            write_page_checksum=True,
+        )
+
+    def write(self, group: pa.Table) -> None:
+        self._writer.write_table(group, row_group_size=group.num_rows)
+        self.n_rows += group.num_rows
+        for name, extremes in self._extremes.items():
+            extremes.add(group[name])
+
+    def close(self) -> Part:
+        """Finish the file and put it in its place."""
+        self._writer.close()
+        size = self._file.stat().st_size
+        self._files.close()
+        return Part(self.path, size, self.n_rows, self._stats())
+
+    def abandon(self) -> None:
+        """Leave no trace of the part."""
+        self._writer.close()
+        with suppress(_Abandoned), self._files:
+            raise _Abandoned
+
+    def _stats(self) -> str:
+        """Delta's statistics: rows, and least and greatest value of the columns that lists are looked up by."""
+        low, high = ({n: getattr(e, end) for n, e in self._extremes.items()} for end in ("low", "high"))
+        nulls = dict.fromkeys(self._extremes, 0)
+        return json.dumps(
+            {"numRecords": self.n_rows, "minValues": low, "maxValues": high, "nullCount": nulls}
+        )
+
+
+class _Abandoned(Exception):
+    """A part that is not to be: its temporary file goes away."""

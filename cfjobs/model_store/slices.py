@@ -1,0 +1,39 @@
+"""A stored model taken by ranges of users: the movies' side once, the users' rows as they are wanted."""
+
+from dataclasses import replace
+
+import torch
+
+from cfjobs import storage
+from cfjobs.model_store.files import Model, load_model, user_rows
+from cfjobs.models.network import Network
+from cfjobs.storage.parquet import TableFile
+from cfjobs.storage.tensors import TensorFile
+
+
+class ModelSlices:
+    """The model at a URI, on a device. without_users: the model of no user, for those it does not know."""
+
+    def __init__(self, uri: str, *, device: torch.device) -> None:
+        self._device = device
+        self._tensors = TensorFile(storage.join(uri, "network.safetensors"))
+        self._users = TableFile(storage.join(uri, "users.parquet"), columns=["user_id", "n_ratings"])
+        self.without_users = load_model(uri, users=range(0)).to(device)
+
+    def of_users(self, users: range) -> Model:
+        """The model with the rows of these users alone; row 0 is the first of them."""
+        known = self.without_users.network
+        rows = user_rows(self._tensors, users)
+        network = _same_network(known, n_users=len(users))
+        network.load_state_dict(known.state_dict() | rows, assign=True)
+        return replace(
+            self.without_users,
+            network=network.to(self._device).eval(),
+            users=self._users.rows(users.start, users.stop),
+        )
+
+
+def _same_network(network: Network, *, n_users: int) -> Network:
+    """A network of the same kind for other users, without weights."""
+    with torch.device("meta"):
+        return type(network)(n_users=n_users, n_movies=network.n_movies, settings=network.settings)

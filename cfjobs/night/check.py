@@ -1,0 +1,111 @@
+"""The written lists read back and held against every rule of `top_n`, a block of row groups at a time."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from cfjobs import storage, tables
+from cfjobs.errors import DamagedFile, GateRefused
+from cfjobs.lists.read_ahead import ahead
+from cfjobs.night.records import Night, Prepared, Scored, Shard
+from cfjobs.night.score import score_again, shards
+from cfjobs.storage.parquet import SortedFile, TableFile
+from cfjobs.tables.delta import Part
+from cfjobs.tables.rules import list_faults
+
+log = logging.getLogger(__name__)
+
+BLOCK_ROWS = 500_000
+
+
+def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
+    """Read the written parts back and hold them against every rule of `top_n`; returns the rows read.
+
+    Raises GateRefused for a broken list, which nothing overrides, and DamagedFile for a part that cannot be read.
+    """
+    n_rows = n_lists = 0
+    for shard, record in zip(shards(night, prepared), scored, strict=True):
+        try:
+            rows, found = _check(night, prepared, shard, record)
+        except DamagedFile as error:
+            if str(error).startswith(night.work):
+                raise DamagedFile(f"{error}; remove {night.work} and run the night again") from error
+            score_again(night, shard)
+            raise DamagedFile(
+                f"{error}; nothing was published, run the night again to score shard {shard.number} anew"
+            ) from error
+        n_rows, n_lists = n_rows + rows, n_lists + found
+    log.info("checked %d rows of %d lists", n_rows, n_lists)
+    return n_rows
+
+
+def _check(night: Night, prepared: Prepared, shard: Shard, record: Scored) -> tuple[int, int]:
+    """The rows and lists of a shard."""
+    n_lists = after = 0
+    n_left = {part.path: part.rows for part in _parts(record)}
+    for block in ahead(_blocks(night, shard, record)):
+        faults = block.faults(after=after)
+        faults += list_faults(block.rows, seen=block.seen, top_n=night.config.top_n, y_range=prepared.y_range)
+        _refuse(block.path, faults)
+        after = block.users.stop - shard.start
+        n_left[block.path] -= block.rows.height
+        n_lists += block.rows["user_id"].n_unique()
+    for path, n in n_left.items():
+        _refuse(path, [f"{abs(n):,} rows {'fewer' if n > 0 else 'more'} than were written"] * (n != 0))
+    return sum(part.rows for part in _parts(record)), n_lists
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some whole row groups of a part, and what its users have rated."""
+
+    path: str
+    rows: pl.DataFrame
+    shard: Shard
+    ids: pl.Series  # of the shard's users, ascending
+    users: range  # of these rows, by the first and the last of them
+    seen: pl.DataFrame  # user_id, movie_id
+
+    def faults(self, *, after: int) -> list[str]:
+        """What is wrong with the users. after: where those of the block before end in the shard."""
+        listed = self.rows["user_id"]
+        faults = []
+        if n := int((~listed.is_in(self.ids.implode())).sum()):
+            faults.append(f"{n:,} rows are of users of another shard")
+        if not listed.is_sorted():
+            faults.append("the users are not in order")
+        if self.users.start - self.shard.start < after:
+            faults.append("a user is in two parts")
+        return faults
+
+
+def _blocks(night: Night, shard: Shard, record: Scored) -> Iterator[_Block]:
+    """What was written of a shard, read back."""
+    rated = SortedFile(
+        storage.join(night.work, "ratings.parquet"), key="user_idx", columns=["user_idx", "movie_idx"]
+    )
+    user_ids = TableFile(storage.join(night.work, "users.parquet"), columns=["user_id"])
+    movie_ids = night.frame("movies", ["movie_id"])["movie_id"]
+    ids = user_ids.rows(shard.start, shard.stop)["user_id"]
+    columns = [column.name for column in tables.TOP_N.columns if column.name != tables.RUN_DATE]
+    for path in (part.path for part in _parts(record)):
+        file = TableFile(storage.join(night.output, tables.TOP_N.name, path), columns=columns)
+        for rows in file.blocks(BLOCK_ROWS):
+            first, last = (int(ids.search_sorted(id_)) for id_ in (rows["user_id"][0], rows["user_id"][-1]))
+            users = range(shard.start + first, shard.start + min(last + 1, ids.len()))
+            here = rated.between(users.start, users.stop)
+            seen = {"user_id": ids[here["user_idx"] - shard.start], "movie_id": movie_ids[here["movie_idx"]]}
+            yield _Block(path, rows, shard, ids, users, pl.DataFrame(seen))
+
+
+def _parts(record: Scored) -> list[Part]:
+    return [Part(**part) for part in record.parts]
+
+
+def _refuse(what: str, faults: Sequence[str]) -> None:
+    if faults:
+        raise GateRefused(
+            f"the gate refused broken lists: {what}: {'; '.join(faults)}; the published tables are as they were, please report this"
+        )

@@ -1,0 +1,74 @@
+"""The stage that measures a model on the holdout, and the gate that looks at the figures."""
+
+import logging
+from collections.abc import Sequence
+
+import polars as pl
+
+from cfjobs import evaluation, lists, model_store, training
+from cfjobs.device import resolve_device
+from cfjobs.errors import GateRefused
+from cfjobs.evaluation.gate import Comparison, comparisons, refusals
+from cfjobs.models.predict import predict
+from cfjobs.night import side_tables
+from cfjobs.night.prepare import held_out
+from cfjobs.night.records import LEARNT, Night, Prepared, Trained
+from cfjobs.tables import runs
+
+log = logging.getLogger(__name__)
+
+
+def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, float | None]:
+    """Holdout metrics of a model that has not seen the holdout; all None without one."""
+    held = held_out(night)
+    if not held.any():
+        return dict.fromkeys(evaluation.NAMES)
+    config = night.config
+    model = model_store.load_model(trained.model_uri).to(resolve_device(config.device))
+    known = pl.col("user_idx") < prepared.n_users
+    every = night.frame("ratings").with_columns(pl.Series("held_out", held)).filter(known)
+    kept = every.filter(~pl.col("held_out")).select(LEARNT)
+    test = every.filter("held_out").drop("held_out")
+    del every
+    test_examples = training.examples(test, model.device)
+    predicted = predict(model.network, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
+    asked = lists.ask(model, kept, users=range(prepared.n_users))
+    measures = evaluation.measures(
+        holdout=evaluation.Holdout.of(test),
+        training=evaluation.Holdout.of(kept),
+        predicted=predicted,
+        lists=lists.best(asked, n=evaluation.K),
+        popular=lists.popular(model, asked.seen, n=evaluation.K),
+        relevant_rating=training.relevant_rating(config, y_range=prepared.y_range),
+        candidates=lists.candidates(model),
+        n_users=prepared.n_users,
+        seed=config.seed,
+    )
+    side_tables.keep_measures(night, measures, held_out=test, training=kept, predicted=predicted)
+    metrics: dict[str, float | None] = {**evaluation.overall(measures)}
+    log.info(
+        "holdout: %s",
+        ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None),
+    )
+    return metrics
+
+
+def compared(night: Night, prepared: Prepared, metrics: dict[str, float | None]) -> list[Comparison]:
+    """What the gate looks at: metrics and counts against the limits, popularity and the last published night."""
+    last = runs.last(night.output, before=night.run_date)
+    return comparisons(night.config, metrics=metrics, counts=prepared.counts, last=last)
+
+
+def gate(night: Night, metrics: dict[str, float | None], compared: Sequence[Comparison]) -> str:
+    """The verdict of the gate, for the record. Raises GateRefused when the night must not be published."""
+    reasons = refusals(compared)
+    if not reasons:
+        return (
+            "existing model" if night.model else "passed" if metrics.get("rmse") is not None else "no holdout"
+        )
+    if night.config.gate_override:
+        log.warning("the gate refused, overridden: %s", "; ".join(reasons))
+        return "overridden: " + "; ".join(reasons)
+    raise GateRefused(
+        f"the gate refused: {'; '.join(reasons)}; the published tables are as they were (gate_override=true publishes all the same)"
+    )

@@ -1,0 +1,241 @@
+"""The beginning of a night: what is asked for is checked, the ratings are read and cleaned, some are held out."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cfjobs import __version__, model_store, models, ratings, storage, tables
+from cfjobs.config import Config
+from cfjobs.device import resolve_device
+from cfjobs.errors import InputError
+from cfjobs.lists import eligible
+from cfjobs.night.records import Night, Prepared
+from cfjobs.night.score import top_n_schema
+from cfjobs.ratings import catalogue, holdout
+from cfjobs.storage.lease import Claim, claimed
+from cfjobs.storage.parquet import parquet_bytes
+from cfjobs.tables import delta
+
+log = logging.getLogger(__name__)
+
+
+def start(
+    *,
+    ratings_uri: str,
+    output: str,
+    movies: str | None = None,
+    users: str | None = None,
+    model: str | None = None,
+    run_date: date | None = None,
+    config: Config | None = None,
+    allow: str | None = None,
+    deny: str | None = None,
+    exclude: str | None = None,
+    now: datetime | None = None,
+) -> Night:
+    """Check inputs, credentials and the output before anything costly.
+
+    model: URI of an existing model to score or evaluate instead of training one. allow, deny: URIs of tables
+    of movie_id, the movies that may be listed alone and those that must not. exclude: URI of a table of user_id,
+    movie_id, pairs to leave out beside the seen ones. Raises InputError for whatever a user has to mend.
+    """
+    config = config or Config()
+    models.recipe_of(config)
+    now = now or datetime.now(UTC)
+    run_date = run_date or now.date()
+    resolve_device(config.device)
+    uris = _sources(ratings_uri, movies, users)
+    limits = {eligible.ALLOW: allow, eligible.DENY: deny, eligible.EXCLUDE: exclude}
+    uris |= {what: storage.normal(uri) for what, uri in limits.items() if uri}
+    if model is None:
+        catalogue.check_tables(config, movies=uris.get("movies"), users=uris.get("users"))
+    output = storage.normal(output)
+    listings = {what: ratings.list_parquet(uri, what=what) for what, uri in uris.items()}
+    storage.check_writable(output)
+    inputs = [asdict(file) for what, files in listings.items() if what not in limits for file in files]
+    inputs += [asdict(file) | {"as": what} for what in limits for file in listings.get(what, ())]
+    model = storage.normal(model) if model else None
+    key = _key(inputs, config, run_date, model)
+    work = storage.join(output, "_work", f"{run_date.isoformat()}-{key}")
+    night = Night(
+        ratings=uris["ratings"],
+        movies=uris.get("movies"),
+        users=uris.get("users"),
+        model=model,
+        output=output,
+        run_date=run_date,
+        config=config,
+        run_id=f"{run_date.isoformat()}-{uuid4().hex[:12]}",
+        work=work,
+        started_at=now,
+        **{what: uris.get(what) for what in limits},
+    )
+    log.info(
+        "run %s: %d rating files, %d bytes",
+        night.run_id,
+        len(listings["ratings"]),
+        sum(f.size for f in listings["ratings"]),
+    )
+    return night
+
+
+def claimed_night(night: Night) -> AbstractContextManager[Claim]:
+    """Hold the claim of the night's date, so that one run at a time works on it. Raises Busy while another does.
+
+    Check the claim before the commit.
+    """
+    return claimed(night.output, night.run_date.isoformat())
+
+
+def resumed(night: Night) -> Night:
+    """The run that was begun on an equal night and not finished, if there is one; this one otherwise."""
+    begun = night.load("night", Night)
+    if begun is None:
+        return night
+    log.info("resuming run %s of %s", begun.run_id, begun.run_date)
+    return begun.model_copy(update={"config": night.config})
+
+
+def prepare(night: Night) -> Prepared:
+    """Read, clean and index the ratings into the work folder. Nothing is written for an input that is refused."""
+    if done := night.load("prepared", Prepared):
+        return done
+    config = night.config
+    files = ratings.list_parquet(night.ratings, what="ratings")
+    movies = ratings.read_table(night.movies, key=config.movie_column, name="movie") if night.movies else None
+    users = ratings.read_table(night.users, key=config.user_column, name="user") if night.users else None
+    until = datetime.combine(night.run_date + timedelta(days=1), datetime.min.time())
+    now = night.started_at.astimezone(UTC).replace(tzinfo=None) + timedelta(days=1)
+    cleaned = ratings.read_ratings(files, config=config, until=until, now=now, movies=movies, users=users)
+    clean = cleaned.ratings
+    if night.model:
+        model = model_store.load_model(night.model)
+        clean = ratings.with_rows_of(clean, users=model.users["user_id"], movies=model.movies)
+    elif config.movie_features and movies is not None:
+        clean = catalogue.with_unrated(clean, movies)
+    user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
+    user_table = catalogue.users_with_columns(user_ids, None if night.model else users, config)
+    if not night.model:
+        catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
+    if config.top_n > clean.movies.height:
+        raise InputError(
+            f"configuration key top_n: got {config.top_n}, but the catalogue has {clean.movies.height} movies; lower top_n"
+        )
+    delta.check_id_types(
+        night.output, tables.TOP_N, top_n_schema(clean.users.dtype, clean.movies["movie_id"].dtype)
+    )
+    low, high = config.y_range or (float(clean.frame["rating"].min()), float(clean.frame["rating"].max()))  # type: ignore[arg-type]
+    if low == high:
+        raise InputError(f"ratings: every rating is {low}; give y_range to say what the scale is")
+    log.info("ratings: %s; %d users, %d movies", cleaned.counts, clean.users.len(), clean.movies.height)
+    prepared = Prepared(
+        counts=cleaned.counts
+        | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()}
+        | ({} if night.model else catalogue.unrated_counts(config, found=clean, movies=movies)),
+        n_users=clean.users.len(),
+        n_movies=clean.movies.height,
+        n_cold_users=clean.cold_users.len(),
+        y_range=(low, high),
+    )
+    night.write("inputs.json", json.dumps(_inputs(night, files)).encode())
+    night.write("night.json", night.model_dump_json().encode())
+    _write_candidates(night, user_ids, clean.movies["movie_id"])
+    ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
+    for name, frame in (
+        ("movies", clean.movies),
+        ("rejected", cleaned.rejected),
+        ("users", user_table),
+    ):
+        night.write(f"{name}.parquet", parquet_bytes(frame))
+    return night.done("prepared", prepared)
+
+
+def _write_candidates(night: Night, user_ids: pl.Series, movie_ids: pl.Series) -> None:
+    """What may be listed, into the work folder, where the night says so."""
+    config = night.config
+    if night.allow or night.deny:
+        listed = eligible.listed_movies(movie_ids, allow=night.allow, deny=night.deny, config=config)
+        night.write("listed.parquet", parquet_bytes(pl.DataFrame({"listed": listed})))
+    if night.exclude:
+        pairs = eligible.excluded_pairs(user_ids, movie_ids, uri=night.exclude, config=config)
+        night.write("excluded.parquet", parquet_bytes(pairs))
+
+
+def _inputs(night: Night, rating_files: Sequence[storage.FileInfo]) -> list[dict[str, Any]]:
+    """Every file that the night reads, with what it holds."""
+    read = {"ratings": rating_files}
+    for what, uri in (("movies", night.movies), ("users", night.users), *night.limits.items()):
+        if uri:
+            read[what] = ratings.list_parquet(uri, what=what)
+    return [{"what": what, **asdict(file)} for what, files in read.items() for file in files]
+
+
+def hold_out(night: Night, prepared: Prepared) -> int:
+    """Choose the ratings that training does not see, into the work folder. Returns how many."""
+    config = night.config
+    frame = night.frame("ratings", ["user_idx"])
+    if config.holdout == "temporal":
+        held_out = holdout.temporal_holdout(frame["user_idx"].to_numpy(), fraction=config.holdout_fraction)
+    elif config.holdout == "random":
+        held_out = holdout.random_holdout(frame.height, fraction=config.holdout_fraction, seed=config.seed)
+    else:
+        held_out = np.zeros(frame.height, dtype=np.bool_)
+    n_held_out = int(held_out.sum())
+    if config.holdout != "none" and n_held_out == 0:
+        raise InputError(
+            f"ratings: no user has enough of them for a {config.holdout} holdout of {config.holdout_fraction}; "
+            "raise holdout_fraction, or set holdout=none"
+        )
+    night.write("holdout.parquet", parquet_bytes(pl.DataFrame({"held_out": held_out})))
+    log.info("holdout: %d of %d ratings, %s", n_held_out, frame.height, config.holdout)
+    return n_held_out
+
+
+def held_out(night: Night) -> NDArray[np.bool_]:
+    """Which ratings are held out [R]."""
+    return night.frame("holdout")["held_out"].to_numpy()
+
+
+def _sources(ratings_uri: str, movies: str | None, users: str | None) -> dict[str, str]:
+    """URIs of the input tables that there are.
+
+    A folder that holds `ratings.parquet` or `ratings/` is a data set: it gives the ratings and, where they are
+    not given, the movies and users beside them.
+    """
+    root = storage.normal(ratings_uri)
+    given = {"ratings": root, "movies": movies, "users": users}
+    names = {file.uri.removeprefix(root).lstrip("/").partition("/")[0] for file in storage.list_files(root)}
+    beside = {
+        what: next((name for name in (f"{what}.parquet", what) if name in names), None) for what in given
+    }
+    if beside["ratings"] is not None:
+        given["ratings"] = None
+        given = {
+            what: uri or (storage.join(root, name) if (name := beside[what]) else None)
+            for what, uri in given.items()
+        }
+    return {what: storage.normal(uri) for what, uri in given.items() if uri}
+
+
+_CHANGE_NO_NUMBER = {"memory_gb", "threads", "runner", "ray_address", "gpus_per_shard"}
+
+
+def _key(inputs: list[dict[str, Any]], config: Config, run_date: date, model: str | None) -> str:
+    """Names equal nights: same inputs, date, version and configuration (gate, checkpoints and where it runs may differ: they change no number)."""
+    knobs = {
+        name: value
+        for name, value in config.model_dump(mode="json").items()
+        if not name.startswith(("gate_", "checkpoint_")) and name not in _CHANGE_NO_NUMBER
+    }
+    text = json.dumps([inputs, knobs, run_date.isoformat(), model, __version__], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,157 @@
+"""A night and what its stages pass on: small records, and the work folder that holds them between stages.
+
+The folder is `OUTPUT/_work/DATE-KEY`. A stage that is done leaves its record there as `NAME.json`, last, so that
+a record means that all the stage's files are whole.
+"""
+
+import io
+import logging
+import math
+from datetime import date, datetime
+from typing import Any, Literal
+
+import polars as pl
+from pydantic import ValidationError
+
+from cfjobs import storage
+from cfjobs.config import Config
+from cfjobs.record import AnyRecord, Record
+from cfjobs.training.checkpoint import Checkpoints
+
+log = logging.getLogger(__name__)
+
+
+class Night(Record):
+    """One night: where it reads and writes, for which date, and how."""
+
+    ratings: str
+    movies: str | None
+    users: str | None
+    model: str | None
+    output: str
+    run_date: date
+    config: Config
+    run_id: str
+    work: str
+    started_at: datetime
+    allow: str | None = None
+    deny: str | None = None
+    exclude: str | None = None
+
+    @property
+    def limits(self) -> dict[str, str | None]:
+        """The tables that say what may be listed, by what they are."""
+        return {"allow": self.allow, "deny": self.deny, "exclude": self.exclude}
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write one file of the work folder."""
+        storage.write_bytes(storage.join(self.work, name), data)
+
+    def done(self, name: str, record: AnyRecord) -> AnyRecord:
+        """Leave a stage's record: from now on the stage is not computed again."""
+        self.write(f"{name}.json", record.model_dump_json().encode())
+        return record
+
+    def undone(self, name: str) -> None:
+        """Take a stage's record away, so that it is computed again."""
+        storage.delete(storage.join(self.work, f"{name}.json"))
+
+    def load(self, name: str, kind: type[AnyRecord]) -> AnyRecord | None:
+        """The record that a stage left, or None when it has to run.
+
+        A store may keep the beginning of a write whose client was cut off: half a record is none.
+        """
+        uri = storage.join(self.work, f"{name}.json")
+        if not storage.exists(uri):
+            return None
+        try:
+            return kind.model_validate_json(storage.read_bytes(uri))
+        except ValidationError:
+            log.warning("%s: is not a whole record, so this stage runs again", uri)
+            return None
+
+    def frame(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
+        """A table of the work folder."""
+        data = storage.read_bytes(storage.join(self.work, f"{name}.parquet"))
+        return pl.read_parquet(io.BytesIO(data), columns=columns)
+
+    def checkpoints(self, name: str, *, write: bool = True) -> Checkpoints:
+        """The checkpoints of one of the night's trainings; without `write` for a process that only goes on from them."""
+        uri = storage.join(self.work, f"checkpoint-{name}.safetensors")
+        seconds = self.config.checkpoint_seconds
+        return Checkpoints(
+            read=lambda: storage.read_bytes(uri) if storage.exists(uri) else None,
+            write=lambda data: storage.write_bytes(uri, data),
+            seconds=seconds if write or not seconds else math.inf,
+        )
+
+
+class Prepared(Record):
+    """The clean ratings of a night, in its work folder.
+
+    User rows 0..n_users - 1 are the model's, those up to n_users + n_cold_users get the popularity list:
+    users without a rating and, when an existing model scores, users that it does not know.
+    """
+
+    counts: dict[str, int]
+    n_users: int
+    n_movies: int
+    n_cold_users: int
+    y_range: tuple[float, float]
+
+
+class Trained(Record):
+    """A model in storage, with the record of its training.
+
+    share: of the planned epochs, up to the best one. warm_from: the model that it went on from.
+    """
+
+    model_uri: str
+    share: float
+    losses: list[tuple[int, float, float | None]]
+    warm_from: str | None = None
+
+
+class Shard(Record):
+    """A contiguous range of users that is scored as one task; cold ones get the popularity list."""
+
+    number: int
+    start: int
+    stop: int
+    cold: bool = False
+
+
+class Shards(Record):
+    """All shards of a night, as they were cut when its scoring began."""
+
+    shards: list[Shard]
+
+
+class Scored(Record):
+    """The parts of `top_n` that a shard wrote, in order of user."""
+
+    parts: list[dict[str, Any]]
+    lists: int
+
+
+class Published(Record):
+    """A night that readers can see."""
+
+    run_id: str
+    run_date: date
+    model_uri: str
+    tables: dict[str, str]
+    table_versions: dict[str, int]
+    metrics: dict[str, float | None]
+    counts: dict[str, int]
+    seconds: dict[str, float]
+    gate: str
+    report: str | None = None
+
+
+LEARNT = ["user_idx", "movie_idx", "rating"]
+
+
+def trained_already(night: Night, *, on: Literal["train", "all"]) -> Trained | None:
+    """The record that a training left, perhaps on another worker; None when there is none."""
+    return night.load(f"trained-{on}", Trained)

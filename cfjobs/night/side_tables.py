@@ -1,0 +1,232 @@
+"""The tables beside `top_n`: what the model learnt, how it was measured, and what was set aside.
+
+Each function makes the night's partition of one table and returns the table's version. The long ones are
+written in parts of bounded size, which one commit names.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cfjobs import storage, tables
+from cfjobs.evaluation import interpret
+from cfjobs.evaluation.metrics import Measure
+from cfjobs.model_store.files import Model
+from cfjobs.models.network import DotScores
+from cfjobs.night.records import Night
+from cfjobs.storage.parquet import parquet_bytes
+from cfjobs.tables import delta
+from cfjobs.topn.problem import NO_MOVIE
+
+PART_ROWS = 1_000_000
+
+
+def keep_measures(
+    night: Night,
+    measures: list[Measure],
+    *,
+    held_out: pl.DataFrame,
+    training: pl.DataFrame,
+    predicted: NDArray[np.float32],
+) -> None:
+    """Leave what was measured in the work folder, for publishing.
+
+    held_out, training: ratings with user_idx, movie_idx, rating, timestamp. predicted [R]: for the held-out ones.
+    """
+    rows = pl.DataFrame(
+        [asdict(row) for row in measures], schema=[field.name for field in fields(Measure)], orient="row"
+    )
+    night.write("measures.parquet", parquet_bytes(rows))
+    users = held_out["user_idx"].to_numpy()
+    activity = np.bincount(training["user_idx"].to_numpy(), minlength=int(users.max(initial=-1)) + 1)
+    frame = held_out.with_columns(
+        pl.Series("predicted_rating", predicted), pl.Series("user_ratings", activity[users])
+    )
+    night.write("predicted.parquet", parquet_bytes(frame))
+
+
+def publish_all(night: Night, model: Model) -> dict[str, int]:
+    """Every table beside `top_n` but `runs`; table versions by name."""
+    return {
+        tables.MOVIE_EMBEDDINGS.name: publish_embeddings(night, model),
+        tables.SIMILAR_MOVIES.name: publish_similar(night, model),
+        tables.HOLDOUT_PREDICTIONS.name: publish_holdout(night, model),
+        tables.METRICS.name: publish_metrics(night),
+        tables.REJECTED.name: publish_rejected(night),
+    }
+
+
+def publish_embeddings(night: Night, model: Model) -> int:
+    """`movie_embeddings`: one row for each movie that the model knows."""
+    rows = _known_rows(model)
+    movies = model.movies[rows]
+    vectors, bias = movie_vectors(model)[rows], movie_bias(model)[rows]
+    places = interpret.principal_components(vectors, weight=np.sqrt(movies["n_ratings"].to_numpy()))
+    title = movies["title"].cast(pl.String) if "title" in movies.columns else pl.lit(None, pl.String)
+    frame = movies.select(
+        pl.lit(night.run_date).alias(tables.RUN_DATE), "movie_id", title.alias("title"), "n_ratings"
+    ).with_columns(
+        pl.Series("bias", bias),
+        pl.Series("vector", vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])).cast(pl.List(pl.Float32)),
+        pl.Series("pc1", places[:, 0]),
+        pl.Series("pc2", places[:, 1]),
+    )
+    schema = _schema(tables.MOVIE_EMBEDDINGS, model)
+    return _publish(night, tables.MOVIE_EMBEDDINGS, schema, iter([frame.drop(tables.RUN_DATE)]))
+
+
+def publish_similar(night: Night, model: Model) -> int:
+    """`similar_movies`: the nearest movies of each movie that the model knows."""
+    rows = _known_rows(model)
+    ids = model.movies["movie_id"][rows]
+    candidates = model.movies["n_ratings"].to_numpy()[rows] >= night.config.similar_min_ratings
+    schema = _schema(tables.SIMILAR_MOVIES, model)
+
+    def blocks() -> Iterator[pl.DataFrame]:
+        n = min(interpret.N_SIMILAR, len(rows))
+        for lists in interpret.similar_movies(movie_vectors(model)[rows], candidates=candidates, n=n):
+            place, column = np.nonzero(lists.movie_idx != NO_MOVIE)
+            yield pl.DataFrame(
+                {
+                    "movie_id": ids[place + lists.first_user],
+                    "rank": (column + 1).astype(np.int16),
+                    "similar_movie_id": ids[lists.movie_idx[place, column]],
+                    "cosine": lists.score[place, column],
+                }
+            )
+
+    return _publish(night, tables.SIMILAR_MOVIES, schema, blocks())
+
+
+def publish_holdout(night: Night, model: Model) -> int:
+    """`holdout_predictions`: what `keep_measures` left, with outside ids."""
+    schema = _schema(tables.HOLDOUT_PREDICTIONS, model)
+
+    def blocks() -> Iterator[pl.DataFrame]:
+        if not _there(night, "predicted"):
+            return
+        frame = night.frame("predicted")
+        users, movies = night.frame("users", ["user_id"]), night.frame("movies", ["movie_id"])
+        for part in frame.iter_slices(PART_ROWS):
+            yield part.select(
+                users["user_id"][part["user_idx"]].alias("user_id"),
+                movies["movie_id"][part["movie_idx"]].alias("movie_id"),
+                "rating",
+                "predicted_rating",
+                (pl.col("rating") - pl.col("predicted_rating")).alias("residual"),
+                pl.col("timestamp").dt.replace_time_zone("UTC").alias("rated_at"),
+                pl.col("user_ratings").cast(pl.Int64),
+            )
+
+    return _publish(night, tables.HOLDOUT_PREDICTIONS, schema, blocks())
+
+
+def publish_metrics(night: Night) -> int:
+    """`metrics`: one row a metric and band."""
+    schema = _plain_schema(tables.METRICS)
+    rows = schema.empty_table()
+    if _there(night, "measures"):
+        frame = night.frame("measures")
+        rows = frame.select(pl.lit(night.run_date).alias(tables.RUN_DATE), pl.all()).to_arrow().cast(schema)
+    return delta.publish_rows(
+        night.output, tables.METRICS, rows, run_date=night.run_date, run_id=night.run_id
+    )
+
+
+def publish_rejected(night: Night) -> int:
+    """`rejected_ratings`: the rows that were set aside."""
+    rejected = night.frame("rejected").select(pl.lit(night.run_date).alias(tables.RUN_DATE), pl.all())
+    rows = rejected.to_arrow().cast(_plain_schema(tables.REJECTED))
+    return delta.publish_rows(
+        night.output, tables.REJECTED, rows, run_date=night.run_date, run_id=night.run_id
+    )
+
+
+def movie_vectors(model: Model) -> NDArray[np.float32]:
+    """The movies' embeddings [M, D] in the rating network: taste, not who watched what when (docs/decisions)."""
+    vectors: NDArray[np.float32] = model.network.scores().movie.float().cpu().numpy()
+    return vectors
+
+
+def movie_bias(model: Model) -> NDArray[np.float32]:
+    """The movies' biases [M] in the rating network; 0 in a network without them."""
+    scores = model.network.scores()
+    if not isinstance(scores, DotScores):
+        return np.zeros(scores.movie.shape[0], dtype=np.float32)
+    bias: NDArray[np.float32] = scores.bias.float().cpu().numpy()
+    return bias
+
+
+def git_commit() -> str | None:
+    """The commit of the running code: CFJOBS_GIT_COMMIT, or that of the checkout it runs from; None for neither."""
+    if named := os.environ.get("CFJOBS_GIT_COMMIT"):
+        return named
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None
+
+
+def _known_rows(model: Model) -> NDArray[np.int64]:
+    rows: NDArray[np.int64] = np.flatnonzero(model.knows_movies())
+    return rows
+
+
+def _there(night: Night, name: str) -> bool:
+    return storage.exists(storage.join(night.work, f"{name}.parquet"))
+
+
+def _publish(night: Night, table: tables.Table, schema: pa.Schema, blocks: Iterator[pl.DataFrame]) -> int:
+    """Make frames without the date the night's partition of a table, in parts of about PART_ROWS rows."""
+    in_file = schema.remove(schema.get_field_index(tables.RUN_DATE))
+    parts = []
+    for number, rows in enumerate(_gathered(blocks)):
+        name = f"{night.run_id}-{number:05d}"
+        parts.append(
+            delta.write_part(
+                night.output, table, rows.to_arrow().cast(in_file), run_date=night.run_date, name=name
+            )
+        )
+    return delta.publish_parts(
+        night.output, table, schema, parts, run_date=night.run_date, run_id=night.run_id
+    )
+
+
+def _gathered(blocks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    waiting: list[pl.DataFrame] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(frame.height for frame in waiting) >= PART_ROWS:
+            yield pl.concat(waiting)
+            waiting = []
+    if waiting and any(frame.height for frame in waiting):
+        yield pl.concat(waiting)
+
+
+def _schema(table: tables.Table, model: Model) -> pa.Schema:
+    arrow = {True: pa.string(), False: pa.int64()}
+    return table.schema(
+        user_type=arrow[model.users["user_id"].dtype == pl.String],
+        movie_type=arrow[model.movies["movie_id"].dtype == pl.String],
+    )
+
+
+def _plain_schema(table: tables.Table) -> pa.Schema:
+    return table.schema(user_type=pa.string(), movie_type=pa.string())

@@ -1,0 +1,142 @@
+"""The stage that trains: both networks on the ratings outside the holdout, or on all; the model is saved."""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from cfjobs import model_store, storage, training
+from cfjobs.device import resolve_device, under_torchrun
+from cfjobs.model_store.files import Model
+from cfjobs.night import torchrun, warm_start
+from cfjobs.night.prepare import held_out
+from cfjobs.night.records import LEARNT, Night, Prepared, Trained, trained_already
+from cfjobs.ratings import catalogue
+from cfjobs.training.distributed import current
+from cfjobs.training.fit import Progress
+
+
+def fit(
+    night: Night,
+    prepared: Prepared,
+    *,
+    on: Literal["train", "all"],
+    stop_share: float = 1.0,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train on the ratings outside the holdout, or on all, and save the model."""
+    if done := trained_already(night, on=on):
+        return done
+    config = night.config
+    order = _order(night, prepared, on=on, stop_share=stop_share)
+    if config.processes > 1 and not under_torchrun():
+        torchrun.run(order, processes=config.processes, progress=progress)
+        done = trained_already(night, on=on)
+        assert done is not None  # torchrun ended well
+        return done
+    with torchrun.leading(order):
+        task, fitted = _fitted(night, prepared, on=on, stop_share=stop_share, progress=progress)
+    uri = _model_uri(night, on=on)
+    user_table, movie_table, encodings = described(night, prepared)
+    users = _with_counts(user_table, task.kept["user_idx"])
+    movies = _with_counts(movie_table, task.kept["movie_idx"])
+    model = Model(fitted.network, fitted.ranking, config, users, movies, encodings)
+    gone_on_from = config.warm_start or (on == "train" and config.refit and config.warm_refit)
+    model_store.save_model(uri, model, for_warm_start=gone_on_from)
+    if config.warm_start and on == "train":
+        warm_start.keep_until(uri, night, task.kept)
+    losses = [
+        (e.epoch, e.train_loss, None if math.isnan(e.valid_loss) else e.valid_loss) for e in fitted.record
+    ]
+    return night.done(
+        f"trained-{on}",
+        Trained(model_uri=uri, share=fitted.share, losses=losses, warm_from=task.start.model_uri),
+    )
+
+
+def _fitted(
+    night: Night,
+    prepared: Prepared,
+    *,
+    on: Literal["train", "all"],
+    stop_share: float,
+    progress: Progress | None = None,
+) -> tuple[training.Task, training.Fitted]:
+    """Both networks, fitted by this process and those beside it; rank 0 alone leaves checkpoints."""
+    config = night.config
+    columns = [*LEARNT, "timestamp"] if config.warm_start else LEARNT
+    kept = night.frame("ratings", columns)
+    valid = kept.clear()
+    if on == "train":
+        held = held_out(night)
+        kept, valid = kept.filter(~held), kept.filter(held)
+    user_table, movie_table, encodings = described(night, prepared)
+    task = training.Task(
+        config,
+        n_users=prepared.n_users,
+        n_movies=prepared.n_movies,
+        y_range=prepared.y_range,
+        kept=kept,
+        user_features=catalogue.encoded(user_table, encodings.users),
+        movie_features=catalogue.encoded(movie_table, encodings.movies),
+        valid=valid,
+        stop_share=stop_share,
+        start=warm_start.start_of(night, prepared, on=on, valid=valid),
+    )
+    device, processes = resolve_device(config.device), current()
+    kit = training.Kit(
+        device,
+        processes=processes,
+        rating=night.checkpoints(f"{on}-rating", write=processes.rank == 0),
+        ranking=night.checkpoints(f"{on}-ranking", write=processes.rank == 0),
+        progress=progress,
+    )
+    return task, training.fit_networks(task, kit)
+
+
+def described(night: Night, prepared: Prepared) -> tuple[pl.DataFrame, pl.DataFrame, catalogue.Encodings]:
+    """The users and movies of the night by row, and how their side features become numbers."""
+    users, movies = night.frame("users").head(prepared.n_users), night.frame("movies")
+    return users, movies, catalogue.encodings(night.config, movies=movies, users=users)
+
+
+def _order(
+    night: Night, prepared: Prepared, *, on: Literal["train", "all"], stop_share: float
+) -> dict[str, Any]:
+    """A training as JSON, for another process."""
+    return {
+        "night": night.model_dump(mode="json"),
+        "prepared": prepared.model_dump(mode="json"),
+        "on": on,
+        "stop_share": stop_share,
+    }
+
+
+def lead(order: dict[str, Any], *, progress: Progress | None = None) -> Trained:
+    """Do the training of an order, with the processes beside this one."""
+    night, prepared = Night.model_validate(order["night"]), Prepared.model_validate(order["prepared"])
+    return fit(night, prepared, on=order["on"], stop_share=order["stop_share"], progress=progress)
+
+
+def follow(order: dict[str, Any]) -> None:
+    """Train beside rank 0, which keeps the result."""
+    night, prepared = Night.model_validate(order["night"]), Prepared.model_validate(order["prepared"])
+    _fitted(night, prepared, on=order["on"], stop_share=order["stop_share"])
+
+
+def _model_uri(night: Night, *, on: Literal["train", "all"]) -> str:
+    """Where a model goes: beside the tables when it is published or gone on from, else into the work folder."""
+    if on == "all" or not night.config.refit:
+        return storage.join(night.output, "models", night.run_id)
+    return warm_start.measured_uri(night) if night.config.warm_start else storage.join(night.work, "model")
+
+
+def existing(night: Night) -> Trained:
+    """The night's existing model, as a training's record."""
+    assert night.model is not None
+    return Trained(model_uri=night.model, share=1.0, losses=[])
+
+
+def _with_counts(ids: pl.DataFrame, idx: pl.Series) -> pl.DataFrame:
+    return ids.with_columns(pl.Series("n_ratings", np.bincount(idx.to_numpy(), minlength=ids.height)))

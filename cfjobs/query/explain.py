@@ -1,0 +1,222 @@
+"""Why a movie has its score for a user: the score taken apart into parts that add up to it.
+
+    affinity   score = b_m + sum over the user's ratings of w_i <e_i, q_m>     bias + history
+    rating     score = c_m + <p_u, q_m>                                        bias + embedding
+
+w_i, e_i, q_m and b_m as in `ranking`; c_m, p_u and q_m those of the rating network. A network that is not a sum (`net`)
+has the embedding part alone.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+import polars as pl
+import torch
+
+from cfjobs import lists, model_store, ratings, tables
+from cfjobs.errors import InputError
+from cfjobs.model_store.files import Model
+from cfjobs.models.network import DotScores
+from cfjobs.models.ranker import History, RankingModel
+from cfjobs.query import lookup, movies
+from cfjobs.ratings import history
+from cfjobs.topn.problem import NO_MOVIE
+
+
+@dataclass(frozen=True)
+class Parts:
+    """score = bias + embedding + the sum of history [H]: what each rating of the user contributes."""
+
+    bias: float
+    embedding: float
+    history: tuple[float, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """The whole."""
+        return self.bias + self.embedding + sum(self.history)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A movie's score for a user, and why.
+
+    frame: movie_id, title, rating, rated_at, weight, part; the user's ratings, those that speak most for the movie
+    first. rank, published_score: in the published list; None where the movie is not in it. place: among all
+    n_candidates movies that could be listed; None for one that could not, because the user has rated it or too few
+    have.
+    """
+
+    user_id: str | int
+    movie_id: str | int
+    title: str | None
+    run_date: date
+    parts: Parts
+    predicted_rating: float
+    rank: int | None
+    published_score: float | None
+    rated: float | None
+    place: int | None
+    n_candidates: int
+    frame: pl.DataFrame
+
+
+def explain(
+    output: str, user: str, movie: str, *, run_date: date | None = None, ratings_uri: str | None = None
+) -> Explanation:
+    """Why a user has, or has not, this movie in the list of a published night.
+
+    ratings_uri: where the ratings are now, if not where the night read them. InputError for a user without ratings
+    and for a movie that the model does not know.
+    """
+    night = movies.night_of(output, run_date)
+    model = model_store.load_model(night.run["model_uri"])
+    movie_row = _row(model.movies["movie_id"], movie, "movie")
+    user_id = _cast(user, night.scan(tables.TOP_N).collect_schema()["user_id"])
+    rated = _known(history.of_night(night.run, [user], ratings_uri=ratings_uri), model)
+    if rated.is_empty():
+        raise InputError(
+            f"user {user}: has rated no movie that the model knows, and so gets the popularity list; there is nothing to explain"
+        )
+    weights, parts = take_apart(model, rated, user=user, movie_row=movie_row)
+    movie_id = model.movies["movie_id"][movie_row]
+    listed = _published(night, user_id, movie_id)
+    order = _order(model, rated, user=user)
+    place = order.index(movie_row) + 1 if movie_row in order else None
+    titles = _titles(model)
+    frame = (
+        rated.with_columns(
+            pl.Series("weight", weights), pl.Series("part", parts.history or [0.0] * rated.height)
+        )
+        .join(titles, on="movie_idx", how="left", maintain_order="left")
+        .sort("part", descending=True, maintain_order=True)
+        .select("movie_id", "title", "rating", pl.col("timestamp").alias("rated_at"), "weight", "part")
+    )
+    mine = rated.filter(movie_idx=movie_row)
+    predicted = lookup.predicted(
+        model, users=pl.Series([user_id]), movies=pl.Series([movie_id]), device="cpu"
+    )
+    return Explanation(
+        user_id=user_id,
+        movie_id=movie_id,
+        title=titles.filter(movie_idx=movie_row)["title"][0],
+        run_date=night.run["run_date"],
+        parts=parts,
+        predicted_rating=float(predicted[0]),
+        rank=listed.get("rank"),
+        published_score=listed.get("score"),
+        rated=mine["rating"][0] if mine.height else None,
+        place=place,
+        n_candidates=len(order),
+        frame=frame,
+    )
+
+
+def take_apart(model: Model, rated: pl.DataFrame, *, user: str, movie_row: int) -> tuple[list[float], Parts]:
+    """The weight of each rating [H], and the parts of the score.
+
+    rated: movie_idx, rating [H] of the user, as in training sorted by time and movie.
+    """
+    if model.ranking is not None:
+        weights = history_weights(model.ranking, rated)
+        e_HD = model.ranking.history_vectors[rated["movie_idx"].to_list()].double()
+        q_D = model.ranking.movie_vectors[movie_row].double()
+        of_history = (weights.double() * (e_HD @ q_D)).tolist()
+        return weights.tolist(), Parts(float(model.ranking.movie_bias[movie_row]), 0.0, tuple(of_history))
+    scores, nothing = model.network.scores(), [0.0] * rated.height
+    row = _row(model.users["user_id"], user, "user")
+    if isinstance(scores, DotScores):
+        dot = float(scores.user[row].double() @ scores.movie[movie_row].double())
+        return nothing, Parts(float(scores.bias[movie_row]), dot)
+    x = torch.cat([scores.user[row], scores.movie[movie_row]]).double()
+    for number, (weight, bias) in enumerate(scores.layers):
+        x = weight.double() @ (x.relu() if number else x) + bias.double()
+    return nothing, Parts(0.0, float(x))
+
+
+def history_weights(ranking: RankingModel, rated: pl.DataFrame) -> torch.Tensor:
+    """How much each of a user's ratings counts in the user's vector [H].
+
+    The vector is linear in the embeddings of what was rated; with unit vectors in their place it is the weights.
+    """
+    n = rated.height
+    alone = replace(ranking, history_vectors=torch.eye(n))
+    of_user = History.of(
+        rated.select(pl.lit(0).alias("user_idx"), pl.int_range(n).alias("movie_idx"), "rating"), n_users=1
+    )
+    return alone.user_vectors(of_user)[0]
+
+
+def as_json(found: Explanation) -> dict[str, Any]:
+    """The explanation as one JSON object."""
+    rows = found.frame.with_columns(pl.col("rated_at").dt.to_string("iso:strict")).to_dicts()
+    return {
+        "user_id": found.user_id,
+        "movie_id": found.movie_id,
+        "title": found.title,
+        "run_date": found.run_date.isoformat(),
+        "score": found.parts.score,
+        "bias": found.parts.bias,
+        "embedding": found.parts.embedding,
+        "history": sum(found.parts.history),
+        "predicted_rating": found.predicted_rating,
+        "rank": found.rank,
+        "published_score": found.published_score,
+        "place": found.place,
+        "n_candidates": found.n_candidates,
+        "rated": found.rated,
+        "ratings": rows,
+    }
+
+
+def _order(model: Model, rated: pl.DataFrame, *, user: str) -> list[int]:
+    """Every movie that could be in the user's list, best first."""
+    row = 0 if model.ranking is not None else _row(model.users["user_id"], user, "user")
+    mine = rated.select(pl.lit(row, pl.Int32).alias("user_idx"), "movie_idx", "rating")
+    (batch,) = lists.best(lists.ask(model, mine, users=range(row, row + 1)), n=model.movies.height)
+    return [movie for movie in batch.movie_idx[0].tolist() if movie != NO_MOVIE]
+
+
+def _known(rated: pl.DataFrame, model: Model) -> pl.DataFrame:
+    """The ratings of movies that the model knows, with movie_idx, in the order of training."""
+    rows = ratings.rows_of(rated["movie_id"], model.movies["movie_id"].cast(pl.String))
+    return (
+        rated.with_columns(pl.Series("movie_idx", rows))
+        .filter(pl.col("movie_idx") >= 0)
+        .sort("timestamp", "movie_idx")
+    )
+
+
+def _published(night: Any, user_id: str | int, movie_id: str | int) -> dict[str, Any]:
+    row = (
+        night.scan(tables.TOP_N)
+        .filter(pl.col("user_id") == user_id, pl.col("movie_id") == movie_id)
+        .select("rank", "score")
+        .collect()
+    )
+    found: dict[str, Any] = row.row(0, named=True) if row.height else {}
+    return found
+
+
+def _titles(model: Model) -> pl.DataFrame:
+    title = (
+        model.movies["title"].cast(pl.String) if "title" in model.movies.columns else pl.lit(None, pl.String)
+    )
+    return model.movies.select(
+        pl.int_range(pl.len(), dtype=pl.Int32).alias("movie_idx"), title.alias("title")
+    )
+
+
+def _row(known: pl.Series, wanted: str, what: str) -> int:
+    row = int(ratings.rows_of(pl.Series([_cast(wanted, known.dtype)], dtype=known.dtype), known)[0])
+    if row < 0:
+        raise InputError(
+            f"{what} {wanted}: is unknown to the model of that night; `cfjobs movies` searches titles"
+        )
+    return row
+
+
+def _cast(text: str, dtype: pl.DataType) -> str | int:
+    found: str | int = pl.Series([text]).cast(dtype, strict=False)[0]
+    return found

@@ -1,0 +1,144 @@
+"""One user's ratings from a file, and the model with that user as its only one, so that a list is made as any other."""
+
+import io
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+import torch
+
+from cfjobs import models, ratings, storage
+from cfjobs.config import Config
+from cfjobs.errors import InputError
+from cfjobs.model_store.files import Model
+from cfjobs.ratings import validate
+from cfjobs.training import fold_in
+
+
+@dataclass(frozen=True)
+class OneUser:
+    """One user's ratings. user: their id where it was given. frame: movie_id, rating, the latest last, a movie once."""
+
+    user: str | int | None
+    frame: pl.DataFrame
+
+
+def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> OneUser:
+    """Ratings of one user from a .csv or Parquet file: movie, rating and, where the file has them, timestamp and user.
+
+    Without timestamps the file is taken as oldest first. The latest rating of a movie stands. Columns are named as
+    the configuration says. InputError for what is not the ratings of one user.
+    """
+    table = _read(storage.normal(uri))
+    movie, rating, timestamp = config.movie_column, config.rating_column, config.timestamp_column
+    if missing := [name for name in (movie, rating) if name not in table.columns]:
+        raise InputError(
+            f"ratings of one user, {uri}: has no column {missing[0]!r} (got {', '.join(table.columns)}); rename it on export"
+        )
+    frame = table.select(
+        pl.col(movie).cast(model.movies["movie_id"].dtype, strict=False).alias("movie_id"),
+        pl.col(movie).cast(pl.String).alias("movie"),
+        pl.col(rating).cast(pl.Float32, strict=False).alias("rating"),
+        _moment(table, timestamp, uri).alias("timestamp"),
+    )
+    _check_rows(frame, uri, y_range=model.network.settings.y_range)
+    # As in the night: the latest of a movie stands; then by time, and within it by movie.
+    frame = frame.sort("timestamp", maintain_order=True).unique("movie", keep="last", maintain_order=True)
+    if timestamp in table.columns:
+        frame = frame.sort("timestamp", "movie_id", nulls_last=True, maintain_order=True)
+    return OneUser(_user(table, user, config, model, uri), frame.select("movie_id", "movie", "rating"))
+
+
+def known_movies(one: OneUser, model: Model) -> tuple[pl.DataFrame, list[str]]:
+    """(user_idx 0, movie_idx, rating of the movies that the model has; the ids of those that it has not)."""
+    rows = ratings.rows_of(one.frame["movie_id"], model.movies["movie_id"])
+    frame = one.frame.with_columns(pl.lit(0, pl.Int32).alias("user_idx"), pl.Series("movie_idx", rows))
+    known = frame.filter(pl.col("movie_idx") >= 0).select("user_idx", "movie_idx", "rating")
+    return known, frame.filter(pl.col("movie_idx") < 0)["movie"].to_list()
+
+
+def model_of(one: OneUser, known: pl.DataFrame, model: Model) -> Model:
+    """The model with this user as its only one, row 0; the movies are the model's.
+
+    The ranking network reads the history as it is. The rating network's row is the trained one when the file has
+    as many ratings as the model was trained on for this user, so that nothing is new; otherwise it is folded in.
+    """
+    name = model.config.model
+    users = pl.DataFrame(
+        {
+            "user_id": pl.Series([one.user], dtype=model.users["user_id"].dtype, strict=False),
+            "n_ratings": [known.height],
+        }
+    )
+    row = _trained_row(one, known, model)
+    if row is not None:
+        network = fold_in.only_user(model.network, name, row)
+    else:
+        network = fold_in.network_of_one(
+            model.network,
+            name,
+            movie_idx=torch.from_numpy(known["movie_idx"].cast(pl.Int64).to_numpy(writable=True)),
+            rating=torch.from_numpy(known["rating"].to_numpy(writable=True)),
+            l2=models.recipe_of(model.config).l2,
+        )
+    return replace(model, network=network, users=users)
+
+
+def _trained_row(one: OneUser, known: pl.DataFrame, model: Model) -> int | None:
+    if one.user is None:
+        return None
+    found = model.users.with_row_index("row").filter(pl.col("user_id") == one.user)
+    if found.is_empty() or found["n_ratings"][0] != known.height:
+        return None
+    return int(found["row"][0])
+
+
+def _read(uri: str) -> pl.DataFrame:
+    data = storage.read_bytes(uri)
+    try:
+        if uri.lower().endswith(".csv"):
+            return pl.read_csv(io.BytesIO(data), infer_schema_length=None, try_parse_dates=True)
+        return pl.read_parquet(io.BytesIO(data))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(
+            f"ratings of one user, {uri}: is neither a .csv with a header nor a Parquet file ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _moment(table: pl.DataFrame, column: str, uri: str) -> pl.Expr:
+    """When: the file's timestamps, or the number of the row where it has none."""
+    if column not in table.columns:
+        return pl.int_range(pl.len()).cast(pl.Datetime("us"))
+    dtype = table.schema[column]
+    if not (dtype.is_numeric() or isinstance(dtype, pl.Datetime) or dtype == pl.Date):
+        raise InputError(
+            f"ratings of one user, {uri}: {column!r} is {dtype}, expected a datetime or seconds since 1970; mend it, or leave the column out"
+        )
+    return validate.utc_microseconds(pl.col(column), dtype).cast(pl.Datetime("us"))
+
+
+def _check_rows(frame: pl.DataFrame, uri: str, *, y_range: tuple[float, float]) -> None:
+    low, high = y_range
+    fine = pl.col("rating").is_between(low, high) & pl.all_horizontal(
+        pl.col("movie", "timestamp").is_not_null()
+    )
+    bad = frame.with_row_index("row").filter(~fine.fill_null(False))
+    if not bad.is_empty():
+        row: dict[str, Any] = bad.row(0, named=True)
+        raise InputError(
+            f"ratings of one user, {uri}: row {row['row']} has movie {row['movie']!r}, rating {row['rating']}, timestamp {row['timestamp']}; "
+            f"expected an id, a number from {low:g} to {high:g}, and a time; mend the file"
+        )
+
+
+def _user(table: pl.DataFrame, user: str | None, config: Config, model: Model, uri: str) -> str | int | None:
+    dtype = model.users["user_id"].dtype
+    if config.user_column in table.columns:
+        in_file = table[config.user_column].cast(dtype, strict=False).unique()
+        if in_file.len() > 1:
+            raise InputError(
+                f"ratings of one user, {uri}: holds those of {in_file.len()} users; keep the rows of one"
+            )
+        if user is None and in_file.len():
+            return in_file[0]  # type: ignore[no-any-return]  # an id
+    return None if user is None else pl.Series([user]).cast(dtype, strict=False)[0]

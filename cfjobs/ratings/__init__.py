@@ -1,0 +1,23 @@
+"""Ratings in: read, validated, encoded, sorted, split; and what is known of their movies and users."""
+
+from cfjobs.ratings.read import (
+    Cleaned,
+    Ratings,
+    list_parquet,
+    read_ratings,
+    read_table,
+    rows_of,
+    with_rows_of,
+    write_frame,
+)
+
+__all__ = [
+    "Cleaned",
+    "Ratings",
+    "list_parquet",
+    "read_ratings",
+    "read_table",
+    "rows_of",
+    "with_rows_of",
+    "write_frame",
+]

@@ -1,0 +1,99 @@
+"""The catalogue of a night: its movies and users with what describes them, and the movies that nobody has rated."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from cfjobs import features
+from cfjobs.config import Config
+from cfjobs.errors import InputError
+from cfjobs.features import Encoding, Features
+from cfjobs.ratings.read import Ratings, rows_of
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """How movies and users are described to the networks; None where they are not."""
+
+    movies: Encoding | None = None
+    users: Encoding | None = None
+
+
+NOT_DESCRIBED = Encodings()
+
+_TAKEN = ("movie_id", "user_id", "n_ratings")
+
+
+def with_unrated(found: Ratings, movies: pl.DataFrame) -> Ratings:
+    """The same ratings with a row for every movie of the movies table, rated or not; rows follow the ids as before."""
+    table = movies.with_columns(pl.col("movie_id").cast(found.movies["movie_id"].dtype, strict=False))
+    table = table.filter(pl.col("movie_id").is_not_null()).unique("movie_id", keep="first")
+    unrated = table.join(found.movies, on="movie_id", how="anti")
+    every = pl.concat([found.movies, unrated], how="diagonal_relaxed").sort("movie_id")
+    rows = rows_of(found.movies["movie_id"], every["movie_id"])
+    frame = found.frame.with_columns(pl.Series("movie_idx", rows[found.column("movie_idx")]))
+    return replace(found, frame=frame, movies=every)
+
+
+def users_with_columns(ids: pl.Series, users: pl.DataFrame | None, config: Config) -> pl.DataFrame:
+    """user_id by row, with the columns of the users table that describe a user."""
+    frame = ids.alias("user_id").to_frame()
+    if users is None or not config.user_features:
+        return frame
+    _check_columns(users, config.user_features, what="user")
+    described = users.select(pl.col("user_id").cast(ids.dtype, strict=False), *config.user_features)
+    described = described.unique("user_id", keep="first")
+    return frame.join(described, on="user_id", how="left", maintain_order="left")
+
+
+def encodings(config: Config, *, movies: pl.DataFrame, users: pl.DataFrame) -> Encodings:
+    """How the configuration describes movies and users, learnt from all of them. InputError for columns that will not do."""
+    return Encodings(
+        features.learn(movies, config.movie_features, what="movie") if config.movie_features else None,
+        features.learn(users, config.user_features, what="user") if config.user_features else None,
+    )
+
+
+def encoded(frame: pl.DataFrame, encoding: Encoding | None) -> Features | None:
+    """The features of the rows of a frame."""
+    return features.encode(frame, encoding) if encoding else None
+
+
+def unrated_counts(config: Config, *, found: Ratings, movies: pl.DataFrame | None) -> dict[str, int]:
+    """How many movies of the movies table without a rating may be listed, and how many are left out."""
+    if movies is None:
+        return {"unrated_movies_listable": 0, "unrated_movies_left_out": 0}
+    rated = np.unique(found.column("movie_idx"))
+    ids = movies["movie_id"].cast(found.movies["movie_id"].dtype, strict=False).drop_nulls().unique()
+    n_unrated = ids.len() - int(ids.is_in(found.movies["movie_id"].gather(rated).implode()).sum())
+    listable = 0
+    if config.movie_features and config.min_ratings <= 1:
+        encoding = features.learn(found.movies, config.movie_features, what="movie")
+        described = features.encode(found.movies, encoding).described
+        described[rated] = False
+        listable = int(described.sum())
+    return {"unrated_movies_listable": listable, "unrated_movies_left_out": n_unrated - listable}
+
+
+def check_tables(config: Config, *, movies: str | None, users: str | None) -> None:
+    """InputError when features are asked for of a table that is not given."""
+    for what, uri, columns in (
+        ("movie", movies, config.movie_features),
+        ("user", users, config.user_features),
+    ):
+        if columns and uri is None:
+            raise InputError(
+                f"configuration key {what}_features: needs the {what}s table, which is not given; give --{what}s, or leave the key out"
+            )
+        if taken := [name for name in columns if name in _TAKEN]:
+            raise InputError(
+                f"configuration key {what}_features: {taken[0]!r} is a name of the job's own; rename the column"
+            )
+
+
+def _check_columns(table: pl.DataFrame, columns: tuple[str, ...], *, what: str) -> None:
+    if missing := [name for name in columns if name not in table.columns]:
+        raise InputError(
+            f"configuration key {what}_features: the {what}s table has no column {missing[0]!r} (got {', '.join(table.columns)})"
+        )

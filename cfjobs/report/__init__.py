@@ -1,0 +1,39 @@
+"""The night as a page that opens anywhere: one HTML file beside the tables, without a request to any network.
+
+facts    what the page tells, from the published tables of the night
+charts   plots as SVG
+html     the sections
+page.css, page.js   its look, and the map that can be moved
+"""
+
+import logging
+from datetime import date
+
+from cfjobs import storage
+from cfjobs.report import facts, page
+from cfjobs.tables.schema import RUN_DATE
+
+log = logging.getLogger(__name__)
+
+
+def uri(output: str, run_date: date) -> str:
+    """Where the page of a night is."""
+    return storage.join(output, "reports", f"{RUN_DATE}={run_date.isoformat()}", "index.html")
+
+
+def build(output: str, *, run_date: date | None = None) -> str:
+    """Make the page of a published night, the latest by default, and write it. Returns its URI."""
+    found = facts.gather(output, run_date=run_date)
+    where = uri(output, found.run["run_date"])
+    storage.write_bytes(where, page.document(found).encode("utf-8"))
+    return where
+
+
+def build_after_publishing(output: str, *, run_date: date) -> None:
+    """The page of a night that has just been published; whatever goes wrong is logged, for the tables stand."""
+    try:
+        log.info("page: %s", build(output, run_date=run_date))
+    except Exception:
+        log.warning(
+            "the tables are published, but their page failed; `cfjobs report` makes it again", exc_info=True
+        )

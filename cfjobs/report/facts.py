@@ -1,0 +1,315 @@
+"""What the page tells: read from the published tables of one night, and reduced to what a page can hold."""
+
+import io
+import logging
+import re
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import polars as pl
+
+from cfjobs import storage, tables
+from cfjobs.errors import CfjobsError
+from cfjobs.ratings import history
+from cfjobs.tables.runs import FIRST, Source, chosen_night, published_nights
+
+log = logging.getLogger(__name__)
+
+NIGHTS = 14
+MAP_MOVIES = 4_000
+_SAMPLE_USERS = 500_000
+_CALIBRATION_STEPS = 4_096
+_MOST_LABELS = 40
+_FEWEST_OF_DECADE = 20
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One user, with what they rated last and what they are shown. history, list: rows for a table."""
+
+    user_id: str
+    band: str
+    n_ratings: int
+    history: list[dict[str, Any]]
+    list: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One night. Frames are small; titles are as they came."""
+
+    run: dict[str, Any]
+    nights: list[dict[str, Any]]
+    metrics: pl.DataFrame
+    by_rating: pl.DataFrame
+    calibration: pl.DataFrame
+    by_decade: pl.DataFrame
+    movies: pl.DataFrame
+    labels: dict[str, list[int]]
+    loved: pl.DataFrame
+    unloved: pl.DataFrame
+    most_listed: pl.DataFrame
+    places: list[int]
+    ratings_of_movies: list[int]
+    variety: dict[str, float]
+    changed: dict[str, Any] | None
+    readers: list[Reader] = field(default_factory=list)
+    rejected: pl.DataFrame = field(default_factory=pl.DataFrame)
+    rejected_rows: pl.DataFrame = field(default_factory=pl.DataFrame)
+
+
+def gather(output: str, *, run_date: date | None = None) -> Facts:
+    """The facts of a published night, the latest by default. InputError when there is none."""
+    nights = published_nights(output)
+    run = chosen_night(nights, output, run_date)
+    earlier = [night for night in nights if night["run_date"] < run["run_date"]]
+    night = Source(output, run)
+    movies = night.scan(tables.MOVIE_EMBEDDINGS).select(
+        "movie_id", "title", "n_ratings", "bias", "pc1", "pc2"
+    )
+    movies_frame = movies.collect().sort("n_ratings", "movie_id", descending=[True, False])
+    titles = movies_frame.select("movie_id", "title")
+    listed = night.first_lists()
+    places = listed.group_by("movie_id").agg(pl.len().alias("lists")).collect()
+    by_movie = movies_frame.join(places, on="movie_id", how="left").with_columns(pl.col("lists").fill_null(0))
+    on_map = movies_frame.head(MAP_MOVIES)
+    weighty = movies_frame.head(max(40, movies_frame.height // 10))
+    return Facts(
+        run=run,
+        nights=[*earlier[-NIGHTS + 1 :], run],
+        metrics=night.scan(tables.METRICS).collect(),
+        by_rating=_by_rating(night),
+        calibration=_calibration(night),
+        by_decade=_by_decade(night, titles),
+        movies=on_map,
+        labels=_labels(run, on_map),
+        loved=weighty.sort("bias", "movie_id", descending=[True, False]).head(12),
+        unloved=weighty.sort("bias", "movie_id").head(12),
+        most_listed=by_movie.sort("lists", "movie_id", descending=[True, False]).head(12),
+        places=by_movie["lists"].sort(descending=True).to_list(),
+        ratings_of_movies=by_movie["n_ratings"].sort(descending=True).to_list(),
+        variety=_variety(listed, by_movie),
+        changed=_changed(night, Source(output, earlier[-1])) if earlier else None,
+        readers=_readers(night, titles),
+        rejected=_rejected_reasons(night),
+        rejected_rows=night.scan(tables.REJECTED).sort("file", "row").head(10).collect(),
+    )
+
+
+# Stars ----------------------------------------------------------------------------------------------
+
+
+def _by_rating(night: Source) -> pl.DataFrame:
+    """Predictions for each rating given: rating, n, rmse, bias and the spread of what was predicted."""
+    predicted = pl.col("predicted_rating")
+    residual = pl.col("residual").cast(pl.Float64)
+    rounded = (pl.col("rating").cast(pl.Float64) * 2).round() / 2
+    return (
+        night.scan(tables.HOLDOUT_PREDICTIONS)
+        .group_by(rounded.alias("rating"))
+        .agg(
+            pl.len().alias("n"),
+            (residual**2).mean().sqrt().alias("rmse"),
+            *(predicted.quantile(q).alias(f"q{round(q * 100)}") for q in (0.1, 0.25, 0.5, 0.75, 0.9)),
+        )
+        .sort("rating")
+        .collect()
+    )
+
+
+def _calibration(night: Source) -> pl.DataFrame:
+    """Twenty parts of the predictions of about equal size, in order: predicted, rating (both means), n."""
+    predicted, rating = pl.col("predicted_rating").cast(pl.Float64), pl.col("rating").cast(pl.Float64)
+    scan = night.scan(tables.HOLDOUT_PREDICTIONS)
+    low, high = scan.select(predicted.min().alias("low"), predicted.max().alias("high")).collect().row(0)
+    if low is None:
+        return pl.DataFrame({"predicted": [], "rating": [], "n": []}, schema_overrides={"n": pl.Int64})
+    step = (high - low) / _CALIBRATION_STEPS or 1.0
+    steps = (
+        scan.group_by(((predicted - low) / step).cast(pl.Int32).alias("step"))
+        .agg(
+            predicted.sum().alias("predicted"),
+            rating.sum().alias("rating"),
+            pl.len().cast(pl.Int64).alias("n"),
+        )
+        .sort("step")
+        .collect()
+    )
+    middle = pl.col("n").cum_sum() - pl.col("n") / 2
+    parts = steps.group_by((20 * middle / pl.col("n").sum()).floor().alias("part"), maintain_order=True)
+    return parts.agg(pl.col("predicted", "rating", "n").sum()).select(
+        pl.col("predicted") / pl.col("n"), pl.col("rating") / pl.col("n"), "n"
+    )
+
+
+def _by_decade(night: Source, titles: pl.DataFrame) -> pl.DataFrame:
+    """Error by the decade that stands in the title, as in 'Casablanca (1942)': decade, n, rmse."""
+    year = pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Int32, strict=False)
+    dated = titles.select("movie_id", (year // 10 * 10).alias("decade")).drop_nulls()
+    return (
+        night.scan(tables.HOLDOUT_PREDICTIONS)
+        .join(dated.lazy(), on="movie_id")
+        .group_by("decade")
+        .agg(pl.len().alias("n"), (pl.col("residual").cast(pl.Float64) ** 2).mean().sqrt().alias("rmse"))
+        .filter(pl.col("n") >= _FEWEST_OF_DECADE)
+        .sort("decade")
+        .collect()
+    )
+
+
+# Lists ----------------------------------------------------------------------------------------------
+
+
+def _variety(listed: pl.LazyFrame, by_movie: pl.DataFrame) -> dict[str, float]:
+    lists = (
+        _sampled(listed)
+        .sort("user_id", "rank")
+        .group_by("user_id")
+        .agg(
+            pl.col("movie_id").cast(pl.String).implode().list.join("\x1f").alias("list"),
+            pl.col("source").first(),
+        )
+        .collect()
+    )
+    copies = lists["list"].value_counts().sort("count", descending=True)
+    repeated = copies.filter(pl.col("count") > 1)["count"].sum()
+    return {
+        "lists": float(lists.height),
+        "distinct": float(copies.height),
+        "repeated_share": float(repeated) / max(lists.height, 1),
+        "most_copies": float(copies["count"][0]) if copies.height else 0.0,
+        "popular_share": float((lists["source"] == tables.SOURCE_POPULAR).sum()) / max(lists.height, 1),
+        "listed_movies": float((by_movie["lists"] > 0).sum()),
+        "movies": float(by_movie.height),
+    }
+
+
+def _changed(night: Source, before: Source) -> dict[str, Any]:
+    """New movies among the first ten against last night's first ten, over users who had a list then."""
+    tonight, last = _sampled(night.first_lists()), _sampled(before.first_lists())
+    had = last.select("user_id").unique()
+    both = tonight.join(had, on="user_id", how="semi")
+    kept = last.select("user_id", "movie_id", pl.lit(0).alias("new"))
+    per_user = (
+        both.join(kept, on=["user_id", "movie_id"], how="left")
+        .group_by("user_id")
+        .agg(pl.col("new").fill_null(1).sum())
+        .collect()
+    )
+    histogram = dict(per_user["new"].value_counts().iter_rows())
+    return {
+        "since": before.run["run_date"],
+        "users": per_user.height,
+        "changed": int((per_user["new"] > 0).sum()),
+        "mean_new": float(per_user["new"].mean() or 0.0),  # type: ignore[arg-type]
+        "histogram": [histogram.get(number, 0) for number in range(FIRST + 1)],
+    }
+
+
+def _sampled(first: pl.LazyFrame) -> pl.LazyFrame:
+    """At most about _SAMPLE_USERS users, always the same ones; all of them where there are no more."""
+    n_users = first.filter(pl.col("rank") == 1).select(pl.len()).collect().item()
+    step = -(-n_users // _SAMPLE_USERS)
+    return first if step <= 1 else first.filter(pl.col("user_id").cast(pl.String).hash(seed=0) % step == 0)
+
+
+# People, movies, rejects ----------------------------------------------------------------------------
+
+
+def _readers(night: Source, titles: pl.DataFrame) -> list[Reader]:
+    """One typical user of each band and, where there are any, one who gets the popularity list."""
+    chosen = _typical_users(night)
+    ids = [user for user, _, _ in chosen]
+    try:
+        rated = history.of_night(night.run, ids)
+    except CfjobsError as error:
+        log.warning("the page shows no histories: %s", error)
+        rated = pl.DataFrame(
+            schema={
+                "user_id": pl.String,
+                "movie_id": pl.String,
+                "rating": pl.Float64,
+                "timestamp": pl.Datetime("us"),
+            }
+        )
+    named = titles.select(pl.col("movie_id").cast(pl.String), "title")
+    lists = (
+        night.scan(tables.TOP_N)
+        .filter(pl.col("user_id").is_in(ids), pl.col("rank") <= FIRST)
+        .with_columns(pl.col("user_id", "movie_id").cast(pl.String))
+        .sort("user_id", "rank")
+        .collect()
+        .join(named, on="movie_id", how="left", maintain_order="left")
+    )
+    rated = rated.join(named, on="movie_id", how="left", maintain_order="left")
+    found = []
+    for user, band, n_ratings in chosen:
+        mine = rated.filter(user_id=str(user))
+        found.append(
+            Reader(
+                user_id=str(user),
+                band=band,
+                n_ratings=max(mine.height, n_ratings),
+                history=mine.reverse().head(FIRST).to_dicts(),
+                list=lists.filter(user_id=str(user)).to_dicts(),
+            )
+        )
+    return found
+
+
+def _typical_users(night: Source) -> list[tuple[str | int, str, int]]:
+    """(user_id, band, training ratings): in each band the user with the median number of ratings."""
+    activity = (
+        night.scan(tables.HOLDOUT_PREDICTIONS)
+        .group_by("user_id")
+        .agg(pl.col("user_ratings").first())
+        .sort("user_ratings", "user_id")
+        .collect()
+    )
+    found: list[tuple[str | int, str, int]] = []
+    bands = night.scan(tables.METRICS).filter(metric="rmse").collect()
+    for row in bands.filter(pl.col("band") != "all").iter_rows(named=True):
+        mine = activity.filter(pl.col("user_ratings").is_between(row["min_ratings"], row["max_ratings"]))
+        if mine.height:
+            user, n_ratings = mine.row(mine.height // 2)
+            found.append((user, row["band"], n_ratings))
+    of_source = night.first_lists().filter(pl.col("rank") == 1)
+    if not found:
+        some = (
+            of_source.filter(pl.col("source") == tables.SOURCE_MODEL)
+            .select(pl.col("user_id").min())
+            .collect()
+        )
+        found += [(user, "first", 0) for user in some["user_id"].drop_nulls()]
+    cold = (
+        of_source.filter(pl.col("source") == tables.SOURCE_POPULAR).select(pl.col("user_id").min()).collect()
+    )
+    return found + [(user, "nothing rated", 0) for user in cold["user_id"].drop_nulls()]
+
+
+def _labels(run: dict[str, Any], movies: pl.DataFrame) -> dict[str, list[int]]:
+    """Places on the map by label, of the first column of the movies table that reads like a list of genres."""
+    uri = storage.join(run["model_uri"], "movies.parquet")
+    if not storage.exists(uri):
+        return {}
+    known = pl.read_parquet(io.BytesIO(storage.read_bytes(uri)))
+    for name in known.columns:
+        if name in {"movie_id", "title"} or known[name].dtype != pl.String:
+            continue
+        words = movies.join(known.select("movie_id", name), on="movie_id", how="left", maintain_order="left")[
+            name
+        ]
+        found: dict[str, list[int]] = {}
+        for place, text in enumerate(words.to_list()):
+            for word in re.split(r"[|,;]", text or ""):
+                if word.strip():
+                    found.setdefault(word.strip(), []).append(place)
+        if 1 < len(found) <= _MOST_LABELS:
+            return dict(sorted(found.items()))
+    return {}
+
+
+def _rejected_reasons(night: Source) -> pl.DataFrame:
+    counted = night.scan(tables.REJECTED).group_by("reason").agg(pl.len().alias("rows"))
+    return counted.sort("rows", "reason", descending=[True, False]).collect()

@@ -1,0 +1,93 @@
+"""The object store: its client, its credentials and endpoint, from the standard chain."""
+
+import functools
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import botocore.config
+import botocore.exceptions
+
+from cfjobs.errors import InputError
+from cfjobs.storage.uri import FileInfo, bucket_key, is_s3
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+def options(uri: str) -> dict[str, str] | None:
+    """Storage options for Polars and deltalake at this URI; none for a local path.
+
+    Resolved by boto3 on every call, so that rotating credentials are fresh.
+    """
+    if not is_s3(uri):
+        return None
+    session = boto3.Session()
+    found: dict[str, str] = {"aws_region": session.region_name or "us-east-1"}
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise InputError(
+            f"{uri}: no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        )
+    frozen = credentials.get_frozen_credentials()
+    found |= {"aws_access_key_id": str(frozen.access_key), "aws_secret_access_key": str(frozen.secret_key)}
+    if frozen.token:
+        found["aws_session_token"] = frozen.token
+    if there := endpoint():
+        found["aws_endpoint_url"] = there
+        if there.startswith("http://"):
+            found["aws_allow_http"] = "true"
+    return found
+
+
+def endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def client() -> "S3Client":
+    """A client for the environment of this moment; clients are safe to share between threads."""
+    session = (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_PROFILE",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+    )
+    return _cached_client(endpoint(), tuple(os.environ.get(name) for name in session))
+
+
+@functools.lru_cache(maxsize=8)
+def _cached_client(endpoint: str | None, _environment: tuple[str | None, ...]) -> "S3Client":
+    settings: dict[str, Any] = {
+        "retries": {"mode": "standard", "max_attempts": 4},
+        "connect_timeout": 5,
+        "read_timeout": 60,
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+    if endpoint:
+        settings["s3"] = {"addressing_style": "path"}
+    session = boto3.Session()
+    return session.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=session.region_name or "us-east-1",
+        config=botocore.config.Config(**settings),
+    )
+
+
+def list_s3(uri: str, suffix: str) -> Iterator[FileInfo]:
+    bucket, key = bucket_key(uri)
+    store = client()
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    if key and suffix and key.endswith(suffix):
+        head = store.head_object(Bucket=bucket, Key=key)
+        yield FileInfo(uri, head["ContentLength"], head["ETag"].strip('"'))
+        return
+    for page in store.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", []):
+            name = item["Key"].removeprefix(prefix)
+            if name.endswith(suffix) and not any(part[:1] in {"_", "."} for part in name.split("/")):
+                yield FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))

@@ -1,0 +1,44 @@
+"""The rules of `top_n`, row by row: what a broken list looks like."""
+
+import polars as pl
+
+from cfjobs.tables.schema import SOURCE_MODEL, SOURCE_POPULAR
+
+
+def list_faults(
+    lists: pl.DataFrame, *, seen: pl.DataFrame, top_n: int, y_range: tuple[float, float]
+) -> list[str]:
+    """What is wrong with rows of `top_n`, each fault with its number of rows; empty when every rule holds.
+
+    lists: the rows in the order in which they were written. seen: user_id, movie_id of the night's ratings.
+    """
+    same_user = pl.col("user_id") == pl.col("user_id").shift(1)
+    number = [name for name, kind in lists.schema.items() if kind.is_float()]
+    low, high = y_range
+    found = {
+        "hold a null": lists.filter(pl.any_horizontal(pl.all().is_null())).height,
+        "hold a number that is not finite": lists.filter(
+            pl.any_horizontal(~pl.col(name).is_finite() for name in number)
+        ).height,
+        "break the ranks 1, 2, ... of their list": lists.filter(
+            pl.col("rank") != pl.when(same_user).then(pl.col("rank").shift(1) + 1).otherwise(1)
+        ).height,
+        f"are beyond rank {top_n}": lists.filter(pl.col("rank") > top_n).height,
+        "have a higher score than the rank before": lists.filter(
+            same_user & (pl.col("score") > pl.col("score").shift(1))
+        ).height,
+        "repeat a movie of their list": lists.height
+        - lists.select(pl.struct("user_id", "movie_id").n_unique()).item(),
+        "show a movie that the user has rated": lists.join(
+            seen, on=["user_id", "movie_id"], how="semi"
+        ).height,
+        f"predict a rating outside {low:g} to {high:g}": lists.filter(
+            ~pl.col("predicted_rating").is_between(pl.lit(low, pl.Float32), pl.lit(high, pl.Float32))
+        ).height,
+        "belong to a second list of their user": lists.filter(pl.col("rank") == 1).height
+        - lists["user_id"].n_unique(),
+        "have an unknown source": lists.filter(
+            ~pl.col("source").is_in([SOURCE_MODEL, SOURCE_POPULAR])
+        ).height,
+    }
+    return [f"{rows:,} rows {fault}" for fault, rows in found.items() if rows]

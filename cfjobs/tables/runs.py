@@ -1,0 +1,166 @@
+"""The nights of an output: which are published, going back to one, and removing old ones.
+
+A night is named by its date, or by the version of the `runs` table that its last commit made. That row names the
+versions of the other tables, so all of them go back together.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from cfjobs import storage
+from cfjobs.errors import InputError
+from cfjobs.record import Record
+from cfjobs.tables import delta
+from cfjobs.tables.schema import RUN_DATE, RUNS, TOP_N, Table
+
+Metrics = Mapping[str, float | None]
+
+FIRST = 10
+"""The places of a list that people look at."""
+
+
+class PublishedNight(Record):
+    """A row of `runs`. version: of the `runs` table, which names this state of all tables."""
+
+    run_date: date
+    run_id: str
+    version: int | None
+    finished_at: datetime
+    gate: str
+    model_uri: str
+    table_versions: dict[str, int]
+    metrics: dict[str, float | None]
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class LastNight:
+    """What the `runs` table keeps of the last published night."""
+
+    run_date: date
+    metrics: Metrics
+    counts: Mapping[str, int]
+    config: Mapping[str, Any]
+
+
+# History --------------------------------------------------------------------------------------------
+
+
+def published(output: str) -> list[PublishedNight]:
+    """The nights that readers can see, by date; empty where nothing has been published."""
+    runs = delta.open_table(output, RUNS.name)
+    if runs is None:
+        return []
+    versions = {run_id: version for version, run_id in sorted(commits(runs).items())}
+    return [_night_of(row, versions.get(row["run_id"])) for row in rows(runs)]
+
+
+def newest(output: str) -> date | None:
+    """The newest published date."""
+    return max((night.run_date for night in published(output)), default=None)
+
+
+def last(output: str, *, before: date) -> LastNight | None:
+    """The newest published night before a date: what the gate compares with. A date that runs again replaces itself."""
+    runs = delta.open_table(output, RUNS.name)
+    earlier = [row for row in rows(runs) if row["run_date"] < before] if runs else []
+    if not earlier:
+        return None
+    row = earlier[-1]
+    metrics, counts, config = (json.loads(row[name]) for name in ("metrics", "counts", "config"))
+    return LastNight(row["run_date"], metrics, counts, config)
+
+
+def stale(output: str, run_date: date) -> str | None:
+    """Why a night of this date would come too late; None when it would not."""
+    published_last = newest(output)
+    if published_last is None or published_last <= run_date:
+        return None
+    return f"the night of {run_date} is stale: {published_last} is published already; `cfjobs backfill` publishes it all the same"
+
+
+# What they share ------------------------------------------------------------------------------------
+
+
+def table_at(output: str, name: str, *, version: int | None = None) -> DeltaTable:
+    table = delta.open_table(output, name, version=version)
+    if table is None:
+        raise InputError(
+            f"output {output}: no night has been published there; run `cfjobs nightly` first or check the URI"
+        )
+    return table
+
+
+def rows(runs: DeltaTable) -> list[dict[str, Any]]:
+    """The rows of a version of `runs`, by date."""
+    with storage.explained(runs.table_uri):
+        rows = runs.to_pyarrow_table().sort_by(RUN_DATE)
+    return rows.to_pylist()  # type: ignore[no-any-return]
+
+
+def commits(runs: DeltaTable) -> dict[int, str]:
+    """Version of `runs` -> the run that it published; a rollback or a retention publishes none."""
+    with storage.explained(runs.table_uri):
+        history = runs.history()
+    return {entry["version"]: entry["run_id"] for entry in history if entry.get("run_id")}
+
+
+def _night_of(row: dict[str, Any], version: int | None) -> PublishedNight:
+    values = row | {name: json.loads(row[name]) for name in ("table_versions", "metrics", "counts")}
+    return PublishedNight(
+        version=version, **{name: values[name] for name in PublishedNight.model_fields if name != "version"}
+    )
+
+
+def paths(table: DeltaTable) -> set[str]:
+    """The files of a version, below the table."""
+    return set(pa.table(table.get_add_actions(flatten=True))["path"].to_pylist())
+
+
+@dataclass(frozen=True)
+class Source:
+    """The tables of one night, at the versions that its run published."""
+
+    output: str
+    run: dict[str, Any]
+
+    def scan(self, table: Table) -> pl.LazyFrame:
+        """The night's rows of a table."""
+        uri = storage.join(self.output, table.name)
+        version = json.loads(self.run["table_versions"]).get(table.name)
+        scan = pl.scan_delta(uri, version=version, storage_options=storage.options(uri))
+        return scan.filter(pl.col(RUN_DATE) == self.run["run_date"]).drop(RUN_DATE)
+
+    def first_lists(self) -> pl.LazyFrame:
+        """The first places of every list: user_id, rank, movie_id, source."""
+        first = self.scan(TOP_N).filter(pl.col("rank") <= FIRST)
+        return first.select("user_id", "rank", "movie_id", "source")
+
+
+def published_nights(output: str) -> list[dict[str, Any]]:
+    """Every row of `runs`, by date. InputError when nothing has been published there."""
+    if delta.open_table(output, RUNS.name) is None:
+        raise InputError(
+            f"output {output}: no night has been published there; run `cfjobs nightly` first or check the URI"
+        )
+    uri = storage.join(output, RUNS.name)
+    with storage.explained(uri):
+        found = pl.read_delta(uri, storage_options=storage.options(uri))
+    nights: list[dict[str, Any]] = found.sort(RUN_DATE).to_dicts()
+    return nights
+
+
+def chosen_night(nights: Sequence[dict[str, Any]], output: str, run_date: date | None) -> dict[str, Any]:
+    """The row of a date, the latest by default; InputError for a date without one."""
+    found = [night for night in nights if run_date in (None, night["run_date"])]
+    if found:
+        return found[-1]
+    there = ", ".join(str(night["run_date"]) for night in nights)
+    raise InputError(f"output {output}: no night of {run_date} is published; there are {there}")

@@ -1,0 +1,78 @@
+"""Scoring: every user against every movie, exact top-N lists. `engine` has the interface and how it is done.
+
+engine.py      top_n_batches, top_n, similar_movies: the interface
+problem.py     what a call is given, checked
+packing.py     movies and users as the approximate pass wants them; the proofs of its bounds
+kernel.py      the approximate pass in registers
+scan.py        candidates kept, narrowed, scored exactly
+cpu.py         the backend for CPUs
+gpu.py         the backend for GPUs, and for nets with more than one hidden layer
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cfjobs.models.network import DotScores, MlpScores
+from cfjobs.topn.engine import similar_movies, top_n_batches
+from cfjobs.topn.packing import Kept
+from cfjobs.topn.problem import NO_MOVIE, Lists, Net, Pairs
+
+__all__ = ["NO_MOVIE", "Kept", "Lists", "Pairs", "similar_movies", "top_n"]
+
+
+def top_n(
+    scores: DotScores | MlpScores,
+    *,
+    n: int,
+    seen: Pairs,
+    candidates: NDArray[np.bool_] | None = None,
+    users: range | None = None,
+    min_score: float | None = None,
+    threads: int | None = None,
+    memory_gb: float = 1.0,
+    kept: Kept | None = None,
+) -> Iterator[Lists]:
+    """The n best unseen candidates of each user, batch after batch of consecutive users, exactly.
+
+    candidates [M]: False for a movie that must not be listed. users: the rows to score, all by default.
+    min_score: only scores of at least this are listed.
+    threads: of the processor; every core by default. kept: see `top_n_batches`.
+    memory_gb: room for what scoring adds to its inputs. A user with fewer candidates than n gets a shorter list.
+    Raises ValueError for vectors that are not finite.
+    """
+    device = scores.user.device
+    options: dict[str, Any] = {"net": _net(scores)} if isinstance(scores, MlpScores) else {}
+    if isinstance(scores, DotScores):
+        options["movie_bias"] = scores.bias.cpu().numpy()
+    return top_n_batches(
+        scores.user.cpu().numpy(),
+        scores.movie.cpu().numpy(),
+        n=n,
+        seen=seen,
+        candidates=candidates,
+        users=users,
+        min_score=min_score,
+        threads=threads,
+        kept=kept,
+        device=str(device),
+        memory_gb=memory_gb,
+        **options,
+    )
+
+
+def _net(scores: MlpScores) -> Net:
+    (first, hidden_bias), *middle, (last, output_bias) = (
+        (weight.cpu().numpy(), bias.cpu().numpy()) for weight, bias in scores.layers
+    )
+    of_user, of_movie = np.split(first, [scores.user.shape[1]], axis=1)
+    return Net(
+        user_weight=np.ascontiguousarray(of_user),
+        movie_weight=np.ascontiguousarray(of_movie),
+        hidden_bias=hidden_bias,
+        middle=tuple(middle),
+        output_weight=last[0],
+        output_bias=float(output_bias[0]),
+    )

@@ -1,0 +1,142 @@
+"""Exact top-N: every user against every movie, at the speed of a matrix product or better.
+
+The score of a pair is defined once, in real arithmetic a computer can keep:
+
+    score(u, m) = float32( x[u,0]*q[m,0] + x[u,1]*q[m,1] + ... + x[u,D-1]*q[m,D-1]  + b[m] )
+
+summed in that order in float64 (a product of two float32 numbers is exact there) and rounded once.
+It depends on nothing else: not on the batch, the thread, the shard or the device. Higher scores come
+first, equal scores in order of the movie's row. What this module returns is that list, always.
+
+Ten billion scores need not be computed exactly to know the hundred best of each user. A *screen*
+computes a cheap approximation v of every score together with a proven bound e, |v - score| <= e.
+A pair whose v + e is below a value that N other movies of the user are known to reach cannot be
+listed. The few that remain are scored exactly. Three screens share one loop:
+
+    int8      64 products per instruction (AVX-512 VNNI); v is exact for the rounded vectors
+    float32   16 products per instruction, any processor
+    net       relu(a + b) . w of a one-hidden-layer network, float32
+
+Nothing is written out but candidates: the block of scores lives in registers, is compared there with
+six users' thresholds, and is forgotten. The proofs stand at `_int8_users`, `_float_users`, `_net_users`.
+
+Words: U users, M movies, D factors, H hidden units, N list length; a *chunk* is 64 movies, a *block*
+8 chunks, a *tile* 6 users. A movie's *position* is its place in the order of scanning, its *row* its
+place in the caller's matrix.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from cfjobs.topn.packing import Kept, Screen
+from cfjobs.topn.problem import (
+    Job,
+    Lists,
+    Net,
+    Pairs,
+    Rows,
+    check_net,
+    check_pairs,
+    checked_candidates,
+    checked_matrix,
+    checked_vector,
+)
+
+
+def top_n_batches(
+    x: Rows,
+    q: np.ndarray,
+    *,
+    n: int,
+    movie_bias: np.ndarray | None = None,
+    seen: Pairs | None = None,
+    excluded: Pairs | None = None,
+    candidates: np.ndarray | None = None,
+    min_score: float | None = None,
+    net: Net | None = None,
+    users: range | None = None,
+    backend: Literal["auto", "numba", "torch"] = "auto",
+    screen: Screen = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+    memory_gb: float = 1.0,
+    kept: Kept | None = None,
+) -> Iterator[Lists]:
+    """Yield each user's N best unseen candidate movies, in order of users, a batch at a time.
+
+    x: [U, D] float32, read in contiguous ranges. q: [M, D] float32. movie_bias: [M] float32.
+    seen, excluded: pairs never listed. candidates: [M] bool, the movies that may be listed.
+    min_score: list only scores of at least this. net: score with this network instead of x . q.
+    users: the contiguous range of users wanted (a shard); all if left out.
+    device: of the torch backend. threads: of the numba backend; every core if left out.
+    memory_gb: room for what this call adds to its inputs: the movies' copies and the batches in work.
+    kept: carries the movies' copies to further calls with the same movies, candidates and n.
+
+    Raises ValueError on shapes that do not fit, on NaN or infinity, and where scores may pass the
+    largest float32.
+    """
+    movie_rows = checked_matrix(q, "movie vectors q")
+    n_users, n_movies = int(x.shape[0]), len(movie_rows)
+    users = range(n_users) if users is None else users
+    bias = np.zeros(n_movies, np.float32) if movie_bias is None else checked_vector(movie_bias, n_movies)
+    listed = checked_candidates(candidates, n_movies)
+    if n < 1:
+        raise ValueError(f"n is {n}, expected at least 1")
+    if users.step != 1 or not 0 <= users.start <= max(users.stop, users.start) <= n_users:
+        raise ValueError(f"users is {users}, expected a contiguous range within 0..{n_users}")
+    if net is None and x.shape[1] != movie_rows.shape[1]:
+        raise ValueError(f"x has {x.shape[1]} factors and q {movie_rows.shape[1]}; they must agree")
+    if net is not None:
+        check_net(net, user_factors=x.shape[1], movie_factors=movie_rows.shape[1])
+        if movie_bias is not None:
+            raise ValueError("movie_bias does not go with net; append it to the movie's embedding")
+    for pairs, name in ((seen, "seen"), (excluded, "excluded")):
+        if pairs is not None:
+            check_pairs(pairs, name=name, n_users=n_users)
+    if backend == "auto":
+        backend = "torch" if device != "cpu" or (net is not None and net.middle) else "numba"
+    if backend == "numba" and net is not None and net.middle:
+        raise ValueError("the numba backend takes nets of one hidden layer; use backend='torch'")
+    job = Job(
+        x=x, q=movie_rows, bias=bias, seen=seen, excluded=excluded, listed=listed, net=net, users=users,
+        n=min(n, max(1, n_movies)), width=n, floor=-math.inf if min_score is None else float(min_score),
+    )  # fmt: skip
+    if backend == "torch":
+        from cfjobs.topn.gpu import torch_batches
+
+        return torch_batches(job, device=device, memory_gb=memory_gb)
+    from cfjobs.topn.cpu import numba_batches
+
+    threads = threads or os.cpu_count() or 1
+    return numba_batches(job, screen=screen, threads=threads, memory_gb=memory_gb, kept=kept)
+
+
+def top_n(x: Rows, q: np.ndarray, *, n: int, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """movie_idx [U, N] int32 and score [U, N] float32 of all users at once; see `top_n_batches`."""
+    batches = list(top_n_batches(x, q, n=n, **options))
+    if not batches:
+        return np.empty((0, n), np.int32), np.empty((0, n), np.float32)
+    return np.concatenate([b.movie_idx for b in batches]), np.concatenate([b.score for b in batches])
+
+
+def similar_movies(
+    q: np.ndarray, *, n: int, metric: Literal["cosine", "dot"] = "cosine", **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The N movies most like each movie, itself left out: movie_idx [M, N] and score [M, N].
+
+    The cosine is the dot product of rows divided by their norm and rounded to float32; a row of
+    zeros has cosine 0 with every other.
+    """
+    rows = checked_matrix(q, "movie vectors q")
+    if metric not in ("cosine", "dot"):
+        raise ValueError(f"metric is {metric!r}, expected 'cosine' or 'dot'")
+    if metric == "cosine":
+        rows64 = rows.astype(np.float64)
+        norm = np.sqrt(np.square(rows64).cumsum(axis=1)[:, -1:])  # cumsum adds in order
+        rows = (rows64 / np.where(norm > 0, norm, 1)).astype(np.float32)
+    itself = Pairs(np.arange(len(rows) + 1), np.arange(len(rows), dtype=np.int32))
+    return top_n(rows, rows, n=n, seen=itself, **options)

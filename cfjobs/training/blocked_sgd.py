@@ -1,0 +1,176 @@
+"""Training a rating at a time on a processor: the course of it. The loops are in `blocked_sgd_kernels.py`, with their source.
+
+The same model on any number of threads. What it is worth beside batches: docs/decisions/0006-a-rating-at-a-time.md.
+"""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cfjobs import models
+from cfjobs.config import Config
+from cfjobs.models.network import Network
+from cfjobs.models.raters import sum_raters
+from cfjobs.training import blocked_sgd_kernels
+from cfjobs.training.checkpoint import Checkpoints, State
+from cfjobs.training.distributed import Processes
+from cfjobs.training.loop import Course, Examples
+
+_RATER_STEPS = 8  # an epoch
+_RATER_RATE = 0.2  # of the learning rate
+_RATER_L2 = 0.5  # of the penalty
+_RATER_BETAS = (0.8, 0.99)
+_FIRST_A = 0.1  # squared gradients that a row starts with: bounds its first steps
+
+
+def by_blocks(network: Network, train: Examples, *, config: Config, processes: Processes) -> bool:
+    """Whether this training goes a rating at a time: where it can, and no knob of batches is turned."""
+    here = train.rating.device.type == "cpu" and processes.size == 1
+    return here and models.block_recipe(config) is not None and network.block_rows() is not None
+
+
+class ByBlocks(Course):
+    """A step is a round of cells, after which, some times an epoch, the raters' rows take theirs."""
+
+    def prepare(self) -> None:
+        network, train, config = self.network, self.train, self.config
+        rows = network.block_rows()
+        assert rows is not None
+        low, high = (float(end) for end in rows.range.bounds())
+        self.low, self.span = np.float32(low), np.float32(high - low)
+        if not self.warm:  # the mean rating, which the penalised biases would otherwise have to carry
+            share = (float(train.rating.mean()) - low) / max(high - low, 1e-6)
+            share = min(max(share, 0.01), 0.99)  # without a padding, all ratings may be at an end
+            rows.offset.fill_(math.log(share / (1 - share)))
+        self.rows = rows
+        self.raters = rows.raters
+        n_users, n_movies = network.n_users, network.n_movies
+        user, movie, rating = (part.numpy() for part in (train.user_idx, train.movie_idx, train.rating))
+        self.cells = blocked_sgd_kernels.Cells.of(
+            user,
+            movie,
+            rating,
+            n_users=n_users,
+            n_movies=n_movies,
+            raters=rows.raters,
+            row_bytes=3 * 4 * rows.movie[0].numel(),
+            rng=np.random.default_rng(config.seed),
+        )
+        n_steps = min(_RATER_STEPS, self.cells.n_blocks)
+        self.rounds_a_step = -(-self.cells.n_blocks // n_steps)
+        self.ratings_a_step = np.bincount(user, minlength=n_users).astype(np.float32)
+        self.ratings_a_step *= self.rounds_a_step / self.cells.n_blocks
+        n_members = rows.user.shape[1]
+        self.squares = {
+            "user": torch.full((n_users, n_members, 2), _FIRST_A),
+            "movie": torch.full((n_movies, n_members, 2), _FIRST_A),
+        }
+        self.sums = torch.zeros_like(rows.movie)
+        self.summed = False  # whether they are those of the raters' rows as they are
+        self.gradients = torch.zeros_like(rows.movie)
+        self.own = torch.zeros_like(rows.x)
+        self.moments = {"first": torch.zeros_like(rows.x), "second": torch.zeros_like(rows.x)}
+        self.threads = torch.get_num_threads()
+
+    def run_epoch(self, checkpoints: Checkpoints) -> None:
+        n_blocks = self.cells.n_blocks
+        order = np.random.default_rng([self.config.seed, self.epoch]).permutation(n_blocks)
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="train") as pool:
+            while self.step < n_blocks:
+                if not self.summed:
+                    self._sum_raters(pool)
+                self._round(pool, int(order[self.step]))
+                self.step += 1
+                if self.step % self.rounds_a_step == 0 or self.step == n_blocks:
+                    self._step_raters(pool)
+                    checkpoints.offer(self.state)
+            self._sum_raters(pool)  # for the loss, and for the next epoch
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the round under way: falls in a line, a little after each round."""
+        done = (self.epoch - 1 + self.step / self.cells.n_blocks) / self.epochs
+        return self.plan.learning_rate * (1 - done)
+
+    def _round(self, pool: ThreadPoolExecutor, number: int) -> None:
+        """Visit the cells (i, i + number), which share nothing."""
+        cells, rows, raters, n_blocks = self.cells, self.rows, self.raters, self.cells.n_blocks
+        start = np.random.default_rng([self.config.seed, self.epoch, number]).random(n_blocks)
+        tables = [t.numpy() for t in (rows.user, rows.movie, rows.x, self.sums, self.gradients, self.own)]
+        squares = [self.squares["user"].numpy(), self.squares["movie"].numpy()]
+        scalars = [np.float32(x) for x in (float(rows.offset), self.low, self.span, self.rate, self.plan.l2)]
+
+        def visit(i: int) -> float:
+            cell = i * n_blocks + (i + number) % n_blocks
+            part = slice(cells.first[cell], cells.first[cell + 1])
+            found: float = blocked_sgd_kernels.visit(
+                cells.user[part], cells.movie[part], cells.rating[part], int(start[i] * (part.stop - part.start)),
+                *tables, raters.weight, *squares, *scalars,
+            )  # fmt: skip
+            return found
+
+        self.squared_error += sum(pool.map(visit, range(n_blocks))) / rows.user.shape[1]
+
+    def _sum_raters(self, pool: ThreadPoolExecutor) -> None:
+        raters = self.raters
+        arrays = (self.sums.numpy(), self.rows.x.numpy(), raters.users, raters.first_user, raters.weight)
+        _over(pool, self.network.n_movies, lambda *part: sum_raters(*arrays, *part))
+        self.summed = True
+
+    def _step_raters(self, pool: ThreadPoolExecutor) -> None:
+        raters, (beta_1, beta_2) = self.raters, _RATER_BETAS
+        per_epoch = -(-self.cells.n_blocks // self.rounds_a_step)
+        number = (self.epoch - 1) * per_epoch + -(-self.step // self.rounds_a_step)
+        arrays = [
+            t.numpy()
+            for t in (self.rows.x, self.moments["first"], self.moments["second"], self.gradients, self.own)
+        ]
+        scalars = [
+            np.float32(x)
+            for x in (_RATER_RATE * self.rate, _RATER_L2 * self.plan.l2, beta_1, beta_2)
+        ]  # fmt: skip
+        _over(
+            pool,
+            self.network.n_users,
+            lambda *part: blocked_sgd_kernels.step_raters(
+                *arrays, self.ratings_a_step, raters.movies, raters.first_movie, raters.weight,
+                *scalars, number, *part,
+            ),
+        )  # fmt: skip
+        self.gradients.zero_()
+        self.summed = False
+
+    def loss(self, examples: Examples) -> float:
+        rows, (clip_low, clip_high) = self.rows, self.network.settings.y_range
+        columns = [part.numpy() for part in (examples.user_idx, examples.movie_idx, examples.rating)]
+        tables = [table.numpy() for table in (rows.user, rows.movie, self.sums)]
+        scalars = [np.float32(x) for x in (float(rows.offset), self.low, self.span, clip_low, clip_high)]
+
+        def part(begin: int, end: int) -> float:
+            found: float = blocked_sgd_kernels.squared_errors(
+                *(c[begin:end] for c in columns), *tables, *scalars
+            )
+            return found
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            total = math.fsum(_over(pool, len(examples), part))
+        return total / len(examples)
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        return {"squares": self.squares, "moments": self.moments}
+
+    def restore_parts(self, state: State) -> None:
+        for own, name in ((self.squares, "squares"), (self.moments, "moments")):
+            for key, tensor in state.part(name).items():
+                own[key].copy_(tensor)
+
+
+def _over(pool: ThreadPoolExecutor, n: int, work: Callable[[int, int], Any]) -> list[Any]:
+    """Work on 0..n - 1 in 64 ranges, on all threads; the results in order."""
+    edges = [n * part // 64 for part in range(65)]
+    return list(pool.map(work, edges[:-1], edges[1:]))

@@ -1,0 +1,200 @@
+"""Training a rating at a time, in an order that keeps movies in the processor's cache: the compiled loops.
+
+Ratings are dealt into B x B cells, by block of users and block of movies. A round visits B cells that share no user and
+no movie, so threads need no lock and the result does not depend on their number; B rounds are an epoch. While a
+cell is visited its movies stay in the cache and its users stream by, so that a rating costs arithmetic, not memory.
+
+For a rating r of user u and movie m, with e = predicted - r and g = e x d predicted / d logit,
+
+    p_u -= rate / sqrt(A_u) x (g v_m + l2 p_u)          A: running sum of the mean squared gradients of a row
+    q_m -= rate / sqrt(A_m) x (g p_u + l2 q_m)
+
+where v_m = q_m + s_m is the movie's vector and its raters' sum (see `models/networks/dot_raters.py`). The sums are held for
+a while and their gradients G_m collected; then the raters' rows x_w take one step of Adam and the sums are new.
+
+Sources: Chin and others, "A fast parallel stochastic gradient method" (2015, LIBMF), for the cells and the rates by row; Gemulla
+and others, "Large-scale matrix factorization with distributed stochastic gradient descent" (2011), for the rounds.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cfjobs.compiled import compiled
+from cfjobs.models.raters import Floats, Ints, Raters
+from cfjobs.training.prefetch import fetch
+
+_CACHE_BYTES = 1 << 19  # of a movie block's rows, their sums and gradients
+_VISIT = 4  # ratings of a user in a cell, at least: its rows are fetched anew for each
+_FEWEST, _MOST = 8, 64  # blocks
+_AHEAD = 3  # ratings: whose movie is brought near
+_fast = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Ratings by cell; cell i x B + j has users of block i and movies of block j. user, movie, rating [R]; first [B x B + 1].
+
+    A movie m is stored as ~m where the user is in the movie's sum.
+    """
+
+    user: Ints
+    movie: Ints
+    rating: Floats
+    first: NDArray[np.int64]
+    n_blocks: int
+
+    @classmethod
+    def of(
+        cls,
+        user: NDArray[np.int64],
+        movie: NDArray[np.int64],
+        rating: Floats,
+        *,
+        n_users: int,
+        n_movies: int,
+        raters: "Raters",
+        row_bytes: int,
+        rng: np.random.Generator,
+    ) -> "Cells":
+        """Deal the ratings out; users in blocks of equally many ratings, movies at random. row_bytes: of a movie in the cache."""
+        by_cache = math.ceil(n_movies * row_bytes / _CACHE_BYTES)
+        by_visit = len(user) // (max(1, n_users) * _VISIT)
+        n_blocks = min(_MOST, _FEWEST * max(1, min(-(-by_cache // _FEWEST), by_visit // _FEWEST)))
+        before = np.bincount(user, minlength=n_users).cumsum()
+        block_of_user = ((before - 1) * n_blocks // max(1, len(user))).astype(np.int32)
+        block_of_movie = (rng.permutation(n_movies) % n_blocks).astype(np.int32)
+        users, movies, ratings, first = _deal(
+            user, movie, rating, block_of_user, block_of_movie, n_blocks, raters.lot, raters.last
+        )
+        return cls(users, movies, ratings, first, n_blocks)
+
+
+@_fast
+def _deal(user, movie, rating, block_of_user, block_of_movie, n_blocks, lot, last):  # type: ignore[no-untyped-def]
+    first = np.zeros(n_blocks * n_blocks + 1, np.int64)
+    for t in range(len(user)):
+        first[block_of_user[user[t]] * n_blocks + block_of_movie[movie[t]] + 1] += 1
+    for c in range(n_blocks * n_blocks):
+        first[c + 1] += first[c]
+    place = first[:-1].copy()
+    users, movies = np.empty(len(user), np.int32), np.empty(len(user), np.int32)
+    ratings = np.empty(len(user), np.float32)
+    for t in range(len(user)):
+        c = block_of_user[user[t]] * n_blocks + block_of_movie[movie[t]]
+        users[place[c]], ratings[place[c]] = user[t], rating[t]
+        movies[place[c]] = ~movie[t] if lot[user[t]] <= last[movie[t]] else movie[t]
+        place[c] += 1
+    return users, movies, ratings, first
+
+
+@_fast
+def visit(  # type: ignore[no-untyped-def]
+    users, movies, ratings, start, user_UKW, movie_MKW, x_UKW, sum_MKW, grad_MKW, own_UKW,
+    weight, user_A, movie_A, offset, low, span, rate, l2,
+):  # fmt: skip
+    """Take the ratings of one cell, from `start` round to it again. Returns the squared errors, summed over ratings and members.
+
+    The last column of a row is its bias. grad, own: what the sums' gradients need, added to.
+    """
+    n, (n_members, width) = len(users), user_UKW.shape[1:]
+    n_factors, n_row = width - 1, n_members * width
+    squared = 0.0
+    for turn in range(n):
+        soon = movies[(start + turn + _AHEAD) % n]
+        at = np.int64(soon if soon >= 0 else ~soon) * n_row
+        fetch(movie_MKW, at, at + n_row)
+        fetch(sum_MKW, at, at + n_row)
+        fetch(grad_MKW, at, at + n_row)
+        t = (start + turn) % n
+        u, m, c = users[t], movies[t], np.float32(0)
+        if m < 0:
+            m = ~m
+            c = weight[m]
+        for k in range(n_members):
+            p, q, x, s = user_UKW[u, k], movie_MKW[m, k], x_UKW[u, k], sum_MKW[m, k]
+            pv = vv = pp = pq = qq = np.float32(0)
+            for d in range(n_factors):
+                v = q[d] + s[d] - c * x[d]
+                pv += p[d] * v
+                vv += v * v
+                pp += p[d] * p[d]
+                pq += p[d] * q[d]
+                qq += q[d] * q[d]
+            b_u, b_m = p[n_factors], q[n_factors]
+            logit = pv + b_u + b_m + s[n_factors] - c * x[n_factors] + offset
+            share = np.float32(1) / (np.float32(1) + np.exp(-logit))
+            error = low + span * share - ratings[t]
+            squared += error * error
+            g = error * span * share * (np.float32(1) - share)
+            user_A[u, k, 0] += (g * g * vv + 2 * g * l2 * pv + l2 * l2 * pp) / n_factors
+            movie_A[m, k, 0] += (g * g * pp + 2 * g * l2 * pq + l2 * l2 * qq) / n_factors
+            user_A[u, k, 1] += (g + l2 * b_u) ** 2
+            movie_A[m, k, 1] += (g + l2 * b_m) ** 2
+            rate_u, rate_m = rate / np.sqrt(user_A[u, k, 0]), rate / np.sqrt(movie_A[m, k, 0])
+            G, H, cg = grad_MKW[m, k], own_UKW[u, k], c * g
+            # Loops over few arrays each: with more, the compiler gives up proving that they do not overlap.
+            for d in range(n_factors):
+                G[d] += g * p[d]
+            if c > 0:
+                for d in range(n_factors):
+                    H[d] += cg * p[d]
+            for d in range(n_factors):
+                p_d, q_d = p[d], q[d]
+                p[d] = p_d - rate_u * (g * (q_d + s[d] - c * x[d]) + l2 * p_d)
+                q[d] = q_d - rate_m * (g * p_d + l2 * q_d)
+            G[n_factors] += g
+            H[n_factors] += cg
+            p[n_factors] = b_u - rate / np.sqrt(user_A[u, k, 1]) * (g + l2 * b_u)
+            q[n_factors] = b_m - rate / np.sqrt(movie_A[m, k, 1]) * (g + l2 * b_m)
+    return squared
+
+
+@_fast
+def step_raters(  # type: ignore[no-untyped-def]
+    x_UKW, first_moment, second_moment, grad_MKW, own_UKW, n_ratings, movies, first_movie, weight,
+    rate, l2, beta_1, beta_2, step, begin, end,
+):  # fmt: skip
+    """One step of Adam for the rows x of users begin..end - 1; clears `own`. n_ratings [U]: that paid L2 since the last step."""
+    one = np.float32(1)
+    correct_1, correct_2 = np.float32(1 - beta_1**step), np.float32(1 - beta_2**step)
+    g = np.empty(x_UKW.shape[2], np.float32)
+    for u in range(begin, end):
+        for k in range(x_UKW.shape[1]):
+            for d in range(len(g)):
+                g[d] = l2 * n_ratings[u] * x_UKW[u, k, d] - own_UKW[u, k, d]
+                own_UKW[u, k, d] = 0
+            for t in range(first_movie[u], first_movie[u + 1]):
+                m = movies[t]
+                for d in range(len(g)):
+                    g[d] += weight[m] * grad_MKW[m, k, d]
+            for d in range(len(g)):
+                first = beta_1 * first_moment[u, k, d] + (one - beta_1) * g[d]
+                second = beta_2 * second_moment[u, k, d] + (one - beta_2) * g[d] * g[d]
+                first_moment[u, k, d], second_moment[u, k, d] = first, second
+                x_UKW[u, k, d] -= (
+                    rate * (first / correct_1) / (np.sqrt(second / correct_2) + np.float32(1e-8))
+                )
+
+
+@_fast
+def squared_errors(  # type: ignore[no-untyped-def]
+    user, movie, rating, user_UKW, movie_MKW, sum_MKW, offset, low, span, clip_low, clip_high
+):
+    """Squared errors of the clipped predictions of the members' mean logit, summed; rows are known ones or -1, which is the last."""
+    total = 0.0
+    n_members, width = user_UKW.shape[1:]
+    for t in range(len(user)):
+        u, m = user[t] % len(user_UKW), movie[t] % len(movie_MKW)
+        logit = np.float32(0)
+        for k in range(n_members):
+            p, q, s = user_UKW[u, k], movie_MKW[m, k], sum_MKW[m, k]
+            for d in range(width - 1):
+                logit += p[d] * (q[d] + s[d])
+            logit += p[width - 1] + q[width - 1] + s[width - 1]
+        share = np.float32(1) / (np.float32(1) + np.exp(-logit / n_members - offset))
+        error = min(max(low + span * share, clip_low), clip_high) - rating[t]
+        total += error * error
+    return total

@@ -1,0 +1,174 @@
+"""Both networks of a night, fitted to a frame of ratings: one for stars and, where lists go by affinity, one that ranks."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import polars as pl
+import torch
+
+from cfjobs import models
+from cfjobs.config import Config, relevant_from
+from cfjobs.features import Features
+from cfjobs.models.network import Network
+from cfjobs.models.ranker import History, RankingConfig, RankingModel
+from cfjobs.training.checkpoint import NO_CHECKPOINTS, Checkpoints
+from cfjobs.training.distributed import ALONE, Processes
+from cfjobs.training.loop import Epoch, Examples, best_epoch
+from cfjobs.training.ranker import fit_ranking
+from cfjobs.training.rating import fit_rating
+from cfjobs.training.warm_start import COLD, Start
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[float, str], None]
+"""Called with the share done, 0 to 1, and a few words."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is fitted, and how. kept: the ratings to learn from, user_idx, movie_idx, rating, sorted by user and time; valid: those that choose the best epoch."""
+
+    config: Config
+    n_users: int
+    n_movies: int
+    y_range: tuple[float, float]
+    kept: pl.DataFrame
+    valid: pl.DataFrame
+    stop_share: float = 1.0
+    start: Start = COLD
+    user_features: Features | None = None
+    movie_features: Features | None = None
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What a fit is given beside its task: where it runs, where it leaves checkpoints, whom it tells."""
+
+    device: torch.device
+    processes: Processes = ALONE
+    rating: Checkpoints = NO_CHECKPOINTS
+    ranking: Checkpoints = NO_CHECKPOINTS
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The networks, and the record of the epochs of the first."""
+
+    network: Network
+    ranking: RankingModel | None
+    record: list[Epoch] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """Of the planned epochs, up to the best one."""
+        return best_epoch(self.record) / self.record[-1].of
+
+
+def fit_networks(task: Task, kit: Kit) -> Fitted:
+    """Fit both networks; the seed of the configuration decides every random choice."""
+    network, record = fit_rater(task, kit)
+    ranking = fit_ranker(task, kit) if task.config.rank_by == "affinity" else None
+    return Fitted(network, ranking, record)
+
+
+def fit_rater(task: Task, kit: Kit) -> tuple[Network, list[Epoch]]:
+    """The rating network of a task, and the record of its epochs."""
+    config = task.config
+    network = new_network(task).to(kit.device)
+    network.describe(users=task.user_features, movies=task.movie_features)
+    learn = examples(task.kept, kit.device)
+    log.info("training %s on %d ratings, %s", config.model, len(learn), kit.device)
+    record = fit_rating(
+        network,
+        learn,
+        config=config,
+        valid=examples(task.valid, kit.device) if task.valid.height else None,
+        stop_share=task.stop_share,
+        start=task.start.rating,
+        on_epoch=_epoch_reporter(kit.progress),
+        checkpoints=kit.rating,
+        processes=kit.processes,
+    )
+    return network, record
+
+
+def new_network(task: Task) -> Network:
+    """The rating network of a task, untrained."""
+    torch.manual_seed(task.config.seed)
+    return models.build(
+        task.config.model,
+        n_users=task.n_users,
+        n_movies=task.n_movies,
+        settings=models.settings(task.config, y_range=task.y_range),
+    )
+
+
+def fit_ranker(task: Task, kit: Kit) -> RankingModel:
+    """The ranking network of a task."""
+    config = ranking_config(task.config, y_range=task.y_range)
+    if task.start.ranking is not None:
+        config = replace(config, n_steps=max(1, round(config.n_steps * task.config.warm_share)))
+    return fit_ranking(
+        History.of(task.kept, n_users=task.n_users),
+        n_movies=task.n_movies,
+        config=config,
+        device=kit.device,
+        seed=task.config.seed,
+        start=task.start.ranking,
+        features=task.movie_features,
+        on_step=_step_reporter(config.n_steps, kit.progress),
+        checkpoints=kit.ranking,
+        processes=kit.processes,
+    )
+
+
+def examples(frame: pl.DataFrame, device: torch.device) -> Examples:
+    """Ratings as tensors on the device."""
+
+    def rows(name: str) -> torch.Tensor:
+        return torch.from_numpy(frame[name].cast(pl.Int64).to_numpy(writable=True)).to(device)
+
+    return Examples(
+        rows("user_idx"),
+        rows("movie_idx"),
+        torch.from_numpy(frame["rating"].to_numpy(writable=True)).to(device),
+    )
+
+
+def ranking_config(config: Config, *, y_range: tuple[float, float]) -> RankingConfig:
+    """The ranking network's part of a configuration."""
+    return RankingConfig(
+        n_factors=config.ranking_factors,
+        n_steps=config.ranking_steps,
+        learning_rate=config.ranking_learning_rate,
+        recency_half=config.recency_half,
+        taste=config.taste,
+        history_drop=config.history_dropout,
+        like_from=relevant_rating(config, y_range=y_range),
+    )
+
+
+def relevant_rating(config: Config, *, y_range: tuple[float, float]) -> float:
+    """The rating from which a movie counts as liked."""
+    return config.relevant_rating if config.relevant_rating is not None else relevant_from(y_range)
+
+
+def _epoch_reporter(progress: Progress | None) -> Callable[[Epoch], None] | None:
+    if progress is None:
+        return None
+    return lambda e: progress(
+        e.epoch / e.of,
+        f"epoch {e.epoch}, training loss {e.train_loss:.4f}, holdout loss {e.valid_loss:.4f}",
+    )
+
+
+def _step_reporter(n_steps: int, progress: Progress | None) -> Callable[[int, float], None]:
+    def report(step: int, loss: float) -> None:
+        words = f"ranking step {step} of {n_steps}, loss {loss:.4f}"
+        log.info(words)
+        if progress:
+            progress(step / n_steps, words)
+
+    return report

@@ -1,0 +1,56 @@
+"""What a training holds in memory, in bytes: derived from the code, held to by tests/training/test_footprint.py.
+
+A parameter trained by batches costs 20 bytes: float32 for itself, its gradient, Adam's two moments, and the best weights so far.
+"""
+
+from dataclasses import dataclass
+
+from cfjobs.config import Config
+
+_PARAMETER = 5 * 4
+_EXAMPLE = 8 + 8 + 4 + 8  # user, movie, rating; its place in the epoch's order
+_PAIR = 2 * (16 + 4)  # row, column (torch keeps both) and value, in the matrix of sums and in its transpose
+_EVENT = 8 + 4 + 4  # of the ranking network: movie, rating, worth as a target
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes for each rating, user and movie, and for each of a movie's `max_raters` first raters."""
+
+    rating: int
+    user: int
+    movie: int
+    pair: int = 0
+
+    def bytes(self, *, ratings: int, users: int, movies: int, pairs: int = 0) -> int:
+        return self.rating * ratings + self.user * users + self.movie * movies + self.pair * pairs
+
+
+def of_rating_network(config: Config) -> Footprint:
+    """Of the rating network: dot_raters, dot_bias, dot or net."""
+    width = config.n_factors
+    if config.model == "dot_raters":
+        member_rows = config.ensemble * (width + 1)
+        user = 2 * member_rows * _PARAMETER + 8 + 8  # both tables; the lot, a row of the transpose
+        movie = member_rows * _PARAMETER + 8 + 8 + 4  # a row of the matrix, the last lot, the weight
+        return Footprint(_EXAMPLE, user, movie, _PAIR)
+    row = width + (1 if config.model == "dot_bias" else 0)
+    return Footprint(_EXAMPLE, row * _PARAMETER, row * _PARAMETER)
+
+
+def of_dot_raters_by_blocks(config: Config) -> Footprint:
+    """Of `dot_raters` trained a rating at a time: no gradients of whole tables, moments for the raters' rows alone."""
+    row = 4 * config.ensemble * (config.n_factors + 1)
+    squares = 2 * 4 * config.ensemble
+    # Both tables, what the user's own part takes off, two moments, the best of both; and lot, ratings a step, first movie.
+    user = 7 * row + squares + 4 + 4 + 8
+    # The table, the sum, its gradient, the best; and last lot, weight, first user.
+    movie = 4 * row + squares + 4 + 4 + 8
+    return Footprint(_EXAMPLE - 8 + 12, user, movie, 2 * 4)
+
+
+def of_ranking_network(config: Config) -> Footprint:
+    """Of the ranking network: no parameters for users, no gradients of whole tables, no best weights."""
+    row = 4 * (2 * config.ranking_factors + 1)
+    user = 8 + 4 + 8 + 8  # where the history begins, the mean, a place among the users and in the queue
+    return Footprint(_EVENT, user, 3 * row + 4)  # itself, two moments; the popularity

@@ -1,0 +1,350 @@
+"""Training of the ranking network (`cfjobs/models/ranker.py`): steps of Adam on the rows that a batch of users touches."""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cfjobs.errors import TrainingDiverged
+from cfjobs.features import Features
+from cfjobs.models.ranker import History, Past, RankingConfig, RankingModel, random_model
+from cfjobs.models.side_features import HIDDEN_MOVIES, ValueEmbedding
+from cfjobs.training.checkpoint import (
+    NO_CHECKPOINTS,
+    Checkpoints,
+    State,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from cfjobs.training.distributed import ALONE, Processes
+from cfjobs.training.sparse_adam import RowAdam
+
+log = logging.getLogger(__name__)
+
+_REPORT_EVERY = 100
+_FALL = 0.99  # share of the learning rate that is gone at the end
+
+
+def fit_ranking(
+    history: History,
+    *,
+    n_movies: int,
+    config: RankingConfig = RankingConfig(),
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    start: Callable[[RankingModel], RankingModel] | None = None,
+    features: Features | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
+    processes: Processes = ALONE,
+) -> RankingModel:
+    """The network after `config.n_steps` steps of Adam.
+
+    A step takes a batch of users, cuts each one's history at a random point, and predicts
+    the `next_n` ratings after the cut from those before it. start: makes the parameters to
+    begin with from random ones, for a warm start. features: of the movies; a described movie without ratings
+    is then ranked by them. `on_step(step, loss)` is called every 100 steps. Training goes on from the
+    last of the checkpoints.
+
+    Raises TrainingDiverged if the loss stops being finite.
+    """
+    course = _Course(
+        history.to(torch.device(device)),
+        n_movies=n_movies,
+        config=config,
+        seed=seed,
+        start=start,
+        features=features,
+        processes=processes,
+    )
+    if (state := checkpoints.last(course.facts())) is not None:
+        course.restore(state)
+        log.info("going on from the checkpoint at ranking step %d", course.step)
+    while course.step < course.n_steps:
+        loss = course.take_step()
+        done = course.step - 1
+        if done % _REPORT_EVERY == 0 or course.step == course.n_steps:
+            value = float(processes.sum(loss))
+            if not math.isfinite(value):
+                raise TrainingDiverged(
+                    f"training: the ranking loss is {value} at step {done}; "
+                    f"lower ranking_learning_rate (now {config.learning_rate})"
+                )
+            if on_step is not None:
+                on_step(done, value)
+        checkpoints.offer(course.state)
+    return course.learnt()
+
+
+class _Course:
+    """A training under way: what it needs, and where it stands between two steps."""
+
+    def __init__(
+        self,
+        history: History,
+        *,
+        n_movies: int,
+        config: RankingConfig,
+        seed: int,
+        start: Callable[[RankingModel], RankingModel] | None,
+        features: Features | None,
+        processes: Processes,
+    ) -> None:
+        self.history, self.config, self.processes = history, config, processes
+        self.warm = start is not None
+        device = history.indptr.device
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.value = torch.where(history.rating >= config.like_from, 1.0, config.other_weight)
+        popularity = torch.bincount(history.movie_idx, weights=self.value, minlength=n_movies) + 0.5
+        self.popularity = (popularity / popularity.sum()).to(torch.float32)
+        begin = random_model(self.popularity, config=config, generator=self.generator)
+        if start is not None:
+            begin = start(begin)
+        tables = {name: tensor.detach().clone().to(device) for name, tensor in begin.tensors().items()}
+        self.model = RankingModel(**tables, config=config)
+        self.adam = RowAdam(tables)
+        self.side: MovieSide | None = None
+        if features is not None:
+            rated = torch.bincount(history.movie_idx, minlength=n_movies) > 0
+            self.side = MovieSide(features, rated, config=config)
+        self.mean = history.mean_rating()
+        self.trainable = torch.nonzero(history.indptr.diff() >= 2).squeeze(1)  # a past and a future
+        n_batch = min(max(config.batch_users, len(self.trainable) // 5), config.max_batch_users)
+        self.n_batch = min(n_batch, len(self.trainable))
+        self.queue = self.trainable[:0]
+        self.step = 0
+        self.n_steps = config.n_steps if len(self.trainable) else 0
+
+    def take_step(self) -> Tensor:
+        """One step of Adam; returns this process's part of the loss."""
+        batch = self._next_batch()
+        rows = self.adam.rows(batch.idx)
+        used = (
+            self.side.added_to(rows, batch.idx, self.model, generator=self.generator) if self.side else rows
+        )
+        loss = batch.loss(used)
+        loss.backward()
+        peak = self.config.learning_rate * max(1.0, self.n_batch / self.config.batch_users) ** 0.5
+        rate = peak * (1 - _FALL * self.step / self.config.n_steps)
+        self.processes.sum_gradients(rows.values())
+        self.adam.step(batch.idx, rows, rate=rate)
+        if self.side:
+            self.processes.sum_gradients([self.side.values.weight])
+            self.side.step(rate=rate)
+        self.step += 1
+        return loss.detach()
+
+    def _next_batch(self) -> "_Batch":
+        return _Batch.drawn(
+            self.history,
+            self._next_users(),
+            self.mean,
+            value=self.value,
+            popularity=self.popularity,
+            config=self.config,
+            generator=self.generator,
+            processes=self.processes,
+            drawable=self.side.rated_idx if self.side else None,
+        )
+
+    @torch.no_grad()
+    def learnt(self) -> RankingModel:
+        """The model as it is now, with side features folded in."""
+        model = self.side.folded_into(self.model) if self.side else self.model
+        tensors = {name: tensor.detach() for name, tensor in model.tensors().items()}
+        return RankingModel(**tensors, config=self.config)
+
+    def _next_users(self) -> Tensor:
+        while len(self.queue) < self.n_batch:
+            device = self.queue.device
+            shuffled = torch.randperm(len(self.trainable), generator=self.generator, device=device)
+            self.queue = torch.cat([self.queue, self.trainable[shuffled]])
+        users, self.queue = self.queue[: self.n_batch], self.queue[self.n_batch :]
+        return users
+
+    def facts(self) -> dict[str, Any]:
+        """What has to be alike for a checkpoint to be of this training."""
+        return {
+            "ratings": len(self.history.rating),
+            "users": self.history.n_users,
+            "movies": len(self.popularity),
+            "config": asdict(self.config),
+            "processes": self.processes.size,
+            "warm": self.warm,
+            "features": self.side.values.weight.shape[0] if self.side else 0,
+            "optimizer": "RowAdam",
+        }
+
+    def state(self) -> State:
+        """All that the steps to come depend on."""
+        parts: dict[str, dict[str, Tensor]] = {
+            "model": self.model.tensors(),
+            "adam": self.adam.state(),
+            "random": {"generator": self.generator.get_state()},
+            "users": {"queue": self.queue},
+            "side": self.side.state() if self.side else {},
+        }
+        tensors = {f"{part}/{name}": value for part, found in parts.items() for name, value in found.items()}
+        return State(tensors, {"training": self.facts(), "step": self.step})
+
+    @torch.no_grad()
+    def restore(self, state: State) -> None:
+        """Stand where the state was taken."""
+        kept = state.part("model")
+        for name, tensor in self.model.tensors().items():
+            tensor.copy_(kept[name])
+        self.step = state.facts["step"]
+        self.adam.restore(state.part("adam"), n_steps=self.step)
+        if self.side:
+            self.side.restore(state.part("side"))
+        self.generator.set_state(state.tensors["random/generator"])
+        self.queue = state.tensors["users/queue"].to(self.queue.device)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a step looks at: what B users rated before a cut, which of C candidates they rated after it, T each.
+
+    All processes draw the same batch; what is by user is of this process's own users.
+    """
+
+    idx: dict[str, Tensor]  # rows of each table that the batch touches, ascending
+    past: Past  # of places among the touched rows of `history_vectors`
+    column_BT: Tensor  # places of the targets among the candidates
+    value_BT: Tensor  # what they are worth; sums to 1 per user
+    correction_C: Tensor  # log(chance of being a candidate)
+    n_users: int  # of all processes
+
+    @classmethod
+    def drawn(
+        cls,
+        history: History,
+        users: Tensor,
+        mean: Tensor,
+        *,
+        value: Tensor,
+        popularity: Tensor,
+        config: RankingConfig,
+        generator: torch.Generator,
+        processes: Processes,
+        drawable: Tensor | None,
+    ) -> "_Batch":
+        """A random cut of each user's history. value [R]: worth of each rating as a target. drawable: movies that may
+        be drawn as candidates, all by default."""
+        n_batch, n_movies, device = len(users), len(popularity), users.device
+        start, stop = history.indptr[users], history.indptr[users + 1]
+        n = stop - start
+        share = 0.1 + 0.85 * torch.rand(n_batch, generator=generator, device=device)
+        cut = start + torch.minimum((n * share).round().long().clamp_min(1), n - 1)
+        past = Past.before(history, users, cut, mean, config=config, generator=generator)
+
+        row_BT = cut[:, None] + torch.arange(config.next_n, device=device)
+        exists_BT = row_BT < stop[:, None]
+        row_BT = row_BT.clamp_max(len(history.rating) - 1)
+        target_BT = history.movie_idx[row_BT]
+        value_BT = torch.where(exists_BT, value[row_BT], 0.0)
+        value_BT = value_BT / value_BT.sum(1, keepdim=True).clamp_min(1e-6)
+
+        # Candidates: the batch's targets and uniform draws. log(chance of being one of them) is
+        # taken off each score, so that the sampled softmax estimates the one over all movies.
+        n_drawable = n_movies if drawable is None else len(drawable)
+        draw = torch.randint(n_drawable, (config.n_negatives,), generator=generator, device=device)
+        draw = draw if drawable is None else drawable[draw]
+        candidates, column = _distinct(torch.cat([target_BT[exists_BT], draw]), n_movies)
+        expected = exists_BT.sum() * popularity[candidates] + config.n_negatives / n_drawable
+        touched, place = _distinct(past.movie_idx, n_movies)
+
+        own = processes.own(n_batch)
+        return cls(
+            idx={"history_vectors": touched, "movie_vectors": candidates, "movie_bias": candidates},
+            past=Past(place[past.movie_idx], past.weight, past.offsets).part(own),
+            column_BT=torch.where(exists_BT, column[target_BT], 0)[own],
+            value_BT=value_BT[own],
+            correction_C=torch.log(-torch.expm1(-expected)),
+            n_users=n_batch,
+        )
+
+    def loss(self, rows: dict[str, Tensor]) -> Tensor:
+        """Softmax cross-entropy of what followed the cut; this process's part. rows: of each table, by `idx`."""
+        x_BD = self.past.encoded(rows["history_vectors"])
+        logits_BC = torch.addmm(rows["movie_bias"] - self.correction_C, x_BD, rows["movie_vectors"].T)
+        log_z_B = logits_BC.logsumexp(1)
+        lost_BT = log_z_B[:, None] - logits_BC.gather(1, self.column_BT)
+        return (self.value_BT * lost_BT).sum() / self.n_users
+
+
+def _distinct(idx: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The different values of idx, all below size, ascending; and by value its place among them [size]."""
+    there = torch.zeros(size, dtype=torch.bool, device=idx.device)
+    there[idx] = True
+    return torch.nonzero(there).squeeze(1), there.cumsum(0) - 1
+
+
+class MovieSide:
+    """What side features add to a movie's embeddings and bias, while they are learnt.
+
+    A described movie's own part is replaced now and then by the typical one, the mean of the rated movies', so that
+    its features learn to do without it; a described movie without ratings is that typical part and its features.
+    """
+
+    def __init__(self, features: Features, rated: Tensor, *, config: RankingConfig) -> None:
+        width = 2 * config.n_factors + 1
+        self.values = ValueEmbedding(features, width, hidden=HIDDEN_MOVIES, device=rated.device)
+        self.adam = torch.optim.Adam([self.values.weight], lr=config.learning_rate, fused=True)
+        self.rated, self.rated_idx = rated, torch.nonzero(rated).squeeze(1)
+
+    def added_to(
+        self,
+        rows: dict[str, Tensor],
+        idx: dict[str, Tensor],
+        model: RankingModel,
+        *,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Rows of the model's tables as one step uses them, differentiable. idx: which rows of each table they are."""
+        every = torch.arange(len(self.rated), device=self.rated.device)
+        shown = self.values.shown(every, generator=generator)[:, 0]
+        sums = self._sums(self.values())
+        return {
+            name: self._typical_unless(shown[idx[name]], rows[name], table)
+            + sums[name].index_select(0, idx[name])
+            for name, table in model.tensors().items()
+        }
+
+    def folded_into(self, model: RankingModel) -> RankingModel:
+        """The model for good."""
+        sums = self._sums(self.values.filled(self.rated)[:-1])
+        tables = {
+            name: self._typical_unless(self.rated, own, own) + sums[name]
+            for name, own in model.tensors().items()
+        }
+        return RankingModel(**tables, config=model.config)
+
+    def step(self, *, rate: float) -> None:
+        """Move the values' embeddings against their gradients."""
+        self.adam.param_groups[0]["lr"] = rate
+        self.adam.step()
+        self.adam.zero_grad()
+
+    def state(self) -> dict[str, Tensor]:
+        """What was learnt, and the moments."""
+        return {"values": self.values.weight, **optimizer_tensors(self.adam)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Stand where the state was taken."""
+        self.values.weight.copy_(state.pop("values"))
+        restore_optimizer(self.adam, state)
+
+    def _typical_unless(self, shown: Tensor, own: Tensor, table: Tensor) -> Tensor:
+        """Rows `own`, the mean of the rated movies' in `table` where they are not shown."""
+        return torch.where(shown.view(-1, *[1] * (own.dim() - 1)), own, table[self.rated].mean(dim=0))
+
+    def _sums(self, sums: Tensor) -> dict[str, Tensor]:
+        """What the features add to each table [M, ...], from [M, 2 D + 1]."""
+        width = (sums.shape[1] - 1) // 2
+        history, movie, bias = sums.split([width, width, 1], dim=1)
+        return {"history_vectors": history, "movie_vectors": movie, "movie_bias": bias[:, 0]}

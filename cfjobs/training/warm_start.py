@@ -1,0 +1,94 @@
+"""Going on from an earlier model: its rows move to tonight's, matched by outside id.
+
+A user or movie that the earlier model had no ratings of keeps the initial row of a cold start; one that vanished
+is left behind. Everything that is not a row of a user or a movie is taken as it was.
+
+    row = keep x earlier row + (1 - keep) x initial row      for embeddings; biases are kept whole
+
+A refit goes on from the model of the same night, so its rating network keeps all.
+
+Earlier rows taken whole would fit the earlier ratings ever closer from night to night and rank worse than a cold
+start; drawn back, they find the way again in few steps. Source: Ash and Adams, "On warm-starting neural network
+training" (2020), shrink and perturb; the shares were chosen by bench/warm_start.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cfjobs.models.network import Network
+from cfjobs.models.ranker import RankingModel
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where both trainings begin; None for a cold one.
+
+    rating: puts the earlier rows into a network that has begun; ranking: the same for random parameters;
+    model_uri: of the earlier model.
+    """
+
+    rating: Callable[[Network], None] | None = None
+    ranking: Callable[[RankingModel], RankingModel] | None = None
+    model_uri: str | None = None
+
+
+COLD = Start()
+
+KEEP_RATING = 0.7
+_KEEP_RANKING = 0.3
+
+
+@torch.no_grad()
+def carry_over(
+    network: Network,
+    earlier: dict[str, Tensor],
+    *,
+    user_rows: Tensor,
+    movie_rows: Tensor,
+    keep: float = KEEP_RATING,
+) -> None:
+    """Put the rows of an earlier model into a network of the same kind that has begun its training.
+
+    earlier: its parameters by name. user_rows [U], movie_rows [M]: the earlier row of each of tonight's, -1
+    for a new one. keep: share of the earlier embeddings. Raises ValueError when the parameters are not those of this network.
+    """
+    own = network.state_dict()
+    if own.keys() != earlier.keys():
+        raise ValueError(f"its parameters are {sorted(earlier)}, expected {sorted(own)}")
+    for name, tensor in own.items():
+        source = earlier[name].to(tensor.device)
+        if not _is_table(network, name):
+            if tensor.shape != source.shape:
+                raise ValueError(f"{name} is {list(source.shape)}, expected {list(tensor.shape)}")
+            tensor.copy_(source)
+            continue
+        moved = (user_rows if name.startswith("user") else movie_rows).to(tensor.device)
+        if tensor.shape[1:] != source.shape[1:] or len(tensor) != len(moved) + 1:
+            raise ValueError(
+                f"{name} has rows of {list(source.shape[1:])}, expected {list(tensor.shape[1:])}"
+            )
+        share = keep if tensor.shape[1] > 1 else 1.0  # biases stay
+        known = moved >= 0
+        tensor[:-1][known] = share * source[moved[known]] + (1 - share) * tensor[:-1][known]
+        tensor[-1] = source[-1]
+
+
+@torch.no_grad()
+def carry_over_ranking(
+    initial: RankingModel, earlier: RankingModel, *, movie_rows: Tensor, keep: float = _KEEP_RANKING
+) -> RankingModel:
+    """The initial parameters with the rows of the movies that the earlier model knows. movie_rows [M]: as for `carry_over`."""
+    found = {name: tensor.clone() for name, tensor in initial.tensors().items()}
+    for name, tensor in earlier.tensors().items():
+        known = (movie_rows >= 0).to(found[name].device)
+        rows = tensor.to(found[name].device)[movie_rows.to(found[name].device)[known]]
+        share = keep if tensor.dim() > 1 else 1.0
+        found[name][known] = share * rows + (1 - share) * found[name][known]
+    return RankingModel(**found, config=initial.config)
+
+
+def _is_table(network: Network, name: str) -> bool:
+    return isinstance(network.get_submodule(name.rpartition(".")[0]), nn.Embedding)

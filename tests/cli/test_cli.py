@@ -1,0 +1,261 @@
+"""The command line as a user meets it: help, exit codes, one clear line for a mistake, JSON on standard output."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cfjobs import cli
+from cfjobs.cli import app, plain
+
+COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a Typer of several commands is a group
+
+
+def cfjobs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as a user runs it."""
+    command = [sys.executable, "-m", "cfjobs", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Calls the command in this process and returns the one line with which it ends."""
+
+    def run(*arguments: str | Path, code: int = 2, **environment: str) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["cfjobs", *map(str, arguments)])
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            ended = cli.run()
+        printed = capsys.readouterr().err
+        assert ended == code, printed
+        lines = [line for line in printed.splitlines() if line.startswith("cfjobs:")]
+        assert len(lines) == 1, printed
+        return lines[0]
+
+    return run
+
+
+def night(data: Path, output: Path | str, *more: str) -> list[str | Path]:
+    return [
+        "-q",
+        "nightly",
+        "--ratings",
+        data,
+        "--output",
+        output,
+        "--set",
+        "epochs=1",
+        "--set",
+        "top_n=20",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def published(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    output = tmp_path_factory.mktemp("published")
+    done = cfjobs(*night(data_set, output, "--json"))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found | {"output": str(output)}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--help"])
+    assert done.exit_code == 0
+    assert "Usage:" in done.stdout
+    assert "--json" in done.stdout
+
+
+def test_the_readme_names_every_command() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert not [command for command in COMMANDS if f"cfjobs {command}" not in readme]
+
+
+def test_the_night_prints_one_json_object(published: dict[str, Any]) -> None:
+    assert {"run_id", "run_date", "model_uri", "tables", "metrics", "seconds"} <= published.keys()
+    assert {"rmse", "mae", "ndcg_at_10", "recall_at_10", "coverage"} <= published["metrics"].keys()
+    assert Path(published["tables"]["top_n"]).is_dir()
+
+
+def test_recs_prints_a_list_with_titles(published: dict[str, Any]) -> None:
+    done = cfjobs("recs", "--output", published["output"], "--user", "1", "--json")
+    found = json.loads(done.stdout)
+    assert [movie["rank"] for movie in found["movies"]] == list(range(1, 11))
+    assert all(movie["title"] for movie in found["movies"])
+    for_people = cfjobs("recs", "--output", published["output"], "--user", "1")
+    assert for_people.stdout.count("\n") >= 11
+
+
+def test_recs_of_a_user_who_arrived_today(published: dict[str, Any], tmp_path: Path) -> None:
+    def recs(*more: str) -> str:
+        done = CliRunner().invoke(app, ["recs", "--output", published["output"], *more])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    movie = json.loads(recs("--user", "1", "--json"))["movies"][0]["movie_id"]
+    (tmp_path / "mine.csv").write_text(f"movie_id,rating\n{movie},5\n999999,3\n")
+    found = json.loads(recs("--ratings-of", str(tmp_path / "mine.csv"), "--json"))
+    assert (found["user_id"], found["unknown_movies"]) == (None, ["999999"])
+    assert [row["rank"] for row in found["movies"]] == list(range(1, 11))
+    assert "left out, unknown to the model: 999999" in recs("--ratings-of", str(tmp_path / "mine.csv"))
+    assert CliRunner().invoke(app, ["recs", "--output", published["output"]]).exit_code == 2
+
+
+def test_predict_one_pair_and_a_file(published: dict[str, Any], tmp_path: Path) -> None:
+    model = published["model_uri"]
+    assert (
+        0.5
+        <= float(cfjobs("predict", "--model", model, "--user", "1", "--movie", "nobody").stdout.split()[0])
+        <= 5
+    )
+    pl.DataFrame({"user_id": [1, 2], "movie_id": [1, 2]}).write_parquet(tmp_path / "pairs.parquet")
+    done = cfjobs(
+        "predict",
+        "--model",
+        model,
+        "--pairs",
+        tmp_path / "pairs.parquet",
+        "--out",
+        tmp_path / "out.parquet",
+        "--json",
+    )
+    assert json.loads(done.stdout)["rows"] == 2
+    assert pl.read_parquet(tmp_path / "out.parquet").columns == ["user_id", "movie_id", "predicted_rating"]
+    assert cfjobs("predict", "--model", model, "--user", "1").returncode == 2
+
+
+def test_sample_train_evaluate_score(tmp_path: Path) -> None:
+    data, output = tmp_path / "data", tmp_path / "out"
+    assert (
+        cfjobs("sample", "--output", data, "--users", "80", "--movies", "150", "--ratings", "2000").returncode
+        == 0
+    )
+    common = [
+        "--ratings",
+        data,
+        "--output",
+        output,
+        "--set",
+        "epochs=1",
+        "--set",
+        "ranking_steps=20",
+        "--set",
+        "top_n=10",
+        "--json",
+    ]
+    trained = json.loads(cfjobs("-q", "train", *common).stdout)
+    measured = json.loads(cfjobs("-q", "evaluate", "--model", trained["model_uri"], *common).stdout)
+    assert 0 < measured["metrics"]["rmse"] < 3
+    scored = json.loads(cfjobs("-q", "score", "--model", trained["model_uri"], *common).stdout)
+    assert scored["counts"]["lists"] == 80
+
+
+def test_config_prints_every_key(tmp_path: Path) -> None:
+    text = cfjobs("config").stdout
+    (tmp_path / "night.toml").write_text(text)
+    assert cfjobs("config", "--config", tmp_path / "night.toml").stdout == text
+    assert "epochs" in json.loads(cfjobs("config", "--json").stdout)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.drop("rating"), "has no column 'rating'"),
+        (lambda r: r.with_columns(pl.lit("good").alias("rating")), "'rating' is string, expected a number"),
+        (lambda r: r.head(0), "hold no rows"),
+        (lambda r: r.with_columns(pl.lit(3.0).alias("rating")), "every rating is 3.0"),
+        (lambda r: r.with_columns(pl.lit(None, pl.Float64).alias("rating")), "rating is missing"),
+    ],
+)
+def test_ratings_that_will_not_do_end_with_one_line_and_nothing_written(
+    failure: Callable[..., str], data_set: Path, tmp_path: Path, change: Any, message: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    change(pl.read_parquet(data_set / "ratings.parquet")).write_parquet(tmp_path / "in" / "part.parquet")
+    assert message in failure(*night(tmp_path / "in", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_will_not_do(failure: Callable[..., str], data_set: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    assert "holds no .parquet file" in failure(*night(tmp_path / "empty", output))
+    assert "holds no .parquet file" in failure(*night(tmp_path / "absent", output))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.parquet").write_bytes(b"PAR1 this is not Parquet")
+    assert "export it again" in failure(*night(tmp_path / "broken", output))
+    assert "the catalogue has" in failure(*night(data_set, output, "--set", "top_n=5000"))
+    assert "did you mean epochs?" in failure(*night(data_set, output, "--set", "epoch=1"))
+    assert "configuration key model: got 'magic'" in failure(*night(data_set, output, "--set", "model=magic"))
+    assert "scheme 'gs'" in failure(*night(Path("x"), "gs://bucket/x"))
+    assert not output.exists()
+
+
+def test_an_object_store_that_will_not_do(
+    failure: Callable[..., str], data_set: Path, tmp_path: Path, bucket: str
+) -> None:
+    assert "there is no bucket 'absent-bucket'" in failure(*night("s3://absent-bucket/x", tmp_path / "out"))  # type: ignore[arg-type]
+    assert "there is no bucket 'absent-bucket'" in failure(*night(data_set, "s3://absent-bucket/x"))
+    assert "access was denied" in failure(*night(data_set, f"{bucket}/x"), AWS_SECRET_ACCESS_KEY="wrong")
+    unreachable = failure(*night(data_set, f"{bucket}/x"), code=1, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    assert "did not answer" in unreachable
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_gate_has_its_own_exit_code(failure: Callable[..., str], data_set: Path, tmp_path: Path) -> None:
+    assert "the gate refused" in failure(
+        *night(data_set, tmp_path / "out", "--set", "gate_max_rmse=0.01"), code=3
+    )
+
+
+def test_a_failure_is_json_too(tmp_path: Path) -> None:
+    done = cfjobs(*night(tmp_path / "absent", tmp_path / "out", "--json"))
+    assert json.loads(done.stdout)["exit_code"] == 2
+
+
+def test_titles_cannot_steer_the_terminal() -> None:
+    assert plain("\x1b[31mred\x07 [bold]x") == "?[31mred? [bold]x"
+
+
+def test_secrets_do_not_reach_the_log(data_set: Path, bucket: str) -> None:
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
+    done = cfjobs("-v", *night(data_set, f"{bucket}/secret")[1:])
+    assert done.returncode == 0, done.stderr
+    assert secret not in done.stdout + done.stderr
+
+
+def test_an_operator_lists_goes_back_and_cleans_up(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    filled = cfjobs(
+        "backfill", *night(data_set, output, "--from", "2026-03-01", "--to", "2026-03-02", "--json")[2:]
+    )
+    assert filled.returncode == 0, filled.stderr
+    assert [n["outcome"] for n in json.loads(filled.stdout)["nights"]] == ["published", "published"]
+
+    def answer(*arguments: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, [*arguments, "--output", str(output), "--json"])
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    assert [n["version"] for n in answer("history")["nights"]] == [0, 1]
+    assert "2026-03-02" in CliRunner().invoke(app, ["history", "--output", str(output)]).stdout
+    monkeypatch.setenv("CFJOBS_USER", "ada")
+    assert answer("rollback", "--to", "2026-03-01", "--dry-run")["nights_gone"] == ["2026-03-02"]
+    assert len(answer("history")["nights"]) == 2
+    assert answer("rollback", "--to", "2026-03-01", "--reason", "a test")["who"] == "ada"
+    assert len(answer("history")["nights"]) == 1
+    assert answer("retain", "--nights", "1", "--dry-run")["kept"] == ["2026-03-01"]

@@ -1,0 +1,108 @@
+"""`--ratings-of`: a published user's own ratings give the published list; a new user's, a list without training."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from cfjobs.config import Config
+from cfjobs.errors import InputError
+from cfjobs.night import story
+from cfjobs.query import lookup
+
+NIGHT = date(2026, 3, 1)
+QUICK = Config(epochs=2, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=20)
+
+
+@pytest.fixture(scope="module", params=["affinity", "rating"])
+def published(
+    request: pytest.FixtureRequest, data_set: Path, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    output = str(tmp_path_factory.mktemp(request.param))
+    config = QUICK.model_copy(update={"rank_by": request.param})
+    story.nightly(story.start(ratings_uri=str(data_set), output=output, run_date=NIGHT, config=config))
+    return output
+
+
+def ratings_of(data_set: Path, user: int) -> pl.DataFrame:
+    return pl.read_parquet(data_set / "ratings.parquet").filter(pl.col("user_id") == user)
+
+
+def written(frame: pl.DataFrame, folder: Path, name: str = "mine.csv") -> str:
+    frame.write_csv(folder / name) if name.endswith(".csv") else frame.write_parquet(folder / name)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.parquet"])
+def test_with_exactly_their_ratings_a_user_gets_the_published_list(
+    published: str, data_set: Path, tmp_path: Path, name: str
+) -> None:
+    for user in (1, 17, 100):
+        file = written(ratings_of(data_set, user).sample(fraction=1, shuffle=True, seed=user), tmp_path, name)
+        folded, own = lookup.fold_in(published, file), lookup.user_list(published, str(user))
+        assert folded.user_id == user
+        assert folded.frame.height == 20
+        assert folded.frame["movie_id"].equals(own.frame["movie_id"])
+        for column in ("score", "predicted_rating"):
+            assert (folded.frame[column] - own.frame[column]).abs().max() < 1e-5  # type: ignore[operator]  # numbers
+
+
+def test_one_more_rating_is_seen_and_changes_the_list(published: str, data_set: Path, tmp_path: Path) -> None:
+    before = lookup.user_list(published, "17").frame
+    more = ratings_of(data_set, 17).sort("timestamp").select("movie_id", "rating")
+    latest = pl.DataFrame({"movie_id": [before["movie_id"][0]], "rating": [5.0]})
+    file = written(pl.concat([more, latest.cast(dict(more.schema))]), tmp_path)
+    after = lookup.fold_in(published, file, user="17").frame
+    assert before["movie_id"][0] not in after["movie_id"]
+    assert not after["score"].equals(before["score"])
+
+
+def test_a_new_user_gets_a_list_and_hears_of_movies_that_the_model_lacks(
+    published: str, data_set: Path, tmp_path: Path
+) -> None:
+    movies = ratings_of(data_set, 1)["movie_id"].head(5).to_list()
+    frame = pl.DataFrame({"movie_id": [*map(str, movies), "nobody's"], "rating": [5, 4, 3, 2, 1, 5]})
+    found = lookup.fold_in(published, written(frame, tmp_path))
+    assert (found.user_id, found.source, found.unknown_movies) == (None, "model", ("nobody's",))
+    assert found.frame["rank"].to_list() == list(range(1, 21))
+    assert not set(movies) & set(found.frame["movie_id"])
+    assert found.frame["title"].null_count() == 0
+
+
+def test_without_a_known_movie_it_is_the_popularity_list(published: str, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"movie_id": ["x"], "rating": [5.0]})
+    assert lookup.fold_in(published, written(frame, tmp_path)).source == "popular"
+
+
+def test_of_a_movie_rated_twice_the_latest_stands(published: str, data_set: Path, tmp_path: Path) -> None:
+    movies = ratings_of(data_set, 1)["movie_id"].head(3).to_list()
+    once = pl.DataFrame({"movie_id": movies, "rating": [5.0, 4.0, 1.0]})
+    twice = pl.DataFrame({"movie_id": [movies[2], *movies], "rating": [3.0, 5.0, 4.0, 1.0]})
+    lists = [lookup.fold_in(published, written(frame, tmp_path)).frame for frame in (once, twice)]
+    assert lists[0].equals(lists[1])
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ({"movie": [1], "rating": [1.0]}, "has no column 'movie_id'"),
+        ({"movie_id": [1], "rating": [99.0]}, "row 0 has movie '1', rating 99"),
+        ({"movie_id": [1, None], "rating": [1.0, 2.0]}, "row 1 has movie None"),
+        ({"movie_id": [1], "rating": ["good"]}, "expected an id, a number"),
+        ({"movie_id": [1], "rating": [1.0], "timestamp": ["soon"]}, "'timestamp' is String"),
+        ({"movie_id": [1, 2], "rating": [1.0, 2.0], "user_id": [1, 2]}, "holds those of 2 users"),
+    ],
+)
+def test_what_is_not_the_ratings_of_one_user_is_refused(
+    published: str, tmp_path: Path, frame: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        lookup.fold_in(published, written(pl.DataFrame(frame), tmp_path))
+
+
+def test_a_file_that_is_no_table_is_refused(published: str, tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(InputError, match="nor a Parquet file"):
+        lookup.fold_in(published, str(tmp_path / "a.parquet"))

@@ -1,0 +1,229 @@
+"""The page of a night: whole, harmless whatever the titles say, and quiet in a real browser."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from datetime import date
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from cfjobs import report
+from cfjobs.cli import app, query
+from cfjobs.config import Config
+from cfjobs.night import story
+from cfjobs.report import charts, facts
+from tests.browser import Tab, browser, chromium
+from tests.conftest import HOSTILE_TITLES
+
+NIGHT = date(2026, 3, 1)
+QUICK = Config(
+    epochs=1, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=20, gate_beat_popularity=False
+)
+
+
+@pytest.fixture(scope="module")
+def html(two_nights: Path) -> str:
+    return Path(report.uri(str(two_nights / "out"), NIGHT)).read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, and the text between."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.said = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.said += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_the_night_writes_its_page_and_the_run_names_it(two_nights: Path, html: str) -> None:
+    runs = pl.read_delta(str(two_nights / "out" / "runs")).filter(run_date=NIGHT)
+    assert runs["report_uri"][0] == report.uri(str(two_nights / "out"), NIGHT)
+    assert len(html.encode()) < 2_000_000
+    found = Elements(html)
+    for heading in (
+        "Training", "Loss curves", "Who is served how well", "Predicted against true ratings", "Calibration",
+        "Error by rating", "Error by movie age", "Map of the movies", "Most loved", "Least loved", "Popularity curve",
+        "Changes since last night", "A few users", "Set aside", "rating is missing",
+    ):  # fmt: skip
+        assert heading in found.said, heading
+
+
+def test_titles_are_text_whatever_they_say(html: str) -> None:
+    found = Elements(html)
+    assert len(found.named("script")) == 2
+    assert not found.named("img")
+    assert not [1 for _, attributes in found.tags for name in attributes if name.startswith("on")]
+    assert HOSTILE_TITLES[1] in found.said
+    inside = html.split('<script id="map-data" type="application/json">')[1].split("</script>", maxsplit=1)[0]
+    data = json.loads(inside)
+    assert data["title"][0] == HOSTILE_TITLES[0]
+    assert len(data["title"]) == len(data["x"]) == len(data["y"]) == len(data["n"]) == len(data["bias"])
+
+
+def test_nothing_on_the_page_comes_from_elsewhere(html: str) -> None:
+    found = Elements(html)
+    links = [
+        str(a[key]) for _, a in found.tags for key in ("src", "href", "action", "data", "srcset") if key in a
+    ]
+    assert links == ["data:,"]
+    assert "url(" not in html
+    assert "@import" not in html
+    (policy,) = [meta for meta in found.named("meta") if meta.get("http-equiv")]
+    assert "default-src 'none'" in str(policy["content"])
+
+
+def test_the_figures_of_the_page_are_those_of_the_tables(two_nights: Path) -> None:
+    found = facts.gather(str(two_nights / "out"))
+    out = two_nights / "out"
+    lists = pl.read_delta(str(out / "top_n")).filter(pl.col("rank") <= 10)
+    tonight, before = lists.filter(run_date=NIGHT), lists.filter(run_date=date(2026, 2, 28))
+    new = tonight.join(before, on=["user_id", "movie_id"], how="anti")
+    assert found.changed is not None
+    assert found.changed["changed"] == new["user_id"].n_unique()
+    assert sum(found.changed["histogram"]) == found.changed["users"] == 122
+    assert sum(found.places) == tonight.height
+    assert found.variety["listed_movies"] == tonight["movie_id"].n_unique()
+    lists_of_ten = tonight.sort("rank").group_by("user_id").agg("movie_id")["movie_id"].to_list()
+    alike = Counter(map(tuple, lists_of_ten))
+    assert alike.most_common(1)[0][1] >= 2  # the two who have rated nothing, at least
+    assert found.variety["repeated_share"] == pytest.approx(sum(n for n in alike.values() if n > 1) / 122)
+    assert found.by_rating["n"].sum() == found.calibration["n"].sum()
+    assert (
+        found.calibration["n"].sum()
+        == pl.read_delta(str(out / "holdout_predictions")).filter(run_date=NIGHT).height
+    )
+    assert [reader.band for reader in found.readers] == ["light", "medium", "heavy", "nothing rated"]
+    assert all(len(reader.list) == 10 for reader in found.readers)
+    assert all(reader.history for reader in found.readers[:3])
+
+
+def test_a_past_night_is_told_as_it_was(two_nights: Path) -> None:
+    found = facts.gather(str(two_nights / "out"), run_date=date(2026, 2, 28))
+    assert found.changed is None
+    assert len(found.nights) == 1
+
+
+def test_a_night_with_little_to_tell_has_a_page_too(data_set: Path, tmp_path: Path) -> None:
+    ratings = pl.read_parquet(data_set / "ratings.parquet")
+    (tmp_path / "in").mkdir()
+    ratings.with_columns(pl.format("u<{}>", "user_id").alias("user_id")).write_parquet(
+        tmp_path / "in" / "r.parquet"
+    )
+    config = QUICK.model_copy(update={"holdout": "none"})
+    output = str(tmp_path / "out")
+    published = story.nightly(
+        story.start(ratings_uri=str(tmp_path / "in"), output=output, run_date=NIGHT, config=config)
+    )
+    said = Elements(Path(report.uri(output, NIGHT)).read_text(encoding="utf-8")).said
+    assert "nothing to measure" in said
+    assert "This is the first night" in said
+    assert "Nothing was rejected" in said
+    (tmp_path / "in" / "r.parquet").unlink()
+    assert "Nothing to show" in Path(report.build(output)).read_text(encoding="utf-8")
+    assert published.counts["lists"] == 120
+
+
+def test_a_page_that_fails_does_not_take_the_night_with_it(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(facts, "gather", fails)
+    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
+    story.nightly(story.start(ratings_uri=str(data_set), output=str(tmp_path), run_date=NIGHT, config=QUICK))
+    assert pl.read_delta(str(tmp_path / "runs")).height == 1
+    assert not (tmp_path / "reports").exists()
+
+
+def test_report_builds_and_opens(two_nights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    output = str(two_nights / "out")
+    done = CliRunner().invoke(
+        app, ["report", "--output", output, "--run-date", "2026-02-28", "--open", "--json"]
+    )
+    uri = json.loads(done.stdout)["report"]
+    assert uri == report.uri(output, date(2026, 2, 28))
+    assert opened == [Path(uri).as_uri()]
+
+
+def test_a_page_in_an_object_store_is_copied_to_be_opened(data_set: Path, bucket: str) -> None:
+    story.nightly(story.start(ratings_uri=str(data_set), output=bucket, run_date=NIGHT, config=QUICK))
+    copy = query.local_copy(report.uri(bucket, NIGHT))
+    assert "Recommendations of 1 March 2026" in copy.read_text(encoding="utf-8")
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_few_round_and_within(low: float, span: float) -> None:
+    found = charts.ticks(low, low + span)
+    assert len(found) <= 7
+    assert all(low - span * 1e-6 <= at <= low + span * (1 + 1e-6) for at, _ in found)
+    assert len({text for _, text in found}) == len(found)
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    executable = chromium()
+    if executable is None:
+        pytest.skip("no chromium on the PATH (Debian: apt-get install chromium); the page is not opened")
+    with browser(executable, tmp_path_factory.mktemp("chromium")) as found:
+        yield found
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (360, False)])
+def test_a_browser_shows_it_without_a_word_or_a_request(
+    two_nights: Path, tab: Tab, width: int, dark: bool
+) -> None:
+    url = Path(report.uri(str(two_nights / "out"), NIGHT)).as_uri()
+    tab.open(url, width=width, dark=dark)
+    assert tab.complaints() == []
+    assert tab.requests() == [url]
+    assert tab.evaluate("document.title") == "Recommendations of 2026-03-01"
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (paper == "rgb(21, 23, 26)") == dark
+
+
+def test_the_map_names_a_movie_and_zooms(two_nights: Path, tab: Tab) -> None:
+    tab.open(Path(report.uri(str(two_nights / "out"), NIGHT)).as_uri())
+    tab.evaluate("document.getElementById('map').scrollIntoView()")
+    x, y, width, height = tab.evaluate(
+        "(() => { const b = document.getElementById('map').getBoundingClientRect(); return [b.left, b.top, b.width, b.height] })()"
+    )
+    picture = "document.getElementById('map').toDataURL()"
+    before = tab.evaluate(picture)
+    for step in range(400):
+        at = {
+            "x": x + width * (0.2 + 0.6 * (step % 20) / 20),
+            "y": y + height * (0.1 + 0.8 * (step // 20) / 20),
+        }
+        tab.call("Input.dispatchMouseEvent", type="mouseMoved", **at)
+        if tab.evaluate("document.getElementById('tip').style.display") == "block":
+            break
+    assert "ratings, bias" in tab.evaluate("document.getElementById('tip').textContent")
+    tab.call("Input.dispatchMouseEvent", type="mouseWheel", deltaX=0, deltaY=-400, **at)
+    tab.settle(0.2)
+    zoomed = tab.evaluate(picture)
+    assert zoomed != before
+    tab.evaluate("document.getElementById('map-whole').click()")
+    assert tab.evaluate(picture) != zoomed
+    assert tab.evaluate("document.title") == "Recommendations of 2026-03-01"
+    assert tab.complaints() == []

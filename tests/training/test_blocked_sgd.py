@@ -1,0 +1,182 @@
+"""Training a rating at a time: the steps of the equation, the same model on any number of threads, killed or not."""
+
+import numpy as np
+import pytest
+import torch
+
+from cfjobs import models, training
+from cfjobs.config import Config
+from cfjobs.models.network import Network
+from cfjobs.models.raters import Raters
+from cfjobs.training import blocked_sgd_kernels
+from cfjobs.training.blocked_sgd import by_blocks
+from cfjobs.training.distributed import ALONE
+from tests.training.test_checkpoint import killed_and_resumed
+
+U, M, K, D = 60, 80, 2, 5
+SMALL = Config(n_factors=D, ensemble=K, epochs=3, max_raters=7)
+
+
+def examples(seed: int = 0, n: int = 1_500) -> training.Examples:
+    rng = np.random.default_rng(seed)
+    pairs = np.sort(rng.permutation(U * M)[:n])
+    user, movie = np.divmod(pairs, M)
+    rating = 3 + (user % 2 == movie % 2) + rng.normal(0, 0.3, n)
+    return training.Examples(*map(torch.from_numpy, (user, movie, rating.astype(np.float32))))
+
+
+def begun(config: Config = SMALL) -> Network:
+    torch.manual_seed(0)
+    settings = models.settings(config, y_range=(0.5, 5.0))
+    return models.build("dot_raters", n_users=U, n_movies=M, settings=settings)
+
+
+def trained(
+    data: training.Examples, config: Config = SMALL, **more: object
+) -> tuple[Network, list[training.Epoch]]:
+    network = begun(config)
+    return network, training.fit_rating(network, data, config=config, **more)  # type: ignore[arg-type]
+
+
+def same(one: Network, other: Network) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_visit_takes_the_steps_of_the_equation() -> None:
+    """One rating, beside autograd in float64: users, movies, and what the raters' rows get of it."""
+    rng = np.random.default_rng(1)
+    p, q, x, s = (rng.normal(0, 0.5, (1, K, D + 1)) for _ in range(4))
+    weight, rating, offset, low, span, rate, l2 = 0.6, 4.0, 0.3, 0.0, 5.5, 0.1, 0.2
+    tp, tq, tx = (torch.tensor(part, requires_grad=True) for part in (p, q, x))
+    v = tq + torch.tensor(s) - weight * tx
+    logit = (tp[..., :-1] * v[..., :-1]).sum(2) + tp[..., -1] + v[..., -1] + offset
+    error = low + span * torch.sigmoid(logit) - rating
+    (error.square().sum() / 2).backward()  # type: ignore[no-untyped-call]
+    tables = [part.astype(np.float32) for part in (p, q, x, s)]
+    gradient, own = np.zeros((1, K, D + 1), np.float32), np.zeros((1, K, D + 1), np.float32)
+    squares = [np.full((1, K, 2), 0.1, np.float32) for _ in range(2)]
+    squared = blocked_sgd_kernels.visit(
+        np.array([0], np.int32), np.array([~0], np.int32), np.array([rating], np.float32), 0,
+        *tables, gradient, own, np.array([weight], np.float32), *squares,
+        *(np.float32(n) for n in (offset, low, span, rate, l2)),
+    )  # fmt: skip
+    assert squared == pytest.approx(float(error.square().sum()), rel=1e-5)
+    for before, table, found in ((p, tables[0], tp), (q, tables[1], tq)):
+        assert found.grad is not None
+        g = found.grad.numpy() + l2 * before
+        mean = np.concatenate([(g[..., :-1] ** 2).mean(2, keepdims=True).repeat(D, 2), g[..., -1:] ** 2], 2)
+        np.testing.assert_allclose(table, before - rate / np.sqrt(0.1 + mean) * g, rtol=1e-4, atol=1e-6)
+    assert tx.grad is not None
+    np.testing.assert_allclose(
+        own, -tx.grad.numpy(), rtol=1e-4, atol=1e-6
+    )  # the user leaves its own part out
+    assert tq.grad is not None
+    np.testing.assert_allclose(gradient, tq.grad.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_model_does_not_depend_on_the_threads() -> None:
+    data, before = examples(), torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(trained(data)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert same(found[0], found[1])
+    assert same(found[0], found[2])
+
+
+def test_every_rating_is_visited_once_an_epoch() -> None:
+    """Each in the one cell of its blocks, and marked where its user is among the movie's raters."""
+    data = examples()
+    user, movie, rating = (part.numpy() for part in (data.user_idx, data.movie_idx, data.rating))
+    order = np.random.default_rng(0).permutation(U)
+    raters = Raters.of(user, movie, n_users=U, n_movies=M, at_most=7, order=order)
+    cells = blocked_sgd_kernels.Cells.of(
+        user,
+        movie,
+        rating,
+        n_users=U,
+        n_movies=M,
+        raters=raters,
+        row_bytes=1 << 17,
+        rng=np.random.default_rng(2),
+    )
+    back = np.where(cells.movie < 0, ~cells.movie, cells.movie)
+    assert sorted(zip(cells.user, back, cells.rating, strict=True)) == sorted(
+        zip(user, movie, rating, strict=True)
+    )
+    n = cells.n_blocks
+    block = np.repeat(np.arange(n * n), np.diff(cells.first))
+    for rows, of in ((cells.user, block // n), (back, block % n)):
+        assert all(len(set(of[rows == row])) <= 1 for row in range(max(U, M)))
+    for m in range(M):
+        chosen = sorted(user[movie == m], key=lambda u: order[u])[:7]
+        assert set(cells.user[(back == m) & (cells.movie < 0)]) == set(chosen)
+        assert set(raters.users[raters.first_user[m] : raters.first_user[m + 1]]) == set(chosen)
+
+
+def test_a_killed_training_ends_with_the_same_bits() -> None:
+    data, valid = examples(), examples(1, 300)
+    config = SMALL.model_copy(update={"patience": 1, "epochs": 6})
+    whole, record = trained(data, config, valid=valid)
+    found: list[Network] = []
+
+    def fit(checkpoints: object) -> None:
+        found.append(begun(config))
+        training.fit_rating(found[-1], data, config=config, valid=valid, checkpoints=checkpoints)  # type: ignore[arg-type]
+
+    killed_and_resumed(fit, at=[1, 5, 9, 8])
+    assert same(found[-1], whole)
+    assert record[-1].of == 6
+
+
+def test_the_holdout_loss_is_that_of_the_finished_network() -> None:
+    """Without clipping apart: the loops and the network predict the same."""
+    data, valid = examples(), examples(1, 300)
+    network, record = trained(data, SMALL.model_copy(update={"patience": 0}), valid=valid)
+    best = min(epoch.valid_loss for epoch in record)
+    assert training.mean_squared_error(network, valid) == pytest.approx(
+        best, rel=0.02
+    )  # rows without ratings differ
+
+
+def test_it_learns_what_batches_learn() -> None:
+    data, valid = examples(n=2_500), examples(5, 800)
+    losses = []
+    for config in (Config(n_factors=D), Config(n_factors=D, optimizer="adam")):
+        _, record = trained(data, config, valid=valid)
+        losses.append(min(epoch.valid_loss for epoch in record))
+    assert losses[0] <= 1.1 * losses[1]
+
+
+@pytest.mark.parametrize(
+    "turned",
+    [
+        {"optimizer": "adam"},
+        {"steps": 5},
+        {"batch_size": 9},
+        {"schedule": "cosine"},
+        {"y_padding": "learned"},
+    ],
+)
+def test_a_knob_of_batches_asks_for_batches(turned: dict[str, object]) -> None:
+    data = examples()
+    for config, wanted in ((Config(), True), (Config().model_copy(update=turned), False)):
+        network = begun(config)
+        network.begin(data.user_idx, data.movie_idx)
+        assert by_blocks(network, data, config=config, processes=ALONE) == wanted
+
+
+@pytest.mark.parametrize("y_range", [(5.0, 5.0), (1.0, 5.0)])
+def test_ratings_that_are_all_alike_are_learnt(y_range: tuple[float, float]) -> None:
+    """Without a padding, at the very end of the range."""
+    data = examples()
+    data = training.Examples(data.user_idx, data.movie_idx, torch.full_like(data.rating, 5.0))
+    config = Config(n_factors=D, epochs=5, y_padding=0.0)
+    settings = models.settings(config, y_range=y_range)
+    network = models.build("dot_raters", n_users=U, n_movies=M, settings=settings)
+    record = training.fit_rating(network, data, config=config)
+    assert record[-1].train_loss < 0.05

@@ -1,0 +1,77 @@
+"""Laws of the ranking network's training."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cfjobs.models.ranker import History, Past, RankingConfig
+from cfjobs.training.ranker import fit_ranking
+from cfjobs.training.sparse_adam import RowAdam
+
+
+def steps(n: int, *, every_row: bool) -> list[tuple[Tensor, Tensor]]:
+    """Rows of a table [20, 3] and their gradients, step by step."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(n):
+        rows = torch.randperm(20, generator=generator)[: 20 if every_row else 6].sort().values
+        found.append((rows, torch.randn(len(rows), 3, generator=generator)))
+    return found
+
+
+def after(taken: list[tuple[Tensor, Tensor]], table: Tensor) -> Tensor:
+    adam = RowAdam({"table": table.clone()})
+    for idx, grad in taken:
+        rows = adam.rows({"table": idx})
+        rows["table"].grad = grad
+        adam.step({"table": idx}, rows, rate=0.1)
+    return adam.tables["table"]
+
+
+def test_row_adam_is_sparse_adam() -> None:
+    table, taken = torch.ones(20, 3), steps(30, every_row=False)
+    theirs = table.clone()
+    peer = torch.optim.SparseAdam([theirs], lr=0.1)
+    for idx, grad in taken:
+        theirs.grad = torch.sparse_coo_tensor(idx[None], grad, table.shape, check_invariants=True).coalesce()
+        peer.step()
+    torch.testing.assert_close(after(taken, table), theirs)
+
+
+def test_row_adam_of_every_row_is_adam() -> None:
+    table, taken = torch.ones(20, 3), steps(30, every_row=True)
+    theirs = table.clone()
+    peer = torch.optim.Adam([theirs], lr=0.1)
+    for idx, grad in taken:
+        theirs.grad = torch.empty_like(grad).index_copy_(0, idx, grad)
+        peer.step()
+    torch.testing.assert_close(after(taken, table), theirs)
+
+
+def history(*lengths: int) -> History:
+    """Users with so many ratings, of movies 0, 1, 2, ... of 9."""
+    user = torch.repeat_interleave(torch.tensor(lengths))
+    movie = torch.cat([torch.arange(n) % 9 for n in lengths])
+    rating = (movie % 5 + 1).float()
+    return History.from_ratings(user, movie, rating, torch.arange(len(user)), n_users=len(lengths))
+
+
+def test_a_part_of_a_past_encodes_as_the_whole_does() -> None:
+    found, config = history(3, 0, 7, 1, 5), RankingConfig(n_factors=4)
+    users = torch.arange(5)
+    past = Past.before(
+        found, users, found.indptr[1:], found.mean_rating(), config=config, generator=torch.Generator()
+    )
+    vectors = torch.randn(9, 4)
+    whole = past.encoded(vectors)
+    for cut in range(6):
+        parts = [past.part(slice(0, cut)).encoded(vectors), past.part(slice(cut, 5)).encoded(vectors)]
+        torch.testing.assert_close(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.99])
+def test_a_user_of_two_ratings_is_enough_and_none_is_no_error(drop: float) -> None:
+    config = RankingConfig(n_factors=4, n_steps=5, history_drop=drop)
+    for lengths in ((2,), (2, 0), (1, 1), (0,)):
+        model = fit_ranking(history(*lengths), n_movies=9, config=config)
+        assert all(bool(tensor.isfinite().all()) for tensor in model.tensors().values())
