@@ -80,4 +80,4 @@ def from_json(run: dict[str, Any], name: str) -> Any:
 
 def resource(name: str) -> str:
     """A file of this package."""
-    return (files("cfjobs.page") / name).read_text(encoding="utf-8")
+    return (files("cfjobs.report") / name).read_text(encoding="utf-8")
