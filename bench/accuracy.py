@@ -26,7 +26,7 @@ from lesson import data_folder, lesson_split, measure
 from cfjobs import evaluation
 from cfjobs.config import Config, relevant_from
 from cfjobs.night import story
-from cfjobs.night.records import Night, Prepared
+from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs
 from cfjobs.training.loop import Examples
 
@@ -143,7 +143,7 @@ METRICS = ("ndcg_at_10", "recall_at_10", "coverage")
 
 
 def held_out_night(folder: str, config: Config) -> tuple[Night, Prepared]:
-    night = story.start(ratings_uri=str(data_folder()), output=folder, config=config)
+    night = story.start(Inputs(ratings=str(data_folder())), output=folder, config=config)
     prepared = story.prepare(night)
     story.hold_out(night, prepared)
     return night, prepared

@@ -30,7 +30,7 @@ from deltalake.exceptions import TableNotFoundError
 
 from cfjobs.config import Config
 from cfjobs.night import story
-from cfjobs.night.records import Scored
+from cfjobs.night.records import Inputs, Scored
 from deploy import serve
 
 DATE = date(2026, 3, 1)
@@ -54,7 +54,7 @@ class Outcome:
 
 def run_night(ratings: str, output: str, config: Config) -> None:
     """One night; what `cfjobs nightly` does."""
-    story.nightly(story.start(ratings_uri=ratings, output=output, run_date=DATE, config=config))
+    story.nightly(story.start(Inputs(ratings=ratings), output=output, run_date=DATE, config=config))
 
 
 def run_flow(ratings: str, output: str, config: Config) -> None:
@@ -104,7 +104,7 @@ def _kill_and_compare(
     # Imports once, each night is a fork of that; but Prefect does not take being forked.
     processes = multiprocessing.get_context("forkserver" if night is run_night else "spawn")
     if night is run_night:
-        multiprocessing.set_forkserver_preload(["cfjobs.jobs", "bench.kill"])
+        multiprocessing.set_forkserver_preload(["cfjobs.night.story", "bench.kill"])
     random_ = random.Random(seed)
     unkilled, killed = str(folder / "unkilled"), str(folder / "killed")
 

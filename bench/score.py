@@ -215,7 +215,7 @@ def fresh_process(code: str, environment: dict[str, str]) -> str:
 
 def compile_seconds() -> dict[str, float]:
     """Importing and the first call in a fresh process, with nothing cached and with everything cached."""
-    code = "import time; a = time.perf_counter(); import numpy as np; from cfjobs.score.engine import top_n; x = np.ones((6, 64), np.float32)\n"
+    code = "import time; a = time.perf_counter(); import numpy as np; from cfjobs.topn.engine import top_n; x = np.ones((6, 64), np.float32)\n"
     code += "top_n(x, x, n=2); print(time.perf_counter() - a)"
     with tempfile.TemporaryDirectory() as cache:
         first, second = (float(fresh_process(code, {"NUMBA_CACHE_DIR": cache})) for _ in range(2))
@@ -230,7 +230,7 @@ def peak_memory_gb(shape: dict[str, int], kind: str) -> float:
         pairs = seen_pairs(**{k: shape[k] for k in ("users", "movies", "pairs")}, rng=rng)
         for name, array in zip(("x", "q", "bias", "indptr", "indices"), (x, q, bias, *pairs), strict=True):
             np.save(f"{folder}/{name}.npy", array)
-        code = "import numpy as np; from cfjobs.score import Pairs; from cfjobs.score.engine import top_n_batches\n"
+        code = "import numpy as np; from cfjobs.topn.problem import Pairs; from cfjobs.topn.engine import top_n_batches\n"
         code += f"x, q, b, p, i = (np.load('{folder}/' + n + '.npy') for n in ('x', 'q', 'bias', 'indptr', 'indices'))\n"
         code += f"for _ in top_n_batches(x, q, n={LIST}, movie_bias=b, seen=Pairs(p, i)): pass\n"
         code += "print([int(s.split()[1]) / 2**20 for s in open('/proc/self/status') if s.startswith('VmHWM')][0])"

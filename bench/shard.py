@@ -28,7 +28,7 @@ from cfjobs.config import Config
 from cfjobs.model_store.files import Model
 from cfjobs.models.ranker import RankingConfig, RankingModel
 from cfjobs.night import score as scoring
-from cfjobs.night.records import Night, Prepared, Shard, Trained
+from cfjobs.night.records import Inputs, Night, Prepared, Shard, Trained
 
 BLOCK = 50_000
 
@@ -78,7 +78,7 @@ def lay_out(folder: Path, *, n_users: int, n_movies: int, per_user: int, config:
 def score(folder: Path, *, n_users: int, n_movies: int, config: Config) -> dict[str, float]:
     """Score the whole night as one shard, in this process."""
     night = Night(
-        ratings="", movies=None, users=None, model=None, output=str(folder / "out"), run_date=date(2026, 1, 1),
+        inputs=Inputs(ratings=""), output=str(folder / "out"), run_date=date(2026, 1, 1),
         config=config, run_id="bench", work=str(folder / "work"), started_at=datetime.now(UTC),
     )  # fmt: skip
     prepared = Prepared(counts={}, n_users=n_users, n_movies=n_movies, n_cold_users=0, y_range=(0.5, 5.0))

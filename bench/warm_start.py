@@ -25,7 +25,7 @@ import polars as pl
 from cfjobs.config import Config, load_config
 from cfjobs.datasets import synthetic
 from cfjobs.night import story
-from cfjobs.night.records import Night, Prepared
+from cfjobs.night.records import Inputs, Night, Prepared
 
 FIRST, SECOND = date(2030, 1, 1), date(2030, 1, 2)
 SHARE_ARRIVING = 0.05
@@ -71,12 +71,12 @@ def compared(ratings: pl.DataFrame, folder: Path, config: Config) -> list[dict[s
     warm = config.model_copy(update={"warm_start": True})
     output = str(folder / "output")
     story.nightly(
-        story.start(ratings_uri=str(folder / "first.parquet"), output=output, run_date=FIRST, config=warm)
+        story.start(Inputs(ratings=str(folder / "first.parquet")), output=output, run_date=FIRST, config=warm)
     )
     rows = []
     for start, chosen in (("cold", config), ("warm", warm)):
         night = story.start(
-            ratings_uri=str(folder / "second.parquet"), output=output, run_date=SECOND, config=chosen
+            Inputs(ratings=str(folder / "second.parquet")), output=output, run_date=SECOND, config=chosen
         )
         prepared = story.prepare(night)
         story.hold_out(night, prepared)

@@ -9,7 +9,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -353,7 +353,7 @@ def load_config(file: str | Path | None = None, settings: Sequence[str] = ()) ->
         key, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting}: has no '=', expected KEY=VALUE such as epochs=5")
-        values[key.strip()] = _toml_value(text.strip())
+        values[key.strip()] = _toml_value(key.strip(), text.strip())
     return validated(values)
 
 
@@ -365,8 +365,10 @@ def validated(values: dict[str, Any]) -> Config:
         raise InputError("; ".join(_explain(e, values) for e in error.errors())) from error
 
 
-def _toml_value(text: str) -> Any:
-    if text.lower() in {"none", "null"}:
+def _toml_value(key: str, text: str) -> Any:
+    """The value of a setting; `null` and `none` are no value, but for a key that has `none` among its own."""
+    field = Config.model_fields.get(key)
+    if text.lower() in {"none", "null"} and not (field and text in get_args(field.annotation)):
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]

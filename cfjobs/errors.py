@@ -16,6 +16,10 @@ class InputError(CfjobsError, ValueError):
     exit_code = 2
 
 
+class Stale(InputError):
+    """The night comes too late: a newer date is published already."""
+
+
 class GateRefused(CfjobsError):
     """The night was computed but is not good enough to publish; the published tables are as they were."""
 

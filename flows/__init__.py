@@ -1,1 +1,1 @@
-"""What Prefect runs: thin flows over the stages of `cfjobs.jobs`."""
+"""What Prefect runs: thin flows over the stages of `cfjobs.night`."""

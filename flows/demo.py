@@ -51,7 +51,7 @@ def show(source: str, folder: Path) -> None:
     from cfjobs import cli
     from cfjobs.cli import query
     from cfjobs.night import story
-    from cfjobs.night.records import Published
+    from cfjobs.night.records import Inputs, Published
     from cfjobs.query import lookup
     from cfjobs.tables import delta
     from flows.nightly import nightly
@@ -60,7 +60,7 @@ def show(source: str, folder: Path) -> None:
     folder = folder / name_of(source)  # a night is compared with the one before it: each data set has its own
     output = str(folder / "output")
     ratings = data_set(source, folder)
-    story.start(ratings_uri=ratings, output=output)
+    story.start(Inputs(ratings=ratings), output=output)
     print("starting Prefect in this process; its first start takes some 20 seconds", file=sys.stderr)
     published = nightly(ratings=ratings, output=output, force=True)
     assert isinstance(published, Published)  # forced: not skipped

@@ -1,20 +1,18 @@
 """Where a night's shards run: one by one here, all over a Ray cluster, or on the worker of another deployment."""
 
 import os
+from functools import partial
 from typing import Any
 
 from prefect import flow
-from prefect.client.schemas.objects import FlowRun
-from prefect.deployments import run_deployment
-from prefect.runtime import flow_run, task_run
 
 from cfjobs.config import Config
-from cfjobs.errors import CfjobsError, InputError
+from cfjobs.errors import InputError
 from cfjobs.night import story
 from cfjobs.night.records import Night, Prepared, Scored, Shard, Trained
+from flows.elsewhere import run_elsewhere
 from flows.observe import log_to_run, progress_artifact
 from flows.stages import stage
-from flows.waiting import end_of
 
 _FOR_WORKERS = ("PREFECT_", "AWS_", "CFJOBS_")
 """Environment variables that the processes of a Ray cluster need and do not inherit."""
@@ -32,7 +30,10 @@ def score_all(
 ) -> list[Scored]:
     """Every shard of the night, where its configuration or the deployment says; a finished one is not redone."""
     if deployment:
-        return score_elsewhere(deployment, night, prepared, trained)
+        records = {"night": night, "prepared": prepared, "trained": trained}
+        found = partial(story.scored_already, night, prepared)
+        scored: list[Scored] = run_elsewhere(deployment, "scoring", records, found)
+        return scored
     if night.config.runner == "ray":
         on_ray = score_on_ray.with_options(task_runner=ray_cluster(night.config))
         return on_ray(night, prepared, trained)
@@ -70,26 +71,3 @@ def ray_cluster(config: Config) -> Any:
         address=config.ray_address,
         init_kwargs={"runtime_env": {"env_vars": environment}, "log_to_driver": False},
     )
-
-
-@stage(name="score elsewhere", task_run_name="score by {deployment}")
-def score_elsewhere(deployment: str, night: Night, prepared: Prepared, trained: Trained) -> list[Scored]:
-    """Run the deployment of `score_here` on its own worker and take the records it left in the work folder."""
-    parts = {"night": night, "prepared": prepared, "trained": trained}
-    run = run_deployment(
-        deployment,
-        parameters={name: record.model_dump(mode="json") for name, record in parts.items()},
-        idempotency_key=f"{task_run.id}-{task_run.run_count}-{flow_run.run_count}",
-        timeout=0,
-    )
-    assert isinstance(run, FlowRun)  # called from a task that is not async: no coroutine
-    run = end_of(run)
-    scored = story.scored_already(night, prepared)
-    if scored is None:
-        state = f"{run.state.name}: {run.state.message or ''}" if run.state else "unknown"
-        raise ScoringLost(f"scoring by {deployment} ended before all shards were done, as {state}; rerun")
-    return scored
-
-
-class ScoringLost(CfjobsError):
-    """The scoring run ended without all its shards, for instance because its worker was killed."""

@@ -18,13 +18,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class TrainingLost(CfjobsError):
-    """The training run ended without a model and without a reason: its worker was killed."""
+class WorkerLost(CfjobsError):
+    """A run on another worker ended without its record and without a reason: its worker was killed."""
 
 
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether a retry may help: the object store did not answer, or a worker died. A wrong input stays wrong."""
-    return isinstance(state.result(raise_on_failure=False), (StorageFault, TrainingLost))
+    return isinstance(state.result(raise_on_failure=False), (StorageFault, WorkerLost))
 
 
 def stage(
@@ -49,6 +49,8 @@ def stage(
 
 start = stage(name="start", task_run_name="check inputs, credentials and output")(story.start)
 prepare = stage(name="prepare", task_run_name="read, clean and index")(story.prepare)
+hold_out = stage(name="split", task_run_name="choose the holdout")(story.hold_out)
+measure = stage(name="evaluate", task_run_name="measure on the holdout")(story.measure)
 check = stage(name="check", task_run_name="check the written lists")(story.check)
 publish = stage(name="publish")(story.commit)
 

@@ -21,6 +21,11 @@ def night_name() -> str:
     return f"night of {flow_run.parameters.get('run_date') or planned_date()}"
 
 
+def scoring_name() -> str:
+    """Name of a run that scores alone."""
+    return f"scoring for the {night_name()}"
+
+
 def skipped(reason: str) -> State:
     """The end of a run that has nothing to do: completed, named Skipped, with the reason."""
     log.warning("skipped: %s", reason)

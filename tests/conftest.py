@@ -22,6 +22,7 @@ import pytest
 from cfjobs.config import Config
 from cfjobs.datasets import synthetic
 from cfjobs.night import story
+from cfjobs.night.records import Inputs
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -199,7 +200,7 @@ def two_nights(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         )
         story.nightly(
             story.start(
-                ratings_uri=str(folder / "in"), output=str(folder / "out"), run_date=night, config=config
+                Inputs(ratings=str(folder / "in")), output=str(folder / "out"), run_date=night, config=config
             )
         )
     return folder

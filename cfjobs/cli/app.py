@@ -80,6 +80,8 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")
 ]
 
+Force = Annotated[bool, typer.Option("--force", help="Publish although a newer date is published already.")]
+
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
 
 

@@ -10,9 +10,12 @@ import typer
 from rich.table import Table
 
 from cfjobs.cli.app import (
+    AllowUri,
     AsJson,
     ConfigFile,
+    DenyUri,
     DryRun,
+    ExcludeUri,
     MoviesUri,
     OutputUri,
     RatingsUri,
@@ -96,6 +99,9 @@ def backfill(
     last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last date, itself included.")],
     movies: MoviesUri = None,
     users: UsersUri = None,
+    allow: AllowUri = None,
+    deny: DenyUri = None,
+    exclude: ExcludeUri = None,
     config: ConfigFile = None,
     set_: Settings = None,
     force: Annotated[bool, typer.Option("--force", help="Publish dates again that are published.")] = False,
@@ -106,15 +112,14 @@ def backfill(
     Dates that are published already are skipped, so the same command goes on where it stopped.
     """
     from cfjobs.night import backfill
+    from cfjobs.night.records import Inputs
 
     with progress_bars() as progress:
         filled = backfill.backfill(
-            ratings_uri=ratings,
+            Inputs(ratings=ratings, movies=movies, users=users, allow=allow, deny=deny, exclude=exclude),
             output=output,
             first=first.date(),
             last=last.date(),
-            movies=movies,
-            users=users,
             config=load_config(config, set_ or ()),
             force=force,
             progress=progress,

@@ -6,6 +6,7 @@ from cfjobs.cli.app import (
     ConfigFile,
     DenyUri,
     ExcludeUri,
+    Force,
     ModelUri,
     MoviesUri,
     OutputUri,
@@ -33,6 +34,7 @@ def nightly(
     run_date: RunDate = None,
     config: ConfigFile = None,
     set_: Settings = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """The whole night: clean, train, evaluate, gate, refit, score, publish.
@@ -40,17 +42,14 @@ def nightly(
     A night that was killed is resumed by the same command: finished stages are not computed again.
     """
     from cfjobs.night import story
+    from cfjobs.night.records import Inputs
 
     night = story.start(
-        ratings_uri=ratings,
+        Inputs(ratings=ratings, movies=movies, users=users, allow=allow, deny=deny, exclude=exclude),
         output=output,
-        movies=movies,
-        users=users,
-        allow=allow,
-        deny=deny,
-        exclude=exclude,
         run_date=as_date(run_date),
         config=load_config(config, set_ or ()),
+        force=force,
     )
     with progress_bars() as progress:
         published = story.nightly(night, progress=progress)
@@ -62,6 +61,7 @@ def train(
     ratings: RatingsUri,
     output: OutputUri,
     movies: MoviesUri = None,
+    users: UsersUri = None,
     run_date: RunDate = None,
     config: ConfigFile = None,
     set_: Settings = None,
@@ -72,13 +72,16 @@ def train(
     With --set holdout=none it trains on all ratings.
     """
     from cfjobs.night import story
+    from cfjobs.night.records import Inputs
 
-    settings = load_config(config, [*(set_ or ()), "refit=false"])
     night = story.start(
-        ratings_uri=ratings, output=output, movies=movies, run_date=as_date(run_date), config=settings
+        Inputs(ratings=ratings, movies=movies, users=users),
+        output=output,
+        run_date=as_date(run_date),
+        config=load_config(config, [*(set_ or ()), "refit=false"]),
     )
     with progress_bars() as progress:
-        trained = story.train_alone(night, progress=lambda share, words: progress("train", share, words))
+        trained = story.train_alone(night, progress=progress)
     show(trained.model_dump(mode="json"), as_json=as_json)
 
 
@@ -87,6 +90,8 @@ def evaluate(
     ratings: RatingsUri,
     output: OutputUri,
     model: ModelUri,
+    movies: MoviesUri = None,
+    users: UsersUri = None,
     run_date: RunDate = None,
     config: ConfigFile = None,
     set_: Settings = None,
@@ -97,15 +102,15 @@ def evaluate(
     The figures are honest for a model that `cfjobs train` made from the same ratings and holdout settings.
     """
     from cfjobs.night import story
+    from cfjobs.night.records import Inputs
 
     night = story.start(
-        ratings_uri=ratings,
+        Inputs(ratings=ratings, movies=movies, users=users, model=model),
         output=output,
-        model=model,
         run_date=as_date(run_date),
         config=load_config(config, set_ or ()),
     )
-    show({"model_uri": night.model, "metrics": story.evaluate_alone(night)}, as_json=as_json)
+    show({"model_uri": night.inputs.model, "metrics": story.evaluate_alone(night)}, as_json=as_json)
 
 
 @app.command()
@@ -121,6 +126,7 @@ def score(
     run_date: RunDate = None,
     config: ConfigFile = None,
     set_: Settings = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Score every user with an existing model and publish the lists.
@@ -128,19 +134,16 @@ def score(
     Users that the model does not know get the popularity list.
     """
     from cfjobs.night import story
+    from cfjobs.night.records import Inputs
 
+    limits = {"allow": allow, "deny": deny, "exclude": exclude}
     night = story.start(
-        ratings_uri=ratings,
+        Inputs(ratings=ratings, movies=movies, users=users, model=model, **limits),
         output=output,
-        movies=movies,
-        users=users,
-        allow=allow,
-        deny=deny,
-        exclude=exclude,
-        model=model,
         run_date=as_date(run_date),
         config=load_config(config, set_ or ()),
+        force=force,
     )
     with progress_bars() as progress:
-        published = story.score_alone(night, progress=lambda share, words: progress("score", share, words))
+        published = story.nightly(night, progress=progress)
     show(published.model_dump(mode="json"), as_json=as_json)

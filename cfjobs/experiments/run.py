@@ -16,7 +16,7 @@ from cfjobs.device import resolve_device
 from cfjobs.errors import InputError
 from cfjobs.experiments import lr_find, tune
 from cfjobs.night import story
-from cfjobs.night.records import Night
+from cfjobs.night.records import Inputs, Night
 from cfjobs.ratings import catalogue
 
 
@@ -103,5 +103,8 @@ def _passing_night(
     """A night whose folder is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="cfjobs-") as folder:
         yield story.start(
-            ratings_uri=ratings, output=folder, movies=movies, users=users, run_date=run_date, config=config
+            Inputs(ratings=ratings, movies=movies, users=users),
+            output=folder,
+            run_date=run_date,
+            config=config,
         )

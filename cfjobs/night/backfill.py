@@ -8,6 +8,7 @@ from typing import Literal
 from cfjobs.config import Config
 from cfjobs.errors import CfjobsError, InputError
 from cfjobs.night import story
+from cfjobs.night.records import Inputs
 from cfjobs.record import Record
 from cfjobs.tables import runs
 
@@ -27,13 +28,11 @@ class BackfillStopped(CfjobsError):
 
 
 def backfill(
+    inputs: Inputs,
     *,
-    ratings_uri: str,
     output: str,
     first: date,
     last: date,
-    movies: str | None = None,
-    users: str | None = None,
     config: Config | None = None,
     force: bool = False,
     progress: Callable[[str, float, str], None] | None = None,
@@ -54,14 +53,7 @@ def backfill(
             )
             continue
         try:
-            night = story.start(
-                ratings_uri=ratings_uri,
-                output=output,
-                movies=movies,
-                users=users,
-                run_date=run_date,
-                config=config,
-            )
+            night = story.start(inputs, output=output, run_date=run_date, config=config)
             published = story.nightly(night, progress=progress)
         except CfjobsError as error:
             stopped = BackfillStopped(

@@ -12,13 +12,13 @@ from cfjobs.evaluation.gate import Comparison, comparisons, refusals
 from cfjobs.models.predict import predict
 from cfjobs.night import side_tables
 from cfjobs.night.prepare import held_out
-from cfjobs.night.records import LEARNT, Night, Prepared, Trained
+from cfjobs.night.records import LEARNT, Metrics, Night, Prepared, Trained
 from cfjobs.tables import runs
 
 log = logging.getLogger(__name__)
 
 
-def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, float | None]:
+def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
     """Holdout metrics of a model that has not seen the holdout; all None without one."""
     held = held_out(night)
     if not held.any():
@@ -45,7 +45,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
         seed=config.seed,
     )
     side_tables.keep_measures(night, measures, held_out=test, training=kept, predicted=predicted)
-    metrics: dict[str, float | None] = {**evaluation.overall(measures)}
+    metrics: Metrics = {**evaluation.overall(measures)}
     log.info(
         "holdout: %s",
         ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None),
@@ -53,18 +53,22 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> dict[str, flo
     return metrics
 
 
-def compared(night: Night, prepared: Prepared, metrics: dict[str, float | None]) -> list[Comparison]:
+def compared(night: Night, prepared: Prepared, metrics: Metrics) -> list[Comparison]:
     """What the gate looks at: metrics and counts against the limits, popularity and the last published night."""
     last = runs.last(night.output, before=night.run_date)
     return comparisons(night.config, metrics=metrics, counts=prepared.counts, last=last)
 
 
-def gate(night: Night, metrics: dict[str, float | None], compared: Sequence[Comparison]) -> str:
+def gate(night: Night, metrics: Metrics, compared: Sequence[Comparison]) -> str:
     """The verdict of the gate, for the record. Raises GateRefused when the night must not be published."""
     reasons = refusals(compared)
     if not reasons:
         return (
-            "existing model" if night.model else "passed" if metrics.get("rmse") is not None else "no holdout"
+            "existing model"
+            if night.inputs.model
+            else "passed"
+            if metrics.get("rmse") is not None
+            else "no holdout"
         )
     if night.config.gate_override:
         log.warning("the gate refused, overridden: %s", "; ".join(reasons))
@@ -72,3 +76,8 @@ def gate(night: Night, metrics: dict[str, float | None], compared: Sequence[Comp
     raise GateRefused(
         f"the gate refused: {'; '.join(reasons)}; the published tables are as they were (gate_override=true publishes all the same)"
     )
+
+
+def judged(night: Night, prepared: Prepared, metrics: Metrics) -> str:
+    """The gate over all that it compares; see `gate`."""
+    return gate(night, metrics, compared(night, prepared, metrics))

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
@@ -17,68 +16,56 @@ from numpy.typing import NDArray
 from cfjobs import __version__, model_store, models, ratings, storage, tables
 from cfjobs.config import Config
 from cfjobs.device import resolve_device
-from cfjobs.errors import InputError
+from cfjobs.errors import InputError, Stale
 from cfjobs.lists import eligible
-from cfjobs.night.records import Night, Prepared
+from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.night.score import top_n_schema
 from cfjobs.ratings import catalogue, holdout
 from cfjobs.storage.lease import Claim, claimed
 from cfjobs.storage.parquet import parquet_bytes
-from cfjobs.tables import delta
+from cfjobs.tables import delta, runs
 
 log = logging.getLogger(__name__)
 
 
 def start(
+    inputs: Inputs,
     *,
-    ratings_uri: str,
     output: str,
-    movies: str | None = None,
-    users: str | None = None,
-    model: str | None = None,
     run_date: date | None = None,
     config: Config | None = None,
-    allow: str | None = None,
-    deny: str | None = None,
-    exclude: str | None = None,
+    force: bool = True,
     now: datetime | None = None,
 ) -> Night:
     """Check inputs, credentials and the output before anything costly.
 
-    model: URI of an existing model to score or evaluate instead of training one. allow, deny: URIs of tables
-    of movie_id, the movies that may be listed alone and those that must not. exclude: URI of a table of user_id,
-    movie_id, pairs to leave out beside the seen ones. Raises InputError for whatever a user has to mend.
+    force: also when a newer date is published already. Raises InputError for whatever a user has to mend, and Stale
+    for a date that comes too late.
     """
     config = config or Config()
     models.recipe_of(config)
     now = now or datetime.now(UTC)
     run_date = run_date or now.date()
     resolve_device(config.device)
-    uris = _sources(ratings_uri, movies, users)
-    limits = {eligible.ALLOW: allow, eligible.DENY: deny, eligible.EXCLUDE: exclude}
-    uris |= {what: storage.normal(uri) for what, uri in limits.items() if uri}
-    if model is None:
-        catalogue.check_tables(config, movies=uris.get("movies"), users=uris.get("users"))
+    inputs = _found(inputs)
+    if inputs.model is None:
+        catalogue.check_tables(config, movies=inputs.movies, users=inputs.users)
     output = storage.normal(output)
-    listings = {what: ratings.list_parquet(uri, what=what) for what, uri in uris.items()}
+    if not force and (reason := runs.stale(output, run_date)):
+        raise Stale(reason)
+    listings = _listings(inputs)
     storage.check_writable(output)
-    inputs = [asdict(file) for what, files in listings.items() if what not in limits for file in files]
-    inputs += [asdict(file) | {"as": what} for what in limits for file in listings.get(what, ())]
-    model = storage.normal(model) if model else None
-    key = _key(inputs, config, run_date, model)
-    work = storage.join(output, "_work", f"{run_date.isoformat()}-{key}")
+    files = [asdict(file) for what, found in listings.items() if what not in inputs.limits for file in found]
+    files += [asdict(file) | {"as": what} for what in inputs.limits for file in listings.get(what, ())]
+    key = _key(files, config, run_date, inputs.model)
     night = Night(
-        ratings=uris["ratings"],
-        movies=uris.get("movies"),
-        users=uris.get("users"),
-        model=model,
+        inputs=inputs,
         output=output,
         run_date=run_date,
         config=config,
         run_id=f"{run_date.isoformat()}-{uuid4().hex[:12]}",
-        work=work,
+        work=storage.join(output, "_work", f"{run_date.isoformat()}-{key}"),
         started_at=now,
-        **{what: uris.get(what) for what in limits},
     )
     log.info(
         "run %s: %d rating files, %d bytes",
@@ -111,21 +98,29 @@ def prepare(night: Night) -> Prepared:
     if done := night.load("prepared", Prepared):
         return done
     config = night.config
-    files = ratings.list_parquet(night.ratings, what="ratings")
-    movies = ratings.read_table(night.movies, key=config.movie_column, name="movie") if night.movies else None
-    users = ratings.read_table(night.users, key=config.user_column, name="user") if night.users else None
+    files = ratings.list_parquet(night.inputs.ratings, what="ratings")
+    movies = (
+        ratings.read_table(night.inputs.movies, key=config.movie_column, name="movie")
+        if night.inputs.movies
+        else None
+    )
+    users = (
+        ratings.read_table(night.inputs.users, key=config.user_column, name="user")
+        if night.inputs.users
+        else None
+    )
     until = datetime.combine(night.run_date + timedelta(days=1), datetime.min.time())
     now = night.started_at.astimezone(UTC).replace(tzinfo=None) + timedelta(days=1)
     cleaned = ratings.read_ratings(files, config=config, until=until, now=now, movies=movies, users=users)
     clean = cleaned.ratings
-    if night.model:
-        model = model_store.load_model(night.model)
+    if night.inputs.model:
+        model = model_store.load_model(night.inputs.model)
         clean = ratings.with_rows_of(clean, users=model.users["user_id"], movies=model.movies)
     elif config.movie_features and movies is not None:
         clean = catalogue.with_unrated(clean, movies)
     user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
-    user_table = catalogue.users_with_columns(user_ids, None if night.model else users, config)
-    if not night.model:
+    user_table = catalogue.users_with_columns(user_ids, None if night.inputs.model else users, config)
+    if not night.inputs.model:
         catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
     if config.top_n > clean.movies.height:
         raise InputError(
@@ -141,13 +136,15 @@ def prepare(night: Night) -> Prepared:
     prepared = Prepared(
         counts=cleaned.counts
         | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()}
-        | ({} if night.model else catalogue.unrated_counts(config, found=clean, movies=movies)),
+        | ({} if night.inputs.model else catalogue.unrated_counts(config, found=clean, movies=movies)),
         n_users=clean.users.len(),
         n_movies=clean.movies.height,
         n_cold_users=clean.cold_users.len(),
         y_range=(low, high),
     )
-    night.write("inputs.json", json.dumps(_inputs(night, files)).encode())
+    listings = _listings(night.inputs) | {"ratings": files}
+    read = [{"what": what, **asdict(file)} for what, found in listings.items() for file in found]
+    night.write("inputs.json", json.dumps(read).encode())
     night.write("night.json", night.model_dump_json().encode())
     _write_candidates(night, user_ids, clean.movies["movie_id"])
     ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
@@ -163,21 +160,20 @@ def prepare(night: Night) -> Prepared:
 def _write_candidates(night: Night, user_ids: pl.Series, movie_ids: pl.Series) -> None:
     """What may be listed, into the work folder, where the night says so."""
     config = night.config
-    if night.allow or night.deny:
-        listed = eligible.listed_movies(movie_ids, allow=night.allow, deny=night.deny, config=config)
+    if night.inputs.allow or night.inputs.deny:
+        listed = eligible.listed_movies(
+            movie_ids, allow=night.inputs.allow, deny=night.inputs.deny, config=config
+        )
         night.write("listed.parquet", parquet_bytes(pl.DataFrame({"listed": listed})))
-    if night.exclude:
-        pairs = eligible.excluded_pairs(user_ids, movie_ids, uri=night.exclude, config=config)
+    if night.inputs.exclude:
+        pairs = eligible.excluded_pairs(user_ids, movie_ids, uri=night.inputs.exclude, config=config)
         night.write("excluded.parquet", parquet_bytes(pairs))
 
 
-def _inputs(night: Night, rating_files: Sequence[storage.FileInfo]) -> list[dict[str, Any]]:
-    """Every file that the night reads, with what it holds."""
-    read = {"ratings": rating_files}
-    for what, uri in (("movies", night.movies), ("users", night.users), *night.limits.items()):
-        if uri:
-            read[what] = ratings.list_parquet(uri, what=what)
-    return [{"what": what, **asdict(file)} for what, files in read.items() for file in files]
+def _listings(inputs: Inputs) -> dict[str, list[storage.FileInfo]]:
+    """The files of every input table that there is, by what it is."""
+    tables = {"ratings": inputs.ratings, "movies": inputs.movies, "users": inputs.users, **inputs.limits}
+    return {what: ratings.list_parquet(uri, what=what) for what, uri in tables.items() if uri}
 
 
 def hold_out(night: Night, prepared: Prepared) -> int:
@@ -206,25 +202,24 @@ def held_out(night: Night) -> NDArray[np.bool_]:
     return night.frame("holdout")["held_out"].to_numpy()
 
 
-def _sources(ratings_uri: str, movies: str | None, users: str | None) -> dict[str, str]:
-    """URIs of the input tables that there are.
+def _found(inputs: Inputs) -> Inputs:
+    """The same inputs by their full URIs.
 
     A folder that holds `ratings.parquet` or `ratings/` is a data set: it gives the ratings and, where they are
     not given, the movies and users beside them.
     """
-    root = storage.normal(ratings_uri)
-    given = {"ratings": root, "movies": movies, "users": users}
+    given = {what: storage.normal(uri) for what, uri in inputs.model_dump().items() if uri}
+    root = given["ratings"]
     names = {file.uri.removeprefix(root).lstrip("/").partition("/")[0] for file in storage.list_files(root)}
     beside = {
-        what: next((name for name in (f"{what}.parquet", what) if name in names), None) for what in given
+        what: storage.join(root, name)
+        for what in ("ratings", "movies", "users")
+        for name in (what, f"{what}.parquet")
+        if name in names
     }
-    if beside["ratings"] is not None:
-        given["ratings"] = None
-        given = {
-            what: uri or (storage.join(root, name) if (name := beside[what]) else None)
-            for what, uri in given.items()
-        }
-    return {what: storage.normal(uri) for what, uri in given.items() if uri}
+    if "ratings" in beside:
+        given = beside | given | {"ratings": beside["ratings"]}
+    return Inputs(**given)
 
 
 _CHANGE_NO_NUMBER = {"memory_gb", "threads", "runner", "ray_address", "gpus_per_shard"}

@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -30,7 +31,11 @@ def commit(
     verdict: str,
     seconds: dict[str, float],
 ) -> Published:
-    """Make the night visible, one commit a table, `runs` last; then drop the work folder."""
+    """Make the night visible, one commit a table, `runs` last; then drop the work folder.
+
+    seconds: of the stages before; those of the publish up to the row of `runs` join them.
+    """
+    started = time.perf_counter()
     with claimed(night.output, COMMIT, wait_s=120):
         user_type, movie_type = (
             night.frame(name, [f"{name[:-1]}_id"]).to_series().dtype for name in ("users", "movies")
@@ -51,6 +56,7 @@ def commit(
             ),
         }
         versions |= side_tables.publish_all(night, model_store.load_model(trained.model_uri, users=range(0)))
+        seconds = seconds | {"publish": round(time.perf_counter() - started, 3)}
         row = {
             tables.RUN_DATE: night.run_date,
             "run_id": night.run_id,

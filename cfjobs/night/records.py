@@ -21,27 +21,38 @@ from cfjobs.training.checkpoint import Checkpoints
 log = logging.getLogger(__name__)
 
 
-class Night(Record):
-    """One night: where it reads and writes, for which date, and how."""
+class Inputs(Record):
+    """What a night reads, by URI.
+
+    users: who else gets a list though they have rated nothing. allow, deny: tables of movie_id, the movies that may be
+    listed alone and those that must not. exclude: table of user_id, movie_id, pairs to leave out beside the rated
+    ones. model: an existing model to score or evaluate instead of training one.
+    """
 
     ratings: str
-    movies: str | None
-    users: str | None
-    model: str | None
+    movies: str | None = None
+    users: str | None = None
+    allow: str | None = None
+    deny: str | None = None
+    exclude: str | None = None
+    model: str | None = None
+
+    @property
+    def limits(self) -> dict[str, str | None]:
+        """The tables that say what may be listed, by what they are."""
+        return {"allow": self.allow, "deny": self.deny, "exclude": self.exclude}
+
+
+class Night(Record):
+    """One night: what it reads and where it writes, for which date, and how."""
+
+    inputs: Inputs
     output: str
     run_date: date
     config: Config
     run_id: str
     work: str
     started_at: datetime
-    allow: str | None = None
-    deny: str | None = None
-    exclude: str | None = None
-
-    @property
-    def limits(self) -> dict[str, str | None]:
-        """The tables that say what may be listed, by what they are."""
-        return {"allow": self.allow, "deny": self.deny, "exclude": self.exclude}
 
     def write(self, name: str, data: bytes) -> None:
         """Write one file of the work folder."""
@@ -98,6 +109,13 @@ class Prepared(Record):
     n_movies: int
     n_cold_users: int
     y_range: tuple[float, float]
+
+
+On = Literal["train", "all"]
+"""The ratings that a training learns from: those outside the holdout, or all."""
+
+Metrics = dict[str, float | None]
+"""Metrics of a night by name; None for one that could not be measured."""
 
 
 class Trained(Record):

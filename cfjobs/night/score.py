@@ -180,7 +180,7 @@ class _Work:
         model = ModelSlices(trained.model_uri, device=resolve_device(night.config.device))
         known = model.without_users
         listed = lists.candidates(known, min_ratings=night.config.min_ratings)
-        if night.allow or night.deny:
+        if night.inputs.allow or night.inputs.deny:
             listed &= night.frame("listed")["listed"].to_numpy()
         pair = ["user_idx", "movie_idx"]
         user_ids = TableFile(file("users"), columns=["user_id"])
@@ -189,7 +189,9 @@ class _Work:
             config=night.config,
             model=model,
             ratings=SortedFile(file("ratings"), key="user_idx", columns=[*pair, "rating"]),
-            excluded=SortedFile(file("excluded"), key="user_idx", columns=pair) if night.exclude else None,
+            excluded=SortedFile(file("excluded"), key="user_idx", columns=pair)
+            if night.inputs.exclude
+            else None,
             user_ids=user_ids,
             limits=Limits(listed=listed, min_score=night.config.min_score),
             schema=schema.remove(schema.get_field_index(tables.RUN_DATE)),

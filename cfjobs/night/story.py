@@ -1,11 +1,11 @@
-"""The stages of a night and its story: each joins I/O to computation, takes and returns small records, and can be run again.
+"""The story of a night, and of its stages alone. A stage joins I/O to computation and takes and returns small records.
 
-    start, prepare, hold_out    preparing.py
-    fit, twice with `refit`     training.py
-    measure, gate               measuring.py
-    score, a shard at a time    scoring.py
-    check                       checking.py
-    commit                      committing.py
+    start, prepare, hold_out    prepare.py
+    fit, twice with `refit`     train.py
+    measure, gate               evaluate.py
+    score, a shard at a time    score.py
+    check                       check.py
+    commit                      publish.py
 
 A stage leaves its record in the night's work folder (`OUTPUT/_work/KEY`) when it is done. The key is made of
 the inputs, the configuration and the date, so that a night that was killed is resumed by running it again:
@@ -16,119 +16,157 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from cfjobs import resources, storage
 from cfjobs.night.check import check
-from cfjobs.night.evaluate import compared, gate, measure
+from cfjobs.night.evaluate import compared, gate, judged, measure
 from cfjobs.night.prepare import claimed_night, hold_out, prepare, resumed, start
 from cfjobs.night.publish import commit
-from cfjobs.night.records import Night, Published, Trained, trained_already
+from cfjobs.night.records import Metrics, Night, On, Prepared, Published, Scored, Trained, trained_already
 from cfjobs.night.score import score, scored_already, shards
 from cfjobs.night.train import described, existing, fit, follow, lead
-from cfjobs.training.fit import Progress
 
 log = logging.getLogger(__name__)
 
 __all__ = [
+    "Stages",
     "check",
     "claimed_night",
     "commit",
     "compared",
     "described",
+    "evaluate_alone",
     "existing",
     "fit",
     "follow",
     "gate",
+    "here",
     "hold_out",
+    "judged",
     "lead",
     "measure",
+    "nightly",
     "prepare",
     "resumed",
     "score",
     "scored_already",
     "shards",
     "start",
+    "story",
+    "train_alone",
     "trained_already",
 ]
 
+Progress = Callable[[str, float, str], None]
+"""Called with the stage, the fraction of it that is done, 0 to 1, and a few words."""
 
-def nightly(night: Night, *, progress: Callable[[str, float, str], None] | None = None) -> Published:
-    """The whole night in this process, without Prefect; `flows/nightly.py` tells the same story with it."""
-    _check_runner(night)
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """How each stage is run: by the functions of this package, or by the same ones as tasks of a scheduler.
+
+    fit takes the night, its prepared ratings, "train" or "all", and the fraction of the epochs to stop after; score
+    takes care of all shards.
+    """
+
+    prepare: Callable[[Night], Prepared] = prepare
+    hold_out: Callable[[Night, Prepared], Any] = hold_out
+    fit: Callable[[Night, Prepared, On, float], Trained]
+    measure: Callable[[Night, Prepared, Trained], Metrics] = measure
+    gate: Callable[[Night, Prepared, Metrics], str] = judged
+    score: Callable[[Night, Prepared, Trained], list[Scored]]
+    check: Callable[[Night, Prepared, list[Scored]], Any] = check
+    commit: Callable[..., Published] = commit
+
+
+def story(night: Night, stages: Stages) -> tuple[Published, Trained]:
+    """From the ratings to the published tables; scoring alone is the story of a night that has a model.
+
+    Returns what was published, and the training that the holdout measured.
+    """
     seconds: dict[str, float] = {}
-
-    def of(stage: str) -> Progress | None:
-        return (lambda share, words: progress(stage, share, words)) if progress else None
-
     with claimed_night(night) as claim:
         night = resumed(night)
         with _timed(seconds, "prepare"):
-            prepared = prepare(night)
-        with _timed(seconds, "split"):
-            hold_out(night, prepared)
-        with _timed(seconds, "train"):
-            trained = fit(night, prepared, on="train", progress=of("train"))
-        with _timed(seconds, "evaluate"):
-            metrics = measure(night, prepared, trained)
-        verdict = gate(night, metrics, compared(night, prepared, metrics))
-        if night.config.refit:
-            with _timed(seconds, "refit"):
-                trained = fit(night, prepared, on="all", stop_share=trained.share, progress=of("refit"))
+            prepared = stages.prepare(night)
+        if night.inputs.model:
+            measured = final = existing(night)
+            metrics: Metrics = {}
+            verdict = stages.gate(night, prepared, metrics)
+        else:
+            with _timed(seconds, "split"):
+                stages.hold_out(night, prepared)
+            with _timed(seconds, "train"):
+                measured = final = stages.fit(night, prepared, "train", 1.0)
+            with _timed(seconds, "evaluate"):
+                metrics = stages.measure(night, prepared, measured)
+            verdict = stages.gate(night, prepared, metrics)
+            if night.config.refit:
+                with _timed(seconds, "refit"):
+                    final = stages.fit(night, prepared, "all", measured.share)
         with _timed(seconds, "score"):
-            scored = [
-                score(night, prepared, trained, shard, progress=of("score"))
-                for shard in shards(night, prepared)
-            ]
+            scored = stages.score(night, prepared, final)
         with _timed(seconds, "check"):
-            check(night, prepared, scored)
+            stages.check(night, prepared, scored)
         claim.check()
-        with _timed(seconds, "publish"):
-            return commit(night, prepared, trained, scored, metrics=metrics, verdict=verdict, seconds=seconds)
+        published = stages.commit(
+            night, prepared, final, scored, metrics=metrics, verdict=verdict, seconds=seconds
+        )
+        return published, measured
 
 
-def _check_runner(night: Night) -> None:
-    if night.config.runner != "here":
-        log.warning("runner = %s is for the flow; without Prefect the shards run here", night.config.runner)
+def here(progress: Progress | None = None) -> Stages:
+    """The stages in this process."""
+
+    def of(stage: str) -> Callable[[float, str], None] | None:
+        return (lambda done, words: progress(stage, done, words)) if progress else None
+
+    def train(night: Night, prepared: Prepared, on: On, stop_share: float) -> Trained:
+        stage = "train" if on == "train" else "refit"
+        return fit(night, prepared, on=on, stop_share=stop_share, progress=of(stage))
+
+    def every_shard(night: Night, prepared: Prepared, trained: Trained) -> list[Scored]:
+        if night.config.runner != "here":
+            log.warning(
+                "runner = %s is for the flow; without Prefect the shards run here", night.config.runner
+            )
+        return [
+            score(night, prepared, trained, shard, progress=of("score")) for shard in shards(night, prepared)
+        ]
+
+    return Stages(fit=train, score=every_shard)
+
+
+def nightly(night: Night, *, progress: Progress | None = None) -> Published:
+    """The night in this process, without Prefect; with a model among its inputs, scoring alone."""
+    published, _ = story(night, here(progress))
+    return published
 
 
 def train_alone(night: Night, *, progress: Progress | None = None) -> Trained:
     """Prepare, split and train; the model stays, nothing is published."""
-    with claimed_night(night):
-        night = resumed(night)
-        prepared = prepare(night)
-        hold_out(night, prepared)
-        trained = fit(night, prepared, on="train", progress=progress)
-        storage.delete_under(night.work)
-        return trained
+    stages = here(progress)
+    with _prepared(night) as (resumed_night, prepared):
+        return stages.fit(resumed_night, prepared, "train", 1.0)
 
 
-def evaluate_alone(night: Night) -> dict[str, float | None]:
+def evaluate_alone(night: Night) -> Metrics:
     """Holdout metrics of the night's existing model."""
+    with _prepared(night) as (resumed_night, prepared):
+        return measure(resumed_night, prepared, existing(resumed_night))
+
+
+@contextmanager
+def _prepared(night: Night) -> Iterator[tuple[Night, Prepared]]:
+    """A night that is not published: prepared and split, and its work folder gone when all is well."""
     with claimed_night(night):
         night = resumed(night)
         prepared = prepare(night)
         hold_out(night, prepared)
-        metrics = measure(night, prepared, existing(night))
+        yield night, prepared
         storage.delete_under(night.work)
-        return metrics
-
-
-def score_alone(night: Night, *, progress: Progress | None = None) -> Published:
-    """Score with the night's existing model and publish."""
-    with claimed_night(night) as claim:
-        night = resumed(night)
-        prepared = prepare(night)
-        verdict = gate(night, {}, compared(night, prepared, {}))
-        trained = existing(night)
-        seconds: dict[str, float] = {}
-        with _timed(seconds, "score"):
-            scored = [
-                score(night, prepared, trained, shard, progress=progress) for shard in shards(night, prepared)
-            ]
-        with _timed(seconds, "check"):
-            check(night, prepared, scored)
-        claim.check()
-        return commit(night, prepared, trained, scored, metrics={}, verdict=verdict, seconds=seconds)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The stage that trains: both networks on the ratings outside the holdout, or on all; the model is saved."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +11,7 @@ from cfjobs.device import resolve_device, under_torchrun
 from cfjobs.model_store.files import Model
 from cfjobs.night import torchrun, warm_start
 from cfjobs.night.prepare import held_out
-from cfjobs.night.records import LEARNT, Night, Prepared, Trained, trained_already
+from cfjobs.night.records import LEARNT, Night, On, Prepared, Trained, trained_already
 from cfjobs.ratings import catalogue
 from cfjobs.training.distributed import current
 from cfjobs.training.fit import Progress
@@ -21,7 +21,7 @@ def fit(
     night: Night,
     prepared: Prepared,
     *,
-    on: Literal["train", "all"],
+    on: On,
     stop_share: float = 1.0,
     progress: Progress | None = None,
 ) -> Trained:
@@ -59,7 +59,7 @@ def _fitted(
     night: Night,
     prepared: Prepared,
     *,
-    on: Literal["train", "all"],
+    on: On,
     stop_share: float,
     progress: Progress | None = None,
 ) -> tuple[training.Task, training.Fitted]:
@@ -101,9 +101,7 @@ def described(night: Night, prepared: Prepared) -> tuple[pl.DataFrame, pl.DataFr
     return users, movies, catalogue.encodings(night.config, movies=movies, users=users)
 
 
-def _order(
-    night: Night, prepared: Prepared, *, on: Literal["train", "all"], stop_share: float
-) -> dict[str, Any]:
+def _order(night: Night, prepared: Prepared, *, on: On, stop_share: float) -> dict[str, Any]:
     """A training as JSON, for another process."""
     return {
         "night": night.model_dump(mode="json"),
@@ -125,7 +123,7 @@ def follow(order: dict[str, Any]) -> None:
     _fitted(night, prepared, on=order["on"], stop_share=order["stop_share"])
 
 
-def _model_uri(night: Night, *, on: Literal["train", "all"]) -> str:
+def _model_uri(night: Night, *, on: On) -> str:
     """Where a model goes: beside the tables when it is published or gone on from, else into the work folder."""
     if on == "all" or not night.config.refit:
         return storage.join(night.output, "models", night.run_id)
@@ -134,8 +132,8 @@ def _model_uri(night: Night, *, on: Literal["train", "all"]) -> str:
 
 def existing(night: Night) -> Trained:
     """The night's existing model, as a training's record."""
-    assert night.model is not None
-    return Trained(model_uri=night.model, share=1.0, losses=[])
+    assert night.inputs.model is not None
+    return Trained(model_uri=night.inputs.model, share=1.0, losses=[])
 
 
 def _with_counts(ids: pl.DataFrame, idx: pl.Series) -> pl.DataFrame:

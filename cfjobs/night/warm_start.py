@@ -13,7 +13,6 @@ held-out rating in a hundred lies before it, as with random holdouts, the traini
 import io
 import logging
 from dataclasses import replace
-from typing import Literal
 
 import polars as pl
 import torch
@@ -24,7 +23,7 @@ from cfjobs.errors import InputError
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import Network
 from cfjobs.models.ranker import RankingModel
-from cfjobs.night.records import Night, Prepared, Trained
+from cfjobs.night.records import Night, On, Prepared, Trained
 from cfjobs.ratings.catalogue import NOT_DESCRIBED
 from cfjobs.storage.parquet import parquet_bytes
 from cfjobs.tables import delta
@@ -37,7 +36,7 @@ _MAX_LEAKED = 0.01
 _SHAPE = ("n_factors", "hidden", "y_range", "y_padding", "ensemble")
 
 
-def start_of(night: Night, prepared: Prepared, *, on: Literal["train", "all"], valid: pl.DataFrame) -> Start:
+def start_of(night: Night, prepared: Prepared, *, on: On, valid: pl.DataFrame) -> Start:
     """Where a training of the night begins: the refit from the measured model with `warm_refit`, any from the last
     published model with `warm_start`, else cold.
 

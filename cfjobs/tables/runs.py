@@ -83,7 +83,7 @@ def stale(output: str, run_date: date) -> str | None:
     published_last = newest(output)
     if published_last is None or published_last <= run_date:
         return None
-    return f"the night of {run_date} is stale: {published_last} is published already; `cfjobs backfill` publishes it all the same"
+    return f"the night of {run_date} is stale: {published_last} is published already; force, or `cfjobs backfill`, publishes it all the same"
 
 
 # What they share ------------------------------------------------------------------------------------

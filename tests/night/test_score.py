@@ -337,6 +337,6 @@ def test_an_existing_model_scores_with_candidates_too(data_set: Path, tmp_path: 
     model = run(data_set, output).model_uri
     table = table_of(tmp_path, "allow", movie_id=movie_ids(data_set)[:10])
     night = start(data_set, output, model=model, allow=table, run_date=date(2026, 3, 2))
-    story.score_alone(night)
+    story.nightly(night)
     lists = rows(output).filter(pl.col("run_date") == date(2026, 3, 2))
     assert lists["movie_id"].is_in(movie_ids(data_set)[:10].implode()).all()

@@ -18,6 +18,7 @@ from cfjobs.config import Config
 from cfjobs.evaluation import interpret
 from cfjobs.evaluation.metrics import BASELINES, NAMES
 from cfjobs.night import story
+from cfjobs.night.records import Inputs
 from cfjobs.tables import recipes
 
 QUICK = Config(
@@ -124,7 +125,7 @@ def test_a_run_says_all_that_is_needed_to_reproduce_it(published: Path) -> None:
 def test_a_date_that_is_run_again_replaces_every_table(data_set: Path, tmp_path: Path) -> None:
     for config in (QUICK, QUICK.model_copy(update={"holdout": "none"})):
         story.nightly(
-            story.start(ratings_uri=str(data_set), output=str(tmp_path), run_date=NIGHT, config=config)
+            story.start(Inputs(ratings=str(data_set)), output=str(tmp_path), run_date=NIGHT, config=config)
         )
     assert pl.read_delta(str(tmp_path / "holdout_predictions")).is_empty()
     assert pl.read_delta(str(tmp_path / "metrics")).is_empty()
@@ -138,7 +139,9 @@ def test_long_tables_are_written_in_parts(
     from cfjobs.night import side_tables as beside
 
     monkeypatch.setattr(beside, "PART_ROWS", 300)
-    story.nightly(story.start(ratings_uri=str(data_set), output=str(tmp_path), run_date=NIGHT, config=QUICK))
+    story.nightly(
+        story.start(Inputs(ratings=str(data_set)), output=str(tmp_path), run_date=NIGHT, config=QUICK)
+    )
     parts = list((tmp_path / "holdout_predictions" / f"run_date={NIGHT}").glob("*.parquet"))
     assert len(parts) > 2
     assert all(0 < pl.read_parquet(part).height <= 300 for part in parts)
@@ -241,7 +244,9 @@ def test_a_movie_that_only_its_features_describe_has_a_title_in_the_tables(
     pl.read_parquet(data_set / "ratings.parquet").write_parquet(tmp_path / "in" / "ratings.parquet")
     config = QUICK.model_copy(update={"movie_features": ("genres",), "model": "dot_bias"})
     output = str(tmp_path / "out")
-    story.nightly(story.start(ratings_uri=str(tmp_path / "in"), output=output, run_date=NIGHT, config=config))
+    story.nightly(
+        story.start(Inputs(ratings=str(tmp_path / "in")), output=output, run_date=NIGHT, config=config)
+    )
     titles = pl.read_delta(f"{output}/movie_embeddings").select("movie_id", "title")
     assert titles.filter(movie_id=999_999)["title"].to_list() == ["New (2026)"]
     listed = pl.read_delta(f"{output}/top_n").join(titles, on="movie_id", how="left")

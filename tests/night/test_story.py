@@ -1,5 +1,6 @@
 """The night as a whole, on a disk and on a real S3 server: contract of the tables, replacement, resumption."""
 
+import json
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from cfjobs import model_store, storage
 from cfjobs.config import Config
 from cfjobs.errors import GateRefused, InputError
 from cfjobs.night import story
-from cfjobs.night.records import Night, Published
+from cfjobs.night.records import Inputs, Night, Published
 from cfjobs.query import lookup
 from cfjobs.tables import delta
 
@@ -25,9 +26,8 @@ def start(
     data_set: Path, output: str, *, config: Config = QUICK, run_date: date = NIGHT, **more: Any
 ) -> Night:
     more = {"movies": str(data_set / "movies.parquet"), "users": str(data_set / "users.parquet")} | more
-    return story.start(
-        ratings_uri=str(data_set / "ratings.parquet"), output=output, run_date=run_date, config=config, **more
-    )
+    inputs = Inputs(ratings=str(data_set / "ratings.parquet"), **more)
+    return story.start(inputs, output=output, run_date=run_date, config=config)
 
 
 def run(data_set: Path, output: str, **more: Any) -> Published:
@@ -70,6 +70,8 @@ def test_the_published_lists_keep_their_contract(data_set: Path, tmp_path: Path)
     )
     run_row = rows(str(tmp_path), "runs").row(0, named=True)
     assert run_row["run_id"] == published.run_id
+    stages = ["prepare", "split", "train", "evaluate", "refit", "score", "check", "publish"]
+    assert list(json.loads(run_row["seconds"])) == list(published.seconds) == stages
     assert not Path(start(data_set, str(tmp_path)).work).exists()
 
 
@@ -107,10 +109,10 @@ def test_ratings_are_read_from_the_object_store_too(data_set: Path, tmp_path: Pa
     for name in ("ratings", "movies", "users"):
         storage.write_bytes(f"{bucket}/in/{name}.parquet", (data_set / f"{name}.parquet").read_bytes())
     story.nightly(
-        story.start(ratings_uri=f"{bucket}/in", output=str(tmp_path / "a"), run_date=NIGHT, config=QUICK)
+        story.start(Inputs(ratings=f"{bucket}/in"), output=str(tmp_path / "a"), run_date=NIGHT, config=QUICK)
     )
     story.nightly(
-        story.start(ratings_uri=str(data_set), output=str(tmp_path / "b"), run_date=NIGHT, config=QUICK)
+        story.start(Inputs(ratings=str(data_set)), output=str(tmp_path / "b"), run_date=NIGHT, config=QUICK)
     )
     assert rows(str(tmp_path / "a")).equals(rows(str(tmp_path / "b")))
 
@@ -191,13 +193,12 @@ def test_an_existing_model_scores_ratings_with_users_and_movies_it_does_not_know
     (tmp_path / "more").mkdir()
     more.write_parquet(tmp_path / "more" / "ratings.parquet")
     night = story.start(
-        ratings_uri=str(tmp_path / "more"),
+        Inputs(ratings=str(tmp_path / "more"), model=model_uri),
         output=output,
-        model=model_uri,
         run_date=date(2026, 3, 2),
         config=QUICK,
     )
-    story.score_alone(night)
+    story.nightly(night)
     lists = rows(output).filter(pl.col("run_date") == date(2026, 3, 2))
     check_contract(lists, more, n=20)
     assert lists.filter(pl.col("user_id") == 777_777)["source"].unique().to_list() == ["model"], (
@@ -250,7 +251,9 @@ def test_string_ids_go_through_the_whole_night(data_set: Path, tmp_path: Path) -
     (tmp_path / "in").mkdir()
     ratings.write_parquet(tmp_path / "in" / "ratings.parquet")
     output = str(tmp_path / "out")
-    story.nightly(story.start(ratings_uri=str(tmp_path / "in"), output=output, run_date=NIGHT, config=QUICK))
+    story.nightly(
+        story.start(Inputs(ratings=str(tmp_path / "in")), output=output, run_date=NIGHT, config=QUICK)
+    )
     check_contract(rows(output), ratings, n=20)
     assert lookup.user_list(output, "usér 1").frame.height == 20
     with pytest.raises(InputError, match=r"column '(user|movie)_id' is int64|is string"):

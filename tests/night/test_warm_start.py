@@ -13,7 +13,7 @@ from cfjobs import models, storage, training
 from cfjobs.config import Config
 from cfjobs.models.predict import predict
 from cfjobs.night import story, warm_start
-from cfjobs.night.records import Night, Trained
+from cfjobs.night.records import Inputs, Night, Trained
 from cfjobs.training.warm_start import carry_over
 from tests.night.test_story import QUICK, check_contract, rows, run
 from tests.training.test_rating import M, U, checkerboard, network
@@ -90,7 +90,7 @@ def nights(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begun(nights: Path, config: Config = WARM, *, output: str = "output") -> tuple[Night, Trained]:
     """The second night up to its first training."""
     night = story.start(
-        ratings_uri=str(nights / "second.parquet"),
+        Inputs(ratings=str(nights / "second.parquet")),
         output=str(nights / output),
         run_date=SECOND,
         config=config,
@@ -113,7 +113,7 @@ def test_the_second_night_goes_on_from_the_first(nights: Path) -> None:
     assert len(measured.losses) < QUICK.epochs * 2  # type: ignore[operator]
     story.nightly(
         story.start(
-            ratings_uri=str(nights / "second.parquet"),
+            Inputs(ratings=str(nights / "second.parquet")),
             output=str(nights / "output"),
             run_date=date(2026, 3, 3),
             config=WARM,

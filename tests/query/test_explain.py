@@ -11,6 +11,7 @@ from cfjobs import model_store
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.night import story
+from cfjobs.night.records import Inputs
 from cfjobs.query.explain import Explanation, as_json, explain
 from cfjobs.ratings.history import read_histories
 from cfjobs.storage.files import list_files
@@ -53,7 +54,9 @@ def test_lists_by_rating_are_explained_too(data_set: Path, tmp_path: Path, model
         refit=False,
         gate_beat_popularity=False,
     )
-    story.nightly(story.start(ratings_uri=str(data_set), output=str(tmp_path), run_date=NIGHT, config=config))
+    story.nightly(
+        story.start(Inputs(ratings=str(data_set)), output=str(tmp_path), run_date=NIGHT, config=config)
+    )
     for row in top_n(tmp_path).sample(4, seed=1).iter_rows(named=True):
         check_sum(explain(str(tmp_path), str(row["user_id"]), str(row["movie_id"])), row)
 
@@ -86,7 +89,7 @@ def test_ratings_that_moved_are_found_where_they_are_now(data_set: Path, tmp_pat
         epochs=1, top_n=10, n_factors=4, ranking_steps=20, refit=False, gate_beat_popularity=False
     )
     story.nightly(
-        story.start(ratings_uri=str(before), output=str(tmp_path / "out"), run_date=NIGHT, config=config)
+        story.start(Inputs(ratings=str(before)), output=str(tmp_path / "out"), run_date=NIGHT, config=config)
     )
     before.rename(after)
     row = top_n(tmp_path / "out").row(0, named=True)

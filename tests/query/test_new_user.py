@@ -10,6 +10,7 @@ import pytest
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.night import story
+from cfjobs.night.records import Inputs
 from cfjobs.query import lookup
 
 NIGHT = date(2026, 3, 1)
@@ -22,7 +23,7 @@ def published(
 ) -> str:
     output = str(tmp_path_factory.mktemp(request.param))
     config = QUICK.model_copy(update={"rank_by": request.param})
-    story.nightly(story.start(ratings_uri=str(data_set), output=output, run_date=NIGHT, config=config))
+    story.nightly(story.start(Inputs(ratings=str(data_set)), output=output, run_date=NIGHT, config=config))
     return output
 
 

@@ -12,7 +12,7 @@ from cfjobs import lists, model_store, storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.night import story
-from cfjobs.night.records import Published
+from cfjobs.night.records import Inputs, Published
 from cfjobs.query import lookup
 
 NIGHT = date(2026, 3, 1)
@@ -42,7 +42,7 @@ def data(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(data: Path, output: Path, config: Config, **more: Any) -> Published:
     return story.nightly(
-        story.start(ratings_uri=str(data), output=str(output), run_date=NIGHT, config=config, **more)
+        story.start(Inputs(ratings=str(data)), output=str(output), run_date=NIGHT, config=config, **more)
     )
 
 
@@ -125,9 +125,12 @@ def test_an_existing_model_with_features_scores_the_same_lists(
 ) -> None:
     config = DESCRIBED.model_copy(update={"user_features": ("country",)})
     again = story.start(
-        ratings_uri=str(data), output=str(tmp_path), run_date=NIGHT, config=config, model=night[1].model_uri
+        Inputs(ratings=str(data), model=night[1].model_uri),
+        output=str(tmp_path),
+        run_date=NIGHT,
+        config=config,
     )
-    story.score_alone(again)
+    story.nightly(again)
     assert top_n(tmp_path).sort("user_id", "rank").equals(top_n(night[0]).sort("user_id", "rank"))
 
 

@@ -18,6 +18,7 @@ from cfjobs import report
 from cfjobs.cli import app, query
 from cfjobs.config import Config
 from cfjobs.night import story
+from cfjobs.night.records import Inputs
 from cfjobs.report import charts, facts
 from tests.browser import Tab, browser, chromium
 from tests.conftest import HOSTILE_TITLES
@@ -129,7 +130,7 @@ def test_a_night_with_little_to_tell_has_a_page_too(data_set: Path, tmp_path: Pa
     config = QUICK.model_copy(update={"holdout": "none"})
     output = str(tmp_path / "out")
     published = story.nightly(
-        story.start(ratings_uri=str(tmp_path / "in"), output=output, run_date=NIGHT, config=config)
+        story.start(Inputs(ratings=str(tmp_path / "in")), output=output, run_date=NIGHT, config=config)
     )
     said = Elements(Path(report.uri(output, NIGHT)).read_text(encoding="utf-8")).said
     assert "nothing to measure" in said
@@ -148,7 +149,9 @@ def test_a_page_that_fails_does_not_take_the_night_with_it(
 
     monkeypatch.setattr(facts, "gather", fails)
     monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
-    story.nightly(story.start(ratings_uri=str(data_set), output=str(tmp_path), run_date=NIGHT, config=QUICK))
+    story.nightly(
+        story.start(Inputs(ratings=str(data_set)), output=str(tmp_path), run_date=NIGHT, config=QUICK)
+    )
     assert pl.read_delta(str(tmp_path / "runs")).height == 1
     assert not (tmp_path / "reports").exists()
 
@@ -166,7 +169,7 @@ def test_report_builds_and_opens(two_nights: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_page_in_an_object_store_is_copied_to_be_opened(data_set: Path, bucket: str) -> None:
-    story.nightly(story.start(ratings_uri=str(data_set), output=bucket, run_date=NIGHT, config=QUICK))
+    story.nightly(story.start(Inputs(ratings=str(data_set)), output=bucket, run_date=NIGHT, config=QUICK))
     copy = query.local_copy(report.uri(bucket, NIGHT))
     assert "Recommendations of 1 March 2026" in copy.read_text(encoding="utf-8")
 

@@ -20,6 +20,7 @@ from cfjobs.config import Config
 from cfjobs.errors import CfjobsError, DamagedFile, GateRefused, InputError
 from cfjobs.lists.writer import PartsWriter
 from cfjobs.night import backfill, story
+from cfjobs.night.records import Inputs
 from cfjobs.storage import lease
 from cfjobs.storage.lease import Busy, claimed
 from cfjobs.storage.parquet import parquet_bytes
@@ -58,7 +59,7 @@ def test_history_names_nights_versions_and_metrics(data_set: Path, output: str) 
     assert [night.version for night in found] == [0, 1]
     assert all(night.metrics["rmse"] and night.counts["lists"] == 122 for night in found)
     assert runs.stale(output, DAYS[0]) == (
-        f"the night of {DAYS[0]} is stale: {DAYS[1]} is published already; `cfjobs backfill` publishes it all the same"
+        f"the night of {DAYS[0]} is stale: {DAYS[1]} is published already; force, or `cfjobs backfill`, publishes it all the same"
     )
     assert runs.stale(output, DAYS[1]) is None
 
@@ -78,9 +79,9 @@ def test_a_rollback_brings_all_tables_back_and_says_who_and_why(data_set: Path, 
     assert all(rows(output, name).equals(before[name]) for name in names)
     recorded = rows(output, "rollbacks").row(0, named=True)
     assert (recorded["who"], recorded["why"], recorded["run_date"]) == ("ada", "wrong ratings", DAYS[0])
-    runs = delta.open_table(output, "runs")
-    assert runs is not None
-    assert (runs.history()[0]["who"], runs.history()[0]["why"]) == ("ada", "wrong ratings")
+    table = delta.open_table(output, "runs")
+    assert table is not None
+    assert (table.history()[0]["who"], table.history()[0]["why"]) == ("ada", "wrong ratings")
 
     rollback.rollback(output, to="2", who="ada", why="it was right")  # a version that is later than now
     assert all(rows(output, name).equals(after[name]) for name in names)
@@ -160,9 +161,12 @@ def test_a_backfill_uses_each_dates_ratings_and_goes_on_where_it_stopped(
     last_day = ratings["timestamp"].max().date()  # type: ignore[union-attr]  # a datetime
     first_day = last_day - timedelta(days=2)
 
+    withdrawn = ratings["movie_id"].mode()[:1]
+    withdrawn.to_frame().write_parquet(tmp_path / "deny.parquet")
+
     def fill(**more: bool) -> list[backfill.Filled]:
         return backfill.backfill(
-            ratings_uri=str(data_set / "ratings.parquet"),
+            Inputs(ratings=str(data_set / "ratings.parquet"), deny=str(tmp_path / "deny.parquet")),
             output=output,
             first=first_day,
             last=last_day,
@@ -171,6 +175,7 @@ def test_a_backfill_uses_each_dates_ratings_and_goes_on_where_it_stopped(
         )
 
     assert [night.outcome for night in fill()] == ["published"] * 3
+    assert withdrawn.item() not in rows(output)["movie_id"]
     for night in runs.published(output):
         until = datetime.combine(night.run_date + timedelta(days=1), datetime.min.time())
         assert night.counts["kept"] == ratings.filter(pl.col("timestamp") < until).height
@@ -184,11 +189,11 @@ def test_a_backfill_stops_at_the_date_that_is_refused(data_set: Path, tmp_path: 
     strict = QUICK.model_copy(update={"gate_max_rmse": 0.01})
     with pytest.raises(backfill.BackfillStopped, match=r"stopped at 2026-03-01 .* gate_max_rmse") as stopped:
         backfill.backfill(
-            ratings_uri=str(data_set), output=str(tmp_path), first=DAYS[0], last=DAYS[1], config=strict
+            Inputs(ratings=str(data_set)), output=str(tmp_path), first=DAYS[0], last=DAYS[1], config=strict
         )
     assert stopped.value.exit_code == 3
     with pytest.raises(InputError, match="earlier date first"):
-        backfill.backfill(ratings_uri=str(data_set), output=str(tmp_path), first=DAYS[1], last=DAYS[0])
+        backfill.backfill(Inputs(ratings=str(data_set)), output=str(tmp_path), first=DAYS[1], last=DAYS[0])
 
 
 # The gate, against the last night -------------------------------------------------------------------
@@ -205,14 +210,14 @@ def test_a_night_worse_than_the_last_is_refused_and_the_last_stays(data_set: Pat
         (LOOSE.model_copy(update={"gate_max_shrink": None, "gate_rating_tolerance": 0.0}), "worse than"),
     ):
         night = story.start(
-            ratings_uri=storage.join(output, "in"), output=output, run_date=DAYS[1], config=config
+            Inputs(ratings=storage.join(output, "in")), output=output, run_date=DAYS[1], config=config
         )
         with pytest.raises(GateRefused, match=reason):
             story.nightly(night)
         assert rows(output).equals(before)
     forced = LOOSE.model_copy(update={"gate_override": True})
     night = story.start(
-        ratings_uri=storage.join(output, "in"), output=output, run_date=DAYS[1], config=forced
+        Inputs(ratings=storage.join(output, "in")), output=output, run_date=DAYS[1], config=forced
     )
     assert "fewer than gate_max_shrink" in story.nightly(night).gate
     assert runs.published(output)[-1].gate.startswith("overridden: ")
@@ -306,7 +311,7 @@ def test_a_second_run_of_a_date_ends_with_the_name_of_the_first(data_set: Path, 
 
 
 def test_a_claim_of_a_process_that_was_killed_is_taken_over(output: str, tmp_path: Path) -> None:
-    words = "import sys, time; from cfjobs.claim import claimed\nwith claimed(sys.argv[1], 'x'): print('held', flush=True); time.sleep(99)"
+    words = "import sys, time; from cfjobs.storage.lease import claimed\nwith claimed(sys.argv[1], 'x'): print('held', flush=True); time.sleep(99)"
     holder = subprocess.Popen([sys.executable, "-c", words, output], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
