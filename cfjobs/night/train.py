@@ -42,7 +42,8 @@ def fit(
     users = _with_counts(user_table, task.kept["user_idx"])
     movies = _with_counts(movie_table, task.kept["movie_idx"])
     model = Model(fitted.network, fitted.ranking, config, users, movies, encodings)
-    gone_on_from = config.warm_start or (on == "train" and config.refit and config.warm_refit)
+    refit_from = config.steady if on == "all" else config.refit
+    gone_on_from = config.warm_start or (config.warm_refit and refit_from)
     model_store.save_model(uri, model, for_warm_start=gone_on_from)
     if config.warm_start and on == "train":
         warm_start.keep_until(uri, night, task.kept)
