@@ -160,9 +160,15 @@ class Config(BaseModel):
     )
 
     # Ranking ---------------------------------------------------------------------------------------
-    rank_by: Literal["affinity", "rating"] = Field(
-        "affinity",
-        description="What orders the lists: affinity, the ranking network's guess at what the user chooses and likes next; or rating, the predicted stars, which rank worse than a popularity list on most data.",
+    rank_by: Literal["blend", "affinity", "rating"] = Field(
+        "blend",
+        description="What orders the lists: affinity, the ranking network's guess at what the user chooses next; rating, the predicted stars, which alone rank worse than a popularity list on most data; or blend, affinity + stars_weight x stars, what they would choose and like.",
+    )
+    stars_weight: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Weight of the predicted stars beside affinity when rank_by = blend; without it, chosen each night on a split of the training ratings.",
     )
     ranking_factors: int = Field(
         128,

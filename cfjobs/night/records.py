@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from cfjobs import storage
 from cfjobs.config import Config
+from cfjobs.lists.blend import Blend
 from cfjobs.record import AnyRecord, Record
 from cfjobs.training.checkpoint import Checkpoints
 
@@ -103,13 +104,15 @@ class Prepared(Record):
 class Trained(Record):
     """A model in storage, with the record of its training.
 
-    share: of the planned epochs, up to the best one. warm_from: the model that it went on from.
+    share: of the planned epochs, up to the best one. warm_from: the model that it went on from. blend: how much its
+    lists go by predicted stars.
     """
 
     model_uri: str
     share: float
     losses: list[tuple[int, float, float | None]]
     warm_from: str | None = None
+    blend: Blend = Blend(weight=0.0)
 
 
 class Shard(Record):

@@ -186,7 +186,7 @@ def _check_shape(model: Model, night: Night, prepared: Prepared) -> None:
         before, now = getattr(model.network.settings, name), getattr(tonight, name)
         if before != now:
             raise ValueError(f"the last model has {name} {before}, tonight's {now}")
-    if config.rank_by != "affinity":
+    if config.rank_by == "rating":
         return
     before, now = (model.ranking.config.n_factors if model.ranking else None), config.ranking_factors
     if before != now:

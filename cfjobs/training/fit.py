@@ -69,7 +69,7 @@ class Fitted:
 def fit_networks(task: Task, kit: Kit) -> Fitted:
     """Fit both networks; the seed of the configuration decides every random choice."""
     network, record = fit_rater(task, kit)
-    ranking = fit_ranker(task, kit) if task.config.rank_by == "affinity" else None
+    ranking = fit_ranker(task, kit) if task.config.rank_by != "rating" else None
     return Fitted(network, ranking, record)
 
 
