@@ -11,7 +11,7 @@ from datetime import date, datetime
 from typing import Any, Literal
 
 import polars as pl
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from cfjobs import storage
 from cfjobs.config import Config
@@ -135,6 +135,12 @@ class Scored(Record):
 
     parts: list[dict[str, Any]]
     lists: int
+
+
+class Described(Record):
+    """What the published lists are like: the figures of `evaluation.metrics.OF_LISTS`, over the users with ratings."""
+
+    figures: dict[str, float] = Field(default_factory=dict)
 
 
 class Published(Record):

@@ -322,6 +322,9 @@ ROLLBACKS = Table(
     "It does not change with the nights, only when somebody goes back.",
 )
 
+OF_PUBLISHED = "_published"
+"""Ends the name of a metric that was measured on the published lists."""
+
 PUBLISHED: tuple[Table, ...] = (
     TOP_N,
     MOVIE_EMBEDDINGS,
