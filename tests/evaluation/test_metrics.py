@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from cfjobs.config import relevant_from
-from cfjobs.evaluation.baselines import bias_only
+from cfjobs.evaluation.baselines import Holdout, bias_only
 from cfjobs.evaluation.bootstrap import BANDS
-from cfjobs.evaluation.baselines import Holdout
 from cfjobs.evaluation.metrics import (
     BASELINES,
     NAMES,

@@ -88,7 +88,7 @@ def test_the_holdout_changes_nothing(data_set: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("objective", "rank_by"), [("ndcg", "affinity"), ("ndcg", "rating"), ("rmse", "affinity")]
+    ("objective", "rank_by"), [("ndcg", "blend"), ("ndcg", "rating"), ("rmse", "blend")]
 )
 def test_every_objective_has_knobs_that_the_configuration_takes(objective: Any, rank_by: Any) -> None:
     config = tune.spelled_out(Config(rank_by=rank_by), n_ratings=100_000)
