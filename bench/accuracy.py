@@ -126,7 +126,7 @@ def by_surprise(learn: Examples, valid: Examples) -> np.ndarray:
 def ranked(seeds: int) -> Iterator[Row]:
     """nDCG@10, recall@10 and coverage on the temporal holdout, one row a system."""
     with tempfile.TemporaryDirectory() as folder:
-        for rank_by in ("affinity", "rating"):
+        for rank_by in ("blend", "affinity", "rating"):
             found = []
             started = time.perf_counter()
             for seed in range(seeds):

@@ -187,7 +187,7 @@ def two_nights(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     pl.concat([ratings, wrong]).write_parquet(folder / "in" / "ratings.parquet")
     movies.with_columns(title.alias("title")).write_parquet(folder / "in" / "movies.parquet")
     pl.read_parquet(data_set / "users.parquet").write_parquet(folder / "in" / "users.parquet")
-    for night, rank_by in ((date(2026, 2, 28), "rating"), (date(2026, 3, 1), "affinity")):
+    for night, rank_by in ((date(2026, 2, 28), "rating"), (date(2026, 3, 1), "blend")):
         config = Config(
             epochs=2,
             top_n=20,

@@ -172,7 +172,8 @@ def explain(
     name = plain(found.title or found.movie_id)
     lines = [
         f"{name} for user {plain(found.user_id)}, {found.run_date}: {place}, predicted rating {found.predicted_rating:.2f}",
-        f"score {parts.score:+.3f} = bias {parts.bias:+.3f} + embedding {parts.embedding:+.3f} + history {sum(parts.history):+.3f}",
+        f"score {parts.score:+.3f} = bias {parts.bias:+.3f} + embedding {parts.embedding:+.3f} + history {sum(parts.history):+.3f}"
+        f" + stars {parts.stars:+.3f} (weight {found.stars_weight:g})",
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

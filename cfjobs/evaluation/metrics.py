@@ -2,13 +2,14 @@
 
     stars    rmse, mae                                   baseline: global mean + damped user and movie means
     lists    ndcg, recall, map, mrr at k                 baseline: the popularity list
+    liking   share of disliked places, predicted stars   baseline: the popularity list
     variety  coverage, novelty, share of popular movies  baseline: the popularity list
 
 Each is measured over all users and over three bands of their activity, with a bootstrap interval over users.
 Every figure is a sum over users of what one user contributes, so no batch size and no device changes it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +32,14 @@ NAMES = (
     f"recall_at_{K}",
     f"map_at_{K}",
     f"mrr_at_{K}",
+    f"disliked_share_at_{K}",
+    f"stars_at_{K}",
     "coverage",
     f"novelty_at_{K}",
     f"popular_share_at_{K}",
 )
+OF_LISTS = (f"stars_at_{K}", "coverage", f"novelty_at_{K}", f"popular_share_at_{K}")
+"""What needs no held-out ratings, and is measured on the published lists too."""
 BASELINES = {name: f"{name}_bias_only" if name in {"rmse", "mae"} else f"{name}_popular" for name in NAMES}
 """The name under which a metric's baseline stands beside it."""
 
@@ -62,6 +67,10 @@ class Measure:
     max_ratings: int
 
 
+Predict = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+"""Predicted stars [X] of rows user_idx [X] and movie_idx [X]."""
+
+
 def measures(
     *,
     holdout: Holdout,
@@ -73,16 +82,19 @@ def measures(
     candidates: NDArray[np.bool_],
     n_users: int,
     seed: int,
+    predict: Predict,
 ) -> list[Measure]:
     """Every metric, over all users and in each band, beside its baseline.
 
     training: the ratings that the model was trained on. predicted [R]: for the held-out ratings. lists, popular:
-    the model's and the popularity lists without the training ratings. candidates [M]: what may be listed.
+    the model's and the popularity lists without the training ratings. candidates [M]: what may be listed. predict:
+    for the listed movies.
     """
     activity = np.bincount(training.user_idx, minlength=n_users)
     n_ratings = np.bincount(training.movie_idx, minlength=candidates.size)
     bands = activity_bands(activity, np.unique(holdout.user_idx))
     low, high = (float(end(training.rating)) for end in (np.min, np.max))
+    given = np.bincount(training.user_idx, weights=training.rating, minlength=n_users)
     baseline = np.clip(bias_only(training, holdout, n_users=n_users, n_movies=candidates.size), low, high)
 
     def judged(found: Iterable[Lists]) -> Judged:
@@ -93,6 +105,8 @@ def measures(
             n_users=n_users,
             n_ratings=n_ratings,
             candidates=candidates,
+            mean_rating=given / np.maximum(activity, 1),
+            predict=predict,
         )
 
     model, popularity = judged(lists), judged(popular)
@@ -164,6 +178,8 @@ def judge(
     n_users: int,
     n_ratings: NDArray[np.int64] | None = None,
     candidates: NDArray[np.bool_] | None = None,
+    mean_rating: NDArray[np.float64] | None = None,
+    predict: Predict | None = None,
     k: int = K,
 ) -> Judged:
     """Metrics of the first k movies of lists that leave out the training ratings.
@@ -175,11 +191,16 @@ def judge(
         map     mean over min(k, relevant) of the precision at each hit
         mrr     1 / rank of the first hit
 
+    with mean_rating [U], each user's own,
+
+        disliked_share  of the listed movies that their user went on to rate, those rated below the user's own mean
+
     and with n_ratings [M] and candidates [M], over every user who has a list,
 
         novelty        mean self-information of the listed movies, -log2(share of users who rated it), in bits
                        (Zhou and others, 2010)
         popular_share  share of the listed movies that are popular (POPULAR_SHARE)
+        stars          mean predicted rating of the listed movies, with predict
     """
     listed = _first_k(lists, n_users=n_users, k=k)
     liked = holdout.rating >= relevant_rating
@@ -199,6 +220,10 @@ def judge(
         Metric(f"map_at_{k}", precision_at_hit.sum(axis=1) / at_most, counted),
         Metric(f"mrr_at_{k}", (hit / rank).max(axis=1, initial=0.0), counted),
     ]
+    if mean_rating is not None:
+        found.append(_disliked(listed, holdout, mean_rating, k=k))
+    if predict is not None:
+        found.append(_stars_of_places(listed, predict, k=k))
     if n_ratings is not None and candidates is not None:
         found += _variety(listed, n_ratings, candidates, k=k)
     return Judged(tuple(found), listed)
@@ -212,13 +237,41 @@ def popular_movies(n_ratings: NDArray[np.int64], candidates: NDArray[np.bool_]) 
     return popular
 
 
+def _disliked(
+    listed: NDArray[np.int32], holdout: Holdout, mean_rating: NDArray[np.float64], *, k: int
+) -> Metric:
+    n_movies = 1 + int(max(holdout.movie_idx.max(initial=0), listed.max(initial=0)))
+    pairs = holdout.user_idx.astype(np.int64) * n_movies + holdout.movie_idx
+    below = holdout.rating < mean_rating[holdout.user_idx]
+    rated, disliked = (
+        _hits(listed, np.sort(some), n_movies=n_movies).sum(axis=1).astype(np.float64)
+        for some in (pairs, pairs[below])
+    )
+    return Metric(f"disliked_share_at_{k}", disliked, rated)
+
+
+def _stars_of_places(listed: NDArray[np.int32], predict: Predict, *, k: int) -> Metric:
+    user, column = np.nonzero(listed != NO_MOVIE)
+    stars = predict(user, listed[user, column].astype(np.int64)).astype(np.float64)
+    length = np.bincount(user, minlength=len(listed)).astype(np.float64)
+    return Metric(
+        f"stars_at_{k}", sums(user, stars, len(listed)) / np.maximum(length, 1), (length > 0).astype(float)
+    )
+
+
+def self_information(n_ratings: NDArray[np.int64], *, n_users: int) -> NDArray[np.float64]:
+    """-log2 of the share of users who rated each movie [M], in bits."""
+    n_raters = max(int(n_ratings.max(initial=1)), n_users)
+    found: NDArray[np.float64] = np.log2(n_raters / np.maximum(n_ratings, 1))
+    return found
+
+
 def _variety(
     listed: NDArray[np.int32], n_ratings: NDArray[np.int64], candidates: NDArray[np.bool_], *, k: int
 ) -> list[Metric]:
     there = listed != NO_MOVIE
     length = there.sum(axis=1)
-    n_raters = max(int(n_ratings.max(initial=1)), len(listed))
-    information = np.log2(n_raters / np.maximum(n_ratings, 1))
+    information = self_information(n_ratings, n_users=len(listed))
     popular = popular_movies(n_ratings, candidates)
     has_list = (length > 0).astype(np.float64)
     of_length = np.maximum(length, 1)

@@ -82,7 +82,7 @@ class Judge:
     def ndcg(self, config: Config) -> float:
         """nDCG@10 of the lists, whatever orders them."""
         task, kit = self._task(config), self._kit(config)
-        if config.rank_by == "affinity":  # the rating network has no say in the order
+        if config.rank_by != "rating":  # affinity alone: the weight of the stars is each night's own choice
             network, ranking = training.new_network(task).to(kit.device), training.fit_ranker(task, kit)
         else:
             fitted = training.fit_networks(task, kit)
@@ -253,7 +253,7 @@ class Range:
 
 def space(config: Config, objective: Objective) -> dict[str, Range | list[int]]:
     """What is searched around a configuration that is spelled out, by the knob's name. Only knobs that the objective depends on."""
-    if objective == "ndcg" and config.rank_by == "affinity":
+    if objective == "ndcg" and config.rank_by != "rating":
         return {
             "ranking_factors": [32, 64, 128, 256],
             "ranking_steps": Range(200, 3_200),

@@ -1,6 +1,18 @@
 """Who gets which movies: lists of a model or by popularity, what may be listed, and how they are written."""
 
-from cfjobs.lists.build import Asked, Batch, Limits, ask, best, candidates, popular, rows, scores
+from cfjobs.lists.build import (
+    Asked,
+    Batch,
+    Limits,
+    ask,
+    best,
+    candidates,
+    popular,
+    rows,
+    scores,
+    stars,
+    stars_factor,
+)
 
 __all__ = [
     "Asked",
@@ -12,4 +24,6 @@ __all__ = [
     "popular",
     "rows",
     "scores",
+    "stars",
+    "stars_factor",
 ]

@@ -1,7 +1,7 @@
 """Who gets which movies: the lists of a trained model, and rows of `top_n` made of them.
 
-A user with ratings gets the model's list, ordered by affinity or by predicted rating; a user without any, the
-popularity list. Seen movies and movies with too few ratings are never listed.
+A user with ratings gets the model's list, ordered by affinity, by predicted rating or by both; a user without any,
+the popularity list. Seen movies and movies with too few ratings are never listed.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cfjobs import tables
+from cfjobs.lists import blend
 from cfjobs.lists.popularity import first_unseen
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import UNKNOWN, DotScores, MlpScores
@@ -21,6 +22,7 @@ from cfjobs.models.predict import predict
 from cfjobs.models.ranker import History
 from cfjobs.topn import top_n
 from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs
+from cfjobs.training import fold_in
 
 
 def candidates(model: Model, *, min_ratings: int | None = None) -> NDArray[np.bool_]:
@@ -101,18 +103,35 @@ def best(asked: Asked, *, n: int, **engine: Any) -> Iterator[Batch]:
 
 
 def scores(model: Model, ratings: pl.DataFrame, *, users: range) -> DotScores | MlpScores:
-    """What orders the lists of these users: the ranking network's affinity, or the predicted rating.
+    """What orders the lists of these users: the ranking network's affinity, with the predicted rating or without, or that alone.
 
     ratings: of these users alone, user_idx counted from the first of them, sorted by user and time.
     """
     if model.ranking is not None:
         device = model.ranking.movie_vectors.device
         history = History.of(ratings, n_users=len(users)).to(device)
-        return DotScores(
+        affinity = DotScores(
             model.ranking.user_vectors(history), model.ranking.movie_vectors, model.ranking.movie_bias
         )
-    of_all = model.network.scores()
-    return replace(of_all, user=of_all.user[users.start : users.stop])
+        liking = stars(model, users) if model.stars_weight else None
+        if not isinstance(liking, DotScores):
+            return affinity
+        return blend.joined(affinity, liking, factor=stars_factor(model))
+    return stars(model, users)
+
+
+def stars_factor(model: Model) -> float:
+    """What a unit of the rating network's sum adds to the score beside affinity."""
+    return model.stars_weight * model.network.stars_per_unit()
+
+
+def stars(model: Model, users: range) -> DotScores | MlpScores:
+    """What increases with these users' predicted ratings; users that the network does not know are typical ones."""
+    if users.start < model.network.n_users:
+        of_all = model.network.scores()
+        return replace(of_all, user=of_all.user[users.start : users.stop])
+    typical = fold_in.only_user(model.network, model.config.model, UNKNOWN).scores()
+    return replace(typical, user=typical.user[:1].expand(len(users), -1))
 
 
 def popular(

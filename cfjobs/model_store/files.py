@@ -38,7 +38,7 @@ class Model:
 
     users: user_id, n_ratings by row. movies: movie_id, n_ratings and any further columns by row. n_ratings
     counts training ratings: a row with none is an unknown id, unless the movie is described by side features.
-    encodings: of those features.
+    encodings: of those features. stars_weight: of the predicted stars beside the ranking network's affinity.
     """
 
     network: Network
@@ -47,6 +47,7 @@ class Model:
     users: pl.DataFrame
     movies: pl.DataFrame
     encodings: Encodings = NOT_DESCRIBED
+    stars_weight: float = 0.0
 
     def knows_movies(self) -> NDArray[np.bool_]:
         """Movies that the networks can tell from any other [M]: those with training ratings, and described ones."""
@@ -83,6 +84,7 @@ def save_model(uri: str, model: Model, *, for_warm_start: bool = False) -> None:
         "n_users": model.network.n_users,
         "n_movies": model.network.n_movies,
         "ranking": asdict(model.ranking.config) if model.ranking else None,
+        "stars_weight": model.stars_weight,
         "features": {
             what: encoding.as_json() if encoding else None
             for what, encoding in (("movies", model.encodings.movies), ("users", model.encodings.users))
@@ -128,7 +130,8 @@ def load_model(uri: str, *, users: range | None = None) -> Model:
         for what, columns in description.get("features", {}).items()
     }
     config = validated(description["config"])
-    return Model(network, ranking, config, _users(uri, users), movies, Encodings(**learnt))
+    weight = float(description.get("stars_weight", 0.0))
+    return Model(network, ranking, config, _users(uri, users), movies, Encodings(**learnt), weight)
 
 
 def user_rows(tensors: TensorFile, users: range) -> dict[str, torch.Tensor]:

@@ -87,6 +87,14 @@ class Network(nn.Module, ABC):
     def scores(self) -> DotScores | MlpScores:
         """How all pairs are scored: increases with the predicted rating, for each user."""
 
+    def stars_per_unit(self) -> float:
+        """Stars that one unit of what `scores` sums is worth in the middle of the rating range."""
+        stretched = getattr(self, "range", None)
+        if not isinstance(stretched, RatingRange):
+            return 1.0
+        low, high = stretched.bounds()
+        return float(high - low) / 4  # the sigmoid's slope
+
     def describe(self, *, users: Features | None = None, movies: Features | None = None) -> None:
         """Called before training with the side features of the rows: every table of them gets their sums added."""
         tables = {n: table for n, table in self.named_children() if isinstance(table, nn.Embedding)}

@@ -1,15 +1,17 @@
-"""The written lists read back and held against every rule of `top_n`, a block of row groups at a time."""
+"""The written lists read back, a block of row groups at a time: held against every rule of `top_n`, and described."""
 
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from cfjobs import storage, tables
 from cfjobs.errors import DamagedFile, GateRefused
+from cfjobs.evaluation.places import Places
 from cfjobs.lists.read_ahead import ahead
-from cfjobs.night.records import Night, Prepared, Scored, Shard
+from cfjobs.night.records import Described, Night, Prepared, Scored, Shard
 from cfjobs.night.score import score_again, shards
 from cfjobs.storage.parquet import SortedFile, TableFile
 from cfjobs.tables.delta import Part
@@ -23,12 +25,15 @@ BLOCK_ROWS = 500_000
 def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
     """Read the written parts back and hold them against every rule of `top_n`; returns the rows read.
 
+    What the lists are like is left in the work folder, for `commit`.
+
     Raises GateRefused for a broken list, which nothing overrides, and DamagedFile for a part that cannot be read.
     """
     n_rows = n_lists = 0
+    places = _places(night, prepared)
     for shard, record in zip(shards(night, prepared), scored, strict=True):
         try:
-            rows, found = _check(night, prepared, shard, record)
+            rows, found = _check(night, prepared, shard, record, places=places)
         except DamagedFile as error:
             if str(error).startswith(night.work):
                 raise DamagedFile(f"{error}; remove {night.work} and run the night again") from error
@@ -37,11 +42,26 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
                 f"{error}; nothing was published, run the night again to score shard {shard.number} anew"
             ) from error
         n_rows, n_lists = n_rows + rows, n_lists + found
+    night.done("described", Described(figures=places.figures()))
     log.info("checked %d rows of %d lists", n_rows, n_lists)
     return n_rows
 
 
-def _check(night: Night, prepared: Prepared, shard: Shard, record: Scored) -> tuple[int, int]:
+def _places(night: Night, prepared: Prepared) -> Places:
+    """Nothing yet of what the night's lists are like; a movie's ratings are all that the night has read."""
+    movie_ids = night.frame("movies", ["movie_id"])["movie_id"]
+    n_ratings = np.bincount(night.frame("ratings", ["movie_idx"])["movie_idx"], minlength=movie_ids.len())
+    return Places(
+        movie_ids,
+        n_ratings.astype(np.int64),
+        n_ratings >= max(1, night.config.min_ratings),
+        n_users=prepared.n_users,
+    )
+
+
+def _check(
+    night: Night, prepared: Prepared, shard: Shard, record: Scored, *, places: Places
+) -> tuple[int, int]:
     """The rows and lists of a shard."""
     n_lists = after = 0
     n_left = {part.path: part.rows for part in _parts(record)}
@@ -49,6 +69,8 @@ def _check(night: Night, prepared: Prepared, shard: Shard, record: Scored) -> tu
         faults = block.faults(after=after)
         faults += list_faults(block.rows, seen=block.seen, top_n=night.config.top_n, y_range=prepared.y_range)
         _refuse(block.path, faults)
+        if not shard.cold:
+            places.add(block.rows)
         after = block.users.stop - shard.start
         n_left[block.path] -= block.rows.height
         n_lists += block.rows["user_id"].n_unique()

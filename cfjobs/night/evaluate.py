@@ -3,7 +3,10 @@
 import logging
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
+import torch
+from numpy.typing import NDArray
 
 from cfjobs import evaluation, lists, model_store, training
 from cfjobs.device import resolve_device
@@ -32,6 +35,11 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
     del every
     test_examples = training.examples(test, model.device)
     predicted = predict(model.network, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
+
+    def stars(user_idx: NDArray[np.int64], movie_idx: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = (torch.from_numpy(idx).to(model.device) for idx in (user_idx, movie_idx))
+        return predict(model.network, *rows).cpu().numpy()
+
     asked = lists.ask(model, kept, users=range(prepared.n_users))
     measures = evaluation.measures(
         holdout=evaluation.Holdout.of(test),
@@ -43,6 +51,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         candidates=lists.candidates(model),
         n_users=prepared.n_users,
         seed=config.seed,
+        predict=stars,
     )
     side_tables.keep_measures(night, measures, held_out=test, training=kept, predicted=predicted)
     metrics: Metrics = {**evaluation.overall(measures)}

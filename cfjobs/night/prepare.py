@@ -180,12 +180,10 @@ def hold_out(night: Night, prepared: Prepared) -> int:
     """Choose the ratings that training does not see, into the work folder. Returns how many."""
     config = night.config
     frame = night.frame("ratings", ["user_idx"])
-    if config.holdout == "temporal":
-        held_out = holdout.temporal_holdout(frame["user_idx"].to_numpy(), fraction=config.holdout_fraction)
-    elif config.holdout == "random":
-        held_out = holdout.random_holdout(frame.height, fraction=config.holdout_fraction, seed=config.seed)
-    else:
+    if config.holdout == "none":
         held_out = np.zeros(frame.height, dtype=np.bool_)
+    else:
+        held_out = holdout.of(config, frame["user_idx"].to_numpy())
     n_held_out = int(held_out.sum())
     if config.holdout != "none" and n_held_out == 0:
         raise InputError(

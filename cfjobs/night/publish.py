@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from cfjobs import __version__, model_store, report, storage, tables
 from cfjobs.night import side_tables
-from cfjobs.night.records import Night, Prepared, Published, Scored, Trained, trained_already
+from cfjobs.night.records import Described, Night, Prepared, Published, Scored, Trained, trained_already
 from cfjobs.night.score import top_n_schema
 from cfjobs.storage.lease import COMMIT, claimed
 from cfjobs.tables import delta
 from cfjobs.tables.delta import Part
+from cfjobs.tables.schema import OF_PUBLISHED
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,12 @@ def commit(
                 run_id=night.run_id,
             ),
         }
-        versions |= side_tables.publish_all(night, model_store.load_model(trained.model_uri, users=range(0)))
+        described = (night.load("described", Described) or Described()).figures
+        metrics = metrics | {f"{name}{OF_PUBLISHED}": value for name, value in described.items()}
+        model = model_store.load_model(trained.model_uri, users=range(0))
+        if model.ranking is not None:
+            metrics["stars_weight"] = model.stars_weight
+        versions |= side_tables.publish_all(night, model, described=described)
         seconds = seconds | {"publish": round(time.perf_counter() - started, 3)}
         row = {
             tables.RUN_DATE: night.run_date,

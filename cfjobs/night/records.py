@@ -11,10 +11,11 @@ from datetime import date, datetime
 from typing import Any, Literal
 
 import polars as pl
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from cfjobs import storage
 from cfjobs.config import Config
+from cfjobs.lists.blend import Blend
 from cfjobs.record import AnyRecord, Record
 from cfjobs.training.checkpoint import Checkpoints
 
@@ -121,13 +122,15 @@ Metrics = dict[str, float | None]
 class Trained(Record):
     """A model in storage, with the record of its training.
 
-    share: of the planned epochs, up to the best one. warm_from: the model that it went on from.
+    share: of the planned epochs, up to the best one. warm_from: the model that it went on from. blend: how much its
+    lists go by predicted stars.
     """
 
     model_uri: str
     share: float
     losses: list[tuple[int, float, float | None]]
     warm_from: str | None = None
+    blend: Blend = Blend(weight=0.0)
 
 
 class Shard(Record):
@@ -150,6 +153,12 @@ class Scored(Record):
 
     parts: list[dict[str, Any]]
     lists: int
+
+
+class Described(Record):
+    """What the published lists are like: the figures of `evaluation.metrics.OF_LISTS`, over the users with ratings."""
+
+    figures: dict[str, float] = Field(default_factory=dict)
 
 
 class Published(Record):

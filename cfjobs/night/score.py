@@ -82,8 +82,9 @@ def _name(shard: Shard) -> str:
 
 def _shard_users(config: Config, prepared: Prepared) -> int:
     """By the work alone, not by this machine, so that every machine cuts the same shards."""
-    factors = config.ranking_factors if config.rank_by == "affinity" else config.n_factors
-    per_user = prepared.n_movies * factors + config.top_n * _MACS_PER_ROW
+    of_stars = config.n_factors * config.ensemble
+    of = {"affinity": config.ranking_factors, "rating": of_stars, "blend": config.ranking_factors + of_stars}
+    per_user = prepared.n_movies * of[config.rank_by] + config.top_n * _MACS_PER_ROW
     return max(1_000, int(_MACS_PER_SHARD / per_user))
 
 
@@ -255,7 +256,8 @@ class _Room:
         """Raises InputError when the movies alone do not fit."""
         network = sum(t.nbytes for t in model.network.state_dict().values())
         ranking = sum(t.nbytes for t in model.ranking.tensors().values()) if model.ranking else 0
-        vectors = model.ranking.movie_vectors.nbytes if model.ranking else network
+        vectors = model.network.scores().movie.nbytes * (not model.ranking or model.stars_weight > 0)
+        vectors += model.ranking.movie_vectors.nbytes if model.ranking else 0
         fixed = _LIBRARIES + network + ranking + 14 * vectors  # packing takes float64 copies
         free = config.memory_gb * _GB - fixed
         if free < 0.1 * _GB:
@@ -263,7 +265,7 @@ class _Room:
                 f"configuration key memory_gb: got {config.memory_gb}, but scoring {model.movies.height:,} movies "
                 f"takes {fixed / _GB + 0.1:.1f} at least; raise memory_gb, or lower ranking_factors"
             )
-        factors = max(config.ranking_factors, config.n_factors)
+        factors = config.ranking_factors + config.n_factors * config.ensemble
         per_user = 4 * factors * 8 + 200
         return cls(
             chunk_users=max(256, min(1 << 17, int(free / 6 / 2 / per_user))),

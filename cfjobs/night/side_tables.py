@@ -6,7 +6,7 @@ written in parts of bounded size, which one commit names.
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from cfjobs import storage, tables
 from cfjobs.evaluation import interpret
+from cfjobs.evaluation.bootstrap import ALL
 from cfjobs.evaluation.metrics import Measure
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.night.records import Night
 from cfjobs.storage.parquet import parquet_bytes
 from cfjobs.tables import delta
+from cfjobs.tables.schema import OF_PUBLISHED
 from cfjobs.topn.problem import NO_MOVIE
 
 PART_ROWS = 1_000_000
@@ -52,13 +54,13 @@ def keep_measures(
     night.write("predicted.parquet", parquet_bytes(frame))
 
 
-def publish_all(night: Night, model: Model) -> dict[str, int]:
-    """Every table beside `top_n` but `runs`; table versions by name."""
+def publish_all(night: Night, model: Model, *, described: Mapping[str, float]) -> dict[str, int]:
+    """Every table beside `top_n` but `runs`; table versions by name. described: what the published lists are like."""
     return {
         tables.MOVIE_EMBEDDINGS.name: publish_embeddings(night, model),
         tables.SIMILAR_MOVIES.name: publish_similar(night, model),
         tables.HOLDOUT_PREDICTIONS.name: publish_holdout(night, model),
-        tables.METRICS.name: publish_metrics(night),
+        tables.METRICS.name: publish_metrics(night, described),
         tables.REJECTED.name: publish_rejected(night),
     }
 
@@ -128,12 +130,25 @@ def publish_holdout(night: Night, model: Model) -> int:
     return _publish(night, tables.HOLDOUT_PREDICTIONS, schema, blocks())
 
 
-def publish_metrics(night: Night) -> int:
-    """`metrics`: one row a metric and band."""
+def publish_metrics(night: Night, described: Mapping[str, float]) -> int:
+    """`metrics`: one row a metric and band, and one for each figure of the published lists, beside the measured lists'."""
     schema = _plain_schema(tables.METRICS)
     rows = schema.empty_table()
     if _there(night, "measures"):
         frame = night.frame("measures")
+        of_all = frame.filter(pl.col("metric").is_in(list(described)), band=ALL)
+        frame = pl.concat(
+            [
+                frame,
+                of_all.with_columns(
+                    pl.col("metric") + OF_PUBLISHED,
+                    pl.col("metric").replace_strict(dict(described), return_dtype=pl.Float64).alias("value"),
+                    pl.col("value").alias("baseline"),
+                    pl.lit(None, pl.Float64).alias("low"),
+                    pl.lit(None, pl.Float64).alias("high"),
+                ).select(frame.columns),
+            ]
+        )
         rows = frame.select(pl.lit(night.run_date).alias(tables.RUN_DATE), pl.all()).to_arrow().cast(schema)
     return delta.publish_rows(
         night.output, tables.METRICS, rows, run_date=night.run_date, run_id=night.run_id

@@ -8,8 +8,9 @@ import polars as pl
 
 from cfjobs import model_store, storage, training
 from cfjobs.device import resolve_device, under_torchrun
+from cfjobs.lists.blend import Blend
 from cfjobs.model_store.files import Model
-from cfjobs.night import torchrun, warm_start
+from cfjobs.night import choose, torchrun, warm_start
 from cfjobs.night.prepare import held_out
 from cfjobs.night.records import LEARNT, Night, On, Prepared, Trained, trained_already
 from cfjobs.ratings import catalogue
@@ -41,8 +42,10 @@ def fit(
     user_table, movie_table, encodings = described(night, prepared)
     users = _with_counts(user_table, task.kept["user_idx"])
     movies = _with_counts(movie_table, task.kept["movie_idx"])
-    model = Model(fitted.network, fitted.ranking, config, users, movies, encodings)
-    gone_on_from = config.warm_start or (on == "train" and config.refit and config.warm_refit)
+    blend = _blend(night, task)
+    model = Model(fitted.network, fitted.ranking, config, users, movies, encodings, blend.weight)
+    refit_from = config.steady if on == "all" else config.refit
+    gone_on_from = config.warm_start or (config.warm_refit and refit_from)
     model_store.save_model(uri, model, for_warm_start=gone_on_from)
     if config.warm_start and on == "train":
         warm_start.keep_until(uri, night, task.kept)
@@ -51,8 +54,18 @@ def fit(
     ]
     return night.done(
         f"trained-{on}",
-        Trained(model_uri=uri, share=fitted.share, losses=losses, warm_from=task.start.model_uri),
+        Trained(
+            model_uri=uri, share=fitted.share, losses=losses, warm_from=task.start.model_uri, blend=blend
+        ),
     )
+
+
+def _blend(night: Night, task: training.Task) -> Blend:
+    """How much the lists go by predicted stars: chosen for the night's first training, and the same for its refit."""
+    if night.config.rank_by != "blend":
+        return Blend(weight=0.0)
+    first = trained_already(night, on="train")
+    return first.blend if first else choose.choose(task, device=resolve_device(night.config.device))
 
 
 def _fitted(

@@ -1,4 +1,7 @@
-"""The model that a training goes on from: the last published one, and for the refit tonight's measured one.
+"""The model that a training goes on from: the last published one, or for the refit tonight's measured one.
+
+With `steady` the refit goes on from the last published model, where there is one that fits and has seen most of
+tonight's ratings: users whose ratings did not change then keep their lists.
 
 A model that is to be measured must not have seen tonight's holdout, and the published one, fitted again on all
 ratings, has. So with `warm_start` a night keeps two models, and each is the start of its like:
@@ -27,36 +30,64 @@ from cfjobs.night.records import Night, On, Prepared, Trained
 from cfjobs.ratings.catalogue import NOT_DESCRIBED
 from cfjobs.storage.parquet import parquet_bytes
 from cfjobs.tables import delta
-from cfjobs.training.warm_start import COLD, KEEP_RATING, Start, carry_over, carry_over_ranking
+from cfjobs.training.warm_start import (
+    COLD,
+    OF_ANOTHER_NIGHT,
+    OF_TONIGHT,
+    Keep,
+    Start,
+    carry_over,
+    carry_over_ranking,
+)
 
 log = logging.getLogger(__name__)
 
 _UNTIL = "trained_until"
 _MAX_LEAKED = 0.01
+_LEAST_SEEN = 0.9  # of the ratings: small steps learn little anew
+_DOES_NOT_FIT = (ValueError, KeyError, TypeError, SafetensorError, pl.exceptions.PolarsError)
 _SHAPE = ("n_factors", "hidden", "y_range", "y_padding", "ensemble")
 
 
 def start_of(night: Night, prepared: Prepared, *, on: On, valid: pl.DataFrame) -> Start:
-    """Where a training of the night begins: the refit from the measured model with `warm_refit`, any from the last
-    published model with `warm_start`, else cold.
+    """Where a training of the night begins: the refit from the last published model with `steady`, or from the measured
+    one with `warm_refit`; any from the last published model with `warm_start`, else cold.
 
     valid: the held-out ratings, user_idx, movie_idx, timestamp. A model that does not fit is a reason to start
     cold, which is logged; a store that does not answer raises StorageFault.
     """
     measured = night.load("trained-train", Trained)
     if on == "all" and night.config.warm_refit and measured is not None:
-        return _of_measured(measured.model_uri, night, prepared)
+        return _of_last_night(night, prepared) or _of_measured(measured.model_uri, night, prepared)
     if not night.config.warm_start:
         return COLD
     try:
         uri = _earlier(night, held_out=bool(on == "train" and valid.height))
         if on == "train" and valid.height:
             _check_unseen(uri, night, valid)
-        start = _start(model_store.load_model(uri), uri, night, prepared)
-    except (ValueError, KeyError, TypeError, SafetensorError, pl.exceptions.PolarsError) as reason:
+        start = _start(model_store.load_model(uri), uri, night, prepared, keep=OF_ANOTHER_NIGHT)
+    except _DOES_NOT_FIT as reason:
         log.warning("cold start: %s", reason)
         return COLD
     log.info("warm start from %s", uri)
+    return start
+
+
+def _of_last_night(night: Night, prepared: Prepared) -> Start | None:
+    """The refit's beginning: the last published model of an earlier date; None, and the log says why, without a fitting one."""
+    if not night.config.steady:
+        return None
+    try:
+        uri = _earlier(night, held_out=False, same_date=False)
+        model = model_store.load_model(uri)
+        seen, now = int(model.users["n_ratings"].sum()), prepared.counts["kept"]
+        if seen < _LEAST_SEEN * now:
+            raise ValueError(f"{uri} has seen {seen:,} ratings, tonight's are {now:,}")
+        start = _start(model, uri, night, prepared, keep=OF_ANOTHER_NIGHT)
+    except _DOES_NOT_FIT as reason:
+        log.info("the refit does not go on from last night's model: %s", reason)
+        return None
+    log.info("the refit goes on from %s", uri)
     return start
 
 
@@ -66,7 +97,7 @@ def _of_measured(uri: str, night: Night, prepared: Prepared) -> Start:
     if config.movie_features or config.user_features:
         log.info("the refit begins anew: side features are part of a model's rows")
         return COLD
-    start = _start(model_store.load_model(uri), uri, night, prepared, keep_rating=1.0)
+    start = _start(model_store.load_model(uri), uri, night, prepared, keep=OF_TONIGHT)
     return replace(start, model_uri=None)
 
 
@@ -82,17 +113,20 @@ def keep_until(uri: str, night: Night, kept: pl.DataFrame) -> None:
     storage.write_bytes(storage.join(uri, f"{_UNTIL}.parquet"), parquet_bytes(frame))
 
 
-def _earlier(night: Night, *, held_out: bool) -> str:
-    """The model of the last night published up to this one's date. Raises ValueError when there is none."""
+def _earlier(night: Night, *, held_out: bool, same_date: bool = True) -> str:
+    """The model of the last night published up to this one's date, or before it. Raises ValueError when there is none."""
     runs = delta.open_table(night.output, tables.RUNS.name)
     if runs is None:
         raise ValueError(f"{night.output} has no published night")
     uri = storage.join(night.output, tables.RUNS.name)
     with storage.explained(uri):
         scan = pl.scan_delta(uri, storage_options=storage.options(uri))
-        nights = scan.select("run_date", "model_uri").filter(pl.col("run_date") <= night.run_date).collect()
+        until = pl.col("run_date") <= night.run_date if same_date else pl.col("run_date") < night.run_date
+        nights = scan.select("run_date", "model_uri").filter(until).collect()
     if nights.is_empty():
-        raise ValueError(f"{night.output} has no night published up to {night.run_date}")
+        raise ValueError(
+            f"{night.output} has no night published {'up to' if same_date else 'before'} {night.run_date}"
+        )
     published = str(nights.sort("run_date")["model_uri"][-1])
     if not held_out:
         return published
@@ -114,9 +148,7 @@ def _check_unseen(uri: str, night: Night, valid: pl.DataFrame) -> None:
         raise ValueError(f"{uri} may have seen {n_seen:,} of the {valid.height:,} held-out ratings")
 
 
-def _start(
-    model: Model, uri: str, night: Night, prepared: Prepared, *, keep_rating: float = KEEP_RATING
-) -> Start:
+def _start(model: Model, uri: str, night: Night, prepared: Prepared, *, keep: Keep) -> Start:
     _check_shape(model, night, prepared)
     user_rows = _rows(night.frame("users")["user_id"].head(prepared.n_users), model.users, "user_id")
     movie_rows = _rows(night.frame("movies")["movie_id"], model.movies, "movie_id")
@@ -132,13 +164,13 @@ def _start(
     )
 
     def rating(network: Network) -> None:
-        carry_over(network, earlier, user_rows=user_rows, movie_rows=movie_rows, keep=keep_rating)
+        carry_over(network, earlier, user_rows=user_rows, movie_rows=movie_rows, keep=keep.rating)
 
     def ranking(initial: RankingModel) -> RankingModel:
         assert model.ranking is not None
-        return carry_over_ranking(initial, model.ranking, movie_rows=movie_rows)
+        return carry_over_ranking(initial, model.ranking, movie_rows=movie_rows, keep=keep.ranking)
 
-    return Start(rating, ranking if model.ranking else None, uri)
+    return Start(rating, ranking if model.ranking else None, uri, keep.pace)
 
 
 def _check_shape(model: Model, night: Night, prepared: Prepared) -> None:
@@ -153,7 +185,7 @@ def _check_shape(model: Model, night: Night, prepared: Prepared) -> None:
         before, now = getattr(model.network.settings, name), getattr(tonight, name)
         if before != now:
             raise ValueError(f"the last model has {name} {before}, tonight's {now}")
-    if config.rank_by != "affinity":
+    if config.rank_by == "rating":
         return
     before, now = (model.ranking.config.n_factors if model.ranking else None), config.ranking_factors
     if before != now:

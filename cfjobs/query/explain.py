@@ -1,9 +1,10 @@
 """Why a movie has its score for a user: the score taken apart into parts that add up to it.
 
     affinity   score = b_m + sum over the user's ratings of w_i <e_i, q_m>     bias + history
+    blend      the same + k (c_m + <p_u, q'_m>)                                bias + history + stars
     rating     score = c_m + <p_u, q_m>                                        bias + embedding
 
-w_i, e_i, q_m and b_m as in `ranking`; c_m, p_u and q_m those of the rating network. A network that is not a sum (`net`)
+w_i, e_i, q_m and b_m as in `ranking`; c_m, p_u and q_m those of the rating network, and so is q'_m; k as in `blend`. A network that is not a sum (`net`)
 has the embedding part alone.
 """
 
@@ -26,16 +27,17 @@ from cfjobs.topn.problem import NO_MOVIE
 
 @dataclass(frozen=True)
 class Parts:
-    """score = bias + embedding + the sum of history [H]: what each rating of the user contributes."""
+    """score = bias + embedding + stars + the sum of history [H]: what each rating of the user contributes."""
 
     bias: float
     embedding: float
     history: tuple[float, ...] = ()
+    stars: float = 0.0
 
     @property
     def score(self) -> float:
         """The whole."""
-        return self.bias + self.embedding + sum(self.history)
+        return self.bias + self.embedding + self.stars + sum(self.history)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Explanation:
     frame: movie_id, title, rating, rated_at, weight, part; the user's ratings, those that speak most for the movie
     first. rank, published_score: in the published list; None where the movie is not in it. place: among all
     n_candidates movies that could be listed; None for one that could not, because the user has rated it or too few
-    have.
+    have. stars_weight: of the predicted stars in the score.
     """
 
     user_id: str | int
@@ -54,6 +56,7 @@ class Explanation:
     run_date: date
     parts: Parts
     predicted_rating: float
+    stars_weight: float
     rank: int | None
     published_score: float | None
     rated: float | None
@@ -104,6 +107,7 @@ def explain(
         run_date=night.run["run_date"],
         parts=parts,
         predicted_rating=float(predicted[0]),
+        stars_weight=model.stars_weight,
         rank=listed.get("rank"),
         published_score=listed.get("score"),
         rated=mine["rating"][0] if mine.height else None,
@@ -123,16 +127,27 @@ def take_apart(model: Model, rated: pl.DataFrame, *, user: str, movie_row: int) 
         e_HD = model.ranking.history_vectors[rated["movie_idx"].to_list()].double()
         q_D = model.ranking.movie_vectors[movie_row].double()
         of_history = (weights.double() * (e_HD @ q_D)).tolist()
-        return weights.tolist(), Parts(float(model.ranking.movie_bias[movie_row]), 0.0, tuple(of_history))
+        bias = float(model.ranking.movie_bias[movie_row])
+        return weights.tolist(), Parts(bias, 0.0, tuple(of_history), _stars_part(model, user, movie_row))
     scores, nothing = model.network.scores(), [0.0] * rated.height
     row = _row(model.users["user_id"], user, "user")
     if isinstance(scores, DotScores):
         dot = float(scores.user[row].double() @ scores.movie[movie_row].double())
         return nothing, Parts(float(scores.bias[movie_row]), dot)
     x = torch.cat([scores.user[row], scores.movie[movie_row]]).double()
-    for number, (weight, bias) in enumerate(scores.layers):
-        x = weight.double() @ (x.relu() if number else x) + bias.double()
+    for number, (weight, shift) in enumerate(scores.layers):
+        x = weight.double() @ (x.relu() if number else x) + shift.double()
     return nothing, Parts(0.0, float(x))
+
+
+def _stars_part(model: Model, user: str, movie_row: int) -> float:
+    """What the predicted stars add to the score."""
+    row = _user_row(model, user)
+    scores = lists.stars(model, range(row, row + 1)) if model.stars_weight else None
+    if not isinstance(scores, DotScores):
+        return 0.0
+    dot = float(scores.user[0].double() @ scores.movie[movie_row].double())
+    return lists.stars_factor(model) * (dot + float(scores.bias[movie_row]))
 
 
 def history_weights(ranking: RankingModel, rated: pl.DataFrame) -> torch.Tensor:
@@ -160,6 +175,8 @@ def as_json(found: Explanation) -> dict[str, Any]:
         "bias": found.parts.bias,
         "embedding": found.parts.embedding,
         "history": sum(found.parts.history),
+        "stars": found.parts.stars,
+        "stars_weight": found.stars_weight,
         "predicted_rating": found.predicted_rating,
         "rank": found.rank,
         "published_score": found.published_score,
@@ -172,10 +189,18 @@ def as_json(found: Explanation) -> dict[str, Any]:
 
 def _order(model: Model, rated: pl.DataFrame, *, user: str) -> list[int]:
     """Every movie that could be in the user's list, best first."""
-    row = 0 if model.ranking is not None else _row(model.users["user_id"], user, "user")
+    row = _user_row(model, user)
     mine = rated.select(pl.lit(row, pl.Int32).alias("user_idx"), "movie_idx", "rating")
     (batch,) = lists.best(lists.ask(model, mine, users=range(row, row + 1)), n=model.movies.height)
     return [movie for movie in batch.movie_idx[0].tolist() if movie != NO_MOVIE]
+
+
+def _user_row(model: Model, user: str) -> int:
+    """The user's row; beyond the last for one whom only the ranking network can rank for."""
+    if model.ranking is None:
+        return _row(model.users["user_id"], user, "user")
+    row = int(ratings.rows_of(_id(user, model.users["user_id"].dtype), model.users["user_id"])[0])
+    return row if row >= 0 else model.network.n_users
 
 
 def _known(rated: pl.DataFrame, model: Model) -> pl.DataFrame:
@@ -209,12 +234,16 @@ def _titles(model: Model) -> pl.DataFrame:
 
 
 def _row(known: pl.Series, wanted: str, what: str) -> int:
-    row = int(ratings.rows_of(pl.Series([_cast(wanted, known.dtype)], dtype=known.dtype), known)[0])
+    row = int(ratings.rows_of(_id(wanted, known.dtype), known)[0])
     if row < 0:
         raise InputError(
             f"{what} {wanted}: is unknown to the model of that night; `cfjobs movies` searches titles"
         )
     return row
+
+
+def _id(text: str, dtype: pl.DataType) -> pl.Series:
+    return pl.Series([_cast(text, dtype)], dtype=dtype)
 
 
 def _cast(text: str, dtype: pl.DataType) -> str | int:

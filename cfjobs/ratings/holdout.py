@@ -6,6 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfjobs.compiled import compiled
+from cfjobs.config import Config
+
+
+def of(config: Config, user_idx: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """The holdout that a configuration asks for, of ratings sorted by user and, within a user, by time [R]."""
+    if config.holdout == "random":
+        return random_holdout(user_idx.size, fraction=config.holdout_fraction, seed=config.seed)
+    return temporal_holdout(user_idx, fraction=config.holdout_fraction)
 
 
 def temporal_holdout(user_idx: NDArray[np.int32], *, fraction: float) -> NDArray[np.bool_]:

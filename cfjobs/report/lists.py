@@ -7,13 +7,14 @@ from cfjobs.report.charts import Chart
 from cfjobs.report.facts import Facts, Reader
 from cfjobs.report.html import card, figure, grid, section, table, text, title
 from cfjobs.tables.runs import FIRST
+from cfjobs.tables.schema import OF_PUBLISHED
 
 
 def lists(facts: Facts) -> str:
     """What the lists are like: how alike, how popular, how different from the last night."""
     v = facts.variety
     users = max(v["lists"], 1)
-    said = [
+    counted = [
         ("movies in somebody’s first ten", f"{v['listed_movies']:,.0f} of {v['movies']:,.0f}", ""),
         ("users", f"{v['lists']:,.0f}", ""),
         ("different lists", f"{v['distinct']:,.0f}", ""),
@@ -21,13 +22,26 @@ def lists(facts: Facts) -> str:
         ("users with the most repeated list", f"{v['most_copies']:,.0f}", ""),
         ("users who get the popularity list", f"{v['popular_share']:.1%}", ""),
     ]
-    for name, what in (
-        ("novelty_at_10", "novelty of a listed movie, bits"),
-        ("popular_share_at_10", "places for popular movies"),
+    said = [(what, tonight, "", popular) for what, tonight, popular in counted]
+    for name, what, form in (
+        ("coverage", "movies that could be listed, and are", "{:.1%}"),
+        ("novelty_at_10", "novelty of a listed movie, bits", "{:.2f}"),
+        ("popular_share_at_10", "places for popular movies", "{:.1%}"),
+        ("stars_at_10", "predicted stars of a place", "{:.2f}"),
     ):
+        published = dict(
+            facts.metrics.filter(metric=name + OF_PUBLISHED, band="all").select("metric", "value").rows()
+        )
         for row in facts.metrics.filter(metric=name, band="all").to_dicts():
-            form = "{:.1f}" if name.startswith("novelty") else "{:.1%}"
-            said.append((what, form.format(row["value"]), form.format(row["baseline"])))
+            tonight = published.get(name + OF_PUBLISHED)
+            said.append(
+                (
+                    what,
+                    "" if tonight is None else form.format(tonight),
+                    form.format(row["value"]),
+                    form.format(row["baseline"]),
+                )
+            )
     most = table(
         (("movie", "text"), ("lists", "number"), ("of users", "number")),
         [
@@ -42,7 +56,7 @@ def lists(facts: Facts) -> str:
         ),
         _changed(facts),
         f"<h3>Recommended most</h3>{most}",
-        f"<h3>Variety</h3>{table((('what', 'text'), ('tonight', 'number'), ('popularity list', 'number')), said)}",
+        f"<h3>Variety</h3>{table((('what', 'text'), ('published', 'number'), ('measured', 'number'), ('popularity list', 'number')), said)}",
     ]
     return section("Who gets what", "Over the first ten places of every list.", grid(cards))
 

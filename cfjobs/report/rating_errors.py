@@ -32,7 +32,7 @@ def _metrics(metrics: pl.DataFrame) -> str:
         interval = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
         rows.append((row["metric"], f"{row['value']:.3f}", interval, f"{row['baseline']:.3f}"))
     header = (("metric", "text"), ("tonight", "number"), ("95 % interval", "number"), ("baseline", "number"))
-    note = "Baselines: biases alone for rmse and mae, the popularity list for the others."
+    note = "Baselines: biases alone for rmse and mae, the measured lists for those published, the popularity list for the others."
     return f"<h3>All metrics</h3>{table(header, rows)}<p class='note' style='margin-top:8px'>{note}</p>"
 
 

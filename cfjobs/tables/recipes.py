@@ -13,12 +13,15 @@ METRICS = """## What each metric says
 | `recall_at_10` | share of a user's liked held-out movies that are among the first ten | higher | the popularity list |
 | `map_at_10` | mean precision at each hit among the first ten | higher | the popularity list |
 | `mrr_at_10` | 1 / rank of the first hit among the first ten, 0 without one | higher | the popularity list |
+| `disliked_share_at_10` | of the movies among the first ten that their user went on to rate, those rated below the user's own mean | lower | the popularity list |
+| `stars_at_10` | mean predicted rating of the first ten, in stars | | the popularity list |
 | `coverage` | share of the movies that could be listed that are in anybody's first ten | | the popularity list |
 | `novelty_at_10` | mean self-information of the listed movies in bits: 0 is rated by everybody, 10 by one in 1,024 | | the popularity list |
 | `popular_share_at_10` | share of list places that go to the tenth of the movies with most ratings | | the popularity list |
+| `stars_at_10_published` and so on | the last four of the lists that were published, over every user with ratings; only for `all` | | the measured lists |
 
 A held-out movie is liked from `relevant_rating` on. Lists are judged without the movies of the training ratings, over
-users with a liked held-out movie; variety (the last three) over every user.
+users with a liked held-out movie; stars and variety (the last four) over every user.
 """
 
 RECIPES = """## Recipes

@@ -74,7 +74,7 @@ TOP_N = Table(
         "No null and no NaN; `predicted_rating` lies within the range of the ratings.",
     ),
     "Every list is made anew each night: new ratings move it, and the seen movies leave it. The same ratings, "
-    "configuration and seed give the same lists.",
+    "configuration and seed give the same lists, with `steady` after the same last night.",
 )
 
 MOVIE_EMBEDDINGS = Table(
@@ -321,6 +321,9 @@ ROLLBACKS = Table(
     ("One row for each rollback, written before the tables go back; rows are only ever added.",),
     "It does not change with the nights, only when somebody goes back.",
 )
+
+OF_PUBLISHED = "_published"
+"""Ends the name of a metric that was measured on the published lists."""
 
 PUBLISHED: tuple[Table, ...] = (
     TOP_N,

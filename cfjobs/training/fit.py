@@ -69,7 +69,7 @@ class Fitted:
 def fit_networks(task: Task, kit: Kit) -> Fitted:
     """Fit both networks; the seed of the configuration decides every random choice."""
     network, record = fit_rater(task, kit)
-    ranking = fit_ranker(task, kit) if task.config.rank_by == "affinity" else None
+    ranking = fit_ranker(task, kit) if task.config.rank_by != "rating" else None
     return Fitted(network, ranking, record)
 
 
@@ -109,7 +109,11 @@ def fit_ranker(task: Task, kit: Kit) -> RankingModel:
     """The ranking network of a task."""
     config = ranking_config(task.config, y_range=task.y_range)
     if task.start.ranking is not None:
-        config = replace(config, n_steps=max(1, round(config.n_steps * task.config.warm_share)))
+        config = replace(
+            config,
+            n_steps=max(1, round(config.n_steps * task.config.warm_share)),
+            learning_rate=config.learning_rate * task.start.pace,
+        )
     return fit_ranking(
         History.of(task.kept, n_users=task.n_users),
         n_movies=task.n_movies,

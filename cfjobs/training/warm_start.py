@@ -5,11 +5,13 @@ is left behind. Everything that is not a row of a user or a movie is taken as it
 
     row = keep x earlier row + (1 - keep) x initial row      for embeddings; biases are kept whole
 
-A refit goes on from the model of the same night, so its rating network keeps all.
+A refit goes on from the model that the same night measured: it keeps all, and takes steps large enough to learn what
+was held out. Going on from an earlier night's model keeps nearly all of the ranking network and takes small steps, so
+that the lists of users whose ratings did not change stay what they were; the rating network's earlier rows are drawn
+back further, since taken whole they would fit the earlier ratings ever closer from night to night.
 
-Earlier rows taken whole would fit the earlier ratings ever closer from night to night and rank worse than a cold
-start; drawn back, they find the way again in few steps. Source: Ash and Adams, "On warm-starting neural network
-training" (2020), shrink and perturb; the shares were chosen by bench/warm_start.py.
+Source: Ash and Adams, "On warm-starting neural network training" (2020), shrink and perturb; the shares were chosen on
+inner splits, see docs/decisions/0007-published-as-measured.md.
 """
 
 from collections.abc import Callable
@@ -27,18 +29,36 @@ class Start:
     """Where both trainings begin; None for a cold one.
 
     rating: puts the earlier rows into a network that has begun; ranking: the same for random parameters;
-    model_uri: of the earlier model.
+    model_uri: of the earlier model; pace: of the ranking network's learning rate.
     """
 
     rating: Callable[[Network], None] | None = None
     ranking: Callable[[RankingModel], RankingModel] | None = None
     model_uri: str | None = None
+    pace: float = 1.0
 
 
 COLD = Start()
 
-KEEP_RATING = 0.7
-_KEEP_RANKING = 0.3
+
+@dataclass(frozen=True)
+class Keep:
+    """How much of an earlier model is kept.
+
+    rating, ranking: share of the earlier embeddings in each network. pace: what the ranking network's learning rate is
+    multiplied by.
+    """
+
+    rating: float
+    ranking: float
+    pace: float
+
+
+OF_TONIGHT = Keep(rating=1.0, ranking=1.0, pace=1.4)
+"""A refit, from the model that the same night has measured."""
+
+OF_ANOTHER_NIGHT = Keep(rating=0.7, ranking=0.95, pace=0.45)
+"""A model trained on the ratings of an earlier night."""
 
 
 @torch.no_grad()
@@ -48,7 +68,7 @@ def carry_over(
     *,
     user_rows: Tensor,
     movie_rows: Tensor,
-    keep: float = KEEP_RATING,
+    keep: float = OF_ANOTHER_NIGHT.rating,
 ) -> None:
     """Put the rows of an earlier model into a network of the same kind that has begun its training.
 
@@ -78,7 +98,11 @@ def carry_over(
 
 @torch.no_grad()
 def carry_over_ranking(
-    initial: RankingModel, earlier: RankingModel, *, movie_rows: Tensor, keep: float = _KEEP_RANKING
+    initial: RankingModel,
+    earlier: RankingModel,
+    *,
+    movie_rows: Tensor,
+    keep: float = OF_ANOTHER_NIGHT.ranking,
 ) -> RankingModel:
     """The initial parameters with the rows of the movies that the earlier model knows. movie_rows [M]: as for `carry_over`."""
     found = {name: tensor.clone() for name, tensor in initial.tensors().items()}

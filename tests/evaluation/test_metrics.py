@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from cfjobs.config import relevant_from
-from cfjobs.evaluation.baselines import bias_only
+from cfjobs.evaluation.baselines import Holdout, bias_only
 from cfjobs.evaluation.bootstrap import BANDS
 from cfjobs.evaluation.metrics import (
     BASELINES,
     NAMES,
-    Holdout,
     Measure,
     list_metrics,
     measures,
@@ -128,8 +127,27 @@ def measured(case: dict[str, Any], *, batch: int = 1000, seed: int = 0) -> list[
         ]
 
     return measures(
-        **case | {"lists": batches(case["lists"]), "popular": batches(case["popular"])}, seed=seed
+        **case | {"lists": batches(case["lists"]), "popular": batches(case["popular"])},
+        seed=seed,
+        predict=lambda user_idx, movie_idx: (1 + (user_idx + movie_idx) % 4).astype(np.float32),
     )
+
+
+def test_disliked_places_and_stars_are_those_of_a_loop_over_places(rng: np.random.Generator) -> None:
+    case = random_case(rng)
+    training, holdout = case["training"], case["holdout"]
+    given = dict(zip(zip(holdout.user_idx, holdout.movie_idx, strict=True), holdout.rating, strict=True))
+    rated, disliked, stars = 0, 0, []
+    for user, movies in enumerate(case["lists"].movie_idx.tolist()):
+        own = training.rating[training.user_idx == user]
+        mean = own.mean() if own.size else 0.0
+        ratings = [given[user, movie] for movie in movies if (user, movie) in given]
+        rated += len(ratings)
+        disliked += sum(rating < mean for rating in ratings)
+        stars.append(np.mean([1 + (user + movie) % 4 for movie in movies if movie >= 0]))
+    found = {row.metric: row.value for row in measured(case) if row.band == "all"}
+    assert found["disliked_share_at_10"] == pytest.approx(disliked / rated)
+    assert found["stars_at_10"] == pytest.approx(np.mean(stars))
 
 
 def test_list_metrics_are_those_of_a_loop_over_users(rng: np.random.Generator) -> None:

@@ -87,9 +87,7 @@ def test_the_holdout_changes_nothing(data_set: Path, tmp_path: Path) -> None:
     assert figures[:2] == figures[2:]
 
 
-@pytest.mark.parametrize(
-    ("objective", "rank_by"), [("ndcg", "affinity"), ("ndcg", "rating"), ("rmse", "affinity")]
-)
+@pytest.mark.parametrize(("objective", "rank_by"), [("ndcg", "blend"), ("ndcg", "rating"), ("rmse", "blend")])
 def test_every_objective_has_knobs_that_the_configuration_takes(objective: Any, rank_by: Any) -> None:
     config = tune.spelled_out(Config(rank_by=rank_by), n_ratings=100_000)
     knobs = tune.own_knobs(config, objective)

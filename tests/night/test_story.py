@@ -119,11 +119,12 @@ def test_ratings_are_read_from_the_object_store_too(data_set: Path, tmp_path: Pa
 
 def test_the_same_date_is_replaced_and_another_is_added(data_set: Path, tmp_path: Path) -> None:
     output = str(tmp_path)
-    run(data_set, output)
+    anew = QUICK.model_copy(update={"steady": False})
+    run(data_set, output, config=anew)
     first = rows(output)
     run(data_set, output, config=QUICK.model_copy(update={"top_n": 5}))
     assert rows(output).height == 122 * 5
-    run(data_set, output, run_date=date(2026, 3, 2))
+    run(data_set, output, run_date=date(2026, 3, 2), config=anew)
     both = rows(output)
     assert both.filter(pl.col("run_date") == NIGHT).height == 122 * 5
     assert both.filter(pl.col("run_date") == date(2026, 3, 2)).drop("run_date").equals(first.drop("run_date"))

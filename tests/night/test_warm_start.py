@@ -179,10 +179,39 @@ def test_a_first_night_and_an_unreadable_model_start_cold(
         uri = rows(output, "runs")["model_uri"][-1]
 
 
+def test_the_refit_goes_on_from_the_last_published_model_that_has_seen_enough(
+    data_set: Path, tmp_path: Path
+) -> None:
+    """Of an earlier date, so that a date run again does not go on from itself; else from tonight's measured model."""
+    first = run(data_set, str(tmp_path), config=QUICK)
+
+    def refit_from(run_date: date, config: Config, *, ratings: Path | None = None) -> str | None:
+        night = story.start(
+            Inputs(ratings=str(ratings or data_set / "ratings.parquet")),
+            output=str(tmp_path),
+            run_date=run_date,
+            config=config,
+        )
+        prepared = story.prepare(night)
+        story.hold_out(night, prepared)
+        story.fit(night, prepared, on="train")
+        start = warm_start.start_of(night, prepared, on="all", valid=night.frame("ratings").clear())
+        assert start.ranking is not None
+        return start.model_uri
+
+    assert refit_from(date(2026, 3, 2), QUICK) == first.model_uri
+    assert refit_from(date(2026, 3, 1), QUICK) is None
+    assert refit_from(date(2026, 3, 2), QUICK.model_copy(update={"steady": False})) is None
+    ratings = pl.read_parquet(data_set / "ratings.parquet")
+    half = ratings.with_columns(pl.col("user_id") + 1_000_000)
+    pl.concat([ratings, half]).write_parquet(tmp_path / "twice.parquet")
+    assert refit_from(date(2026, 3, 2), QUICK, ratings=tmp_path / "twice.parquet") is None
+
+
 def test_a_night_without_warm_start_keeps_nothing_more(
     data_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cold = run(data_set, str(tmp_path), config=QUICK)
+    cold = run(data_set, str(tmp_path), config=QUICK.model_copy(update={"steady": False}))
     names = {path.name for path in Path(cold.model_uri).iterdir()}
     assert names == {
         "network.safetensors",

@@ -17,7 +17,7 @@ NIGHT = date(2026, 3, 1)
 QUICK = Config(epochs=2, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=20)
 
 
-@pytest.fixture(scope="module", params=["affinity", "rating"])
+@pytest.fixture(scope="module", params=["blend", "affinity", "rating"])
 def published(
     request: pytest.FixtureRequest, data_set: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
