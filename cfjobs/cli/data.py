@@ -20,7 +20,6 @@ from cfjobs.cli.app import (
     progress_bars,
     show,
 )
-from cfjobs.config import Config, as_toml, load_config
 
 
 @app.command()
@@ -91,6 +90,7 @@ def tune(
     The holdout is never looked at. A search that was stopped goes on by the same command.
     Needs Optuna: pip install 'cfjobs[tune]'.
     """
+    from cfjobs.config import load_config
     from cfjobs.experiments.run import tuned
 
     with progress_bars() as progress:
@@ -132,6 +132,7 @@ def lr_find(
     Trains the rating network by batches for a few hundred steps on the ratings outside the holdout, and forgets it.
     A rate found here is for batches: set it together with optimizer=adam.
     """
+    from cfjobs.config import load_config
     from cfjobs.experiments.run import learning_rates_tried
 
     found = learning_rates_tried(
@@ -155,6 +156,8 @@ def lr_find(
 @app.command(name="config")
 def config_(config: ConfigFile = None, set_: Settings = None, as_json: AsJson = False) -> None:
     """Print every configuration key with its value and meaning, as a TOML file."""
+    from cfjobs.config import Config, as_toml, load_config
+
     found = load_config(config, set_ or ())
     if as_json:
         about = {

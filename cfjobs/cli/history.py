@@ -27,7 +27,6 @@ from cfjobs.cli.app import (
     progress_bars,
     show,
 )
-from cfjobs.config import load_config
 
 if TYPE_CHECKING:
     from cfjobs.tables.runs import PublishedNight
@@ -111,6 +110,7 @@ def backfill(
 
     Dates that are published already are skipped, so the same command goes on where it stopped.
     """
+    from cfjobs.config import load_config
     from cfjobs.night import backfill
     from cfjobs.night.records import Inputs
 

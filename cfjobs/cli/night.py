@@ -19,7 +19,6 @@ from cfjobs.cli.app import (
     progress_bars,
     show,
 )
-from cfjobs.config import load_config
 
 
 @app.command()
@@ -41,6 +40,7 @@ def nightly(
 
     A night that was killed is resumed by the same command: finished stages are not computed again.
     """
+    from cfjobs.config import load_config
     from cfjobs.night import story
     from cfjobs.night.records import Inputs
 
@@ -71,6 +71,7 @@ def train(
 
     With --set holdout=none it trains on all ratings.
     """
+    from cfjobs.config import load_config
     from cfjobs.night import story
     from cfjobs.night.records import Inputs
 
@@ -101,6 +102,7 @@ def evaluate(
 
     The figures are honest for a model that `cfjobs train` made from the same ratings and holdout settings.
     """
+    from cfjobs.config import load_config
     from cfjobs.night import story
     from cfjobs.night.records import Inputs
 
@@ -133,6 +135,7 @@ def score(
 
     Users that the model does not know get the popularity list.
     """
+    from cfjobs.config import load_config
     from cfjobs.night import story
     from cfjobs.night.records import Inputs
 

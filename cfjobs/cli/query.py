@@ -39,11 +39,13 @@ def recs(
 
     --ratings-of is for a user who arrived today, or rated more since the night; --user says who it is, if known.
     """
-    from cfjobs.query import lookup
-
     if ratings_of is not None:
-        found = lookup.fold_in(output, ratings_of, user=user, run_date=as_date(run_date))
+        from cfjobs.query import new_user
+
+        found = new_user.list_of(output, ratings_of, user=user, run_date=as_date(run_date))
     elif user is not None:
+        from cfjobs.query import lookup
+
         found = lookup.user_list(output, user, run_date=as_date(run_date))
     else:
         raise typer.BadParameter("give --user, --ratings-of, or both")
@@ -78,13 +80,13 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict ratings: --pairs and --out for a file, --user and --movie for one pair."""
-    from cfjobs.query import lookup
+    from cfjobs.query import predict as predictions
 
     if pairs and out and not user and not movie:
-        n_rows = lookup.predict_pairs(model, pairs, out)
+        n_rows = predictions.predict_pairs(model, pairs, out)
         show({"rows": n_rows, "out": out}, as_json=as_json)
     elif user and movie and not pairs and not out:
-        found = lookup.predict_one(model, user, movie)
+        found = predictions.predict_one(model, user, movie)
         if as_json:
             show(found, as_json=True)
         else:

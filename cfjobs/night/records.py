@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from cfjobs import storage
 from cfjobs.config import Config
+from cfjobs.errors import DamagedFile
 from cfjobs.lists.blend import Blend
 from cfjobs.record import AnyRecord, Record
 from cfjobs.training.checkpoint import Checkpoints
@@ -84,8 +85,14 @@ class Night(Record):
 
     def frame(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
         """A table of the work folder."""
-        data = storage.read_bytes(storage.join(self.work, f"{name}.parquet"))
-        return pl.read_parquet(io.BytesIO(data), columns=columns)
+        uri = storage.join(self.work, f"{name}.parquet")
+        data = storage.read_bytes(uri)
+        try:
+            return pl.read_parquet(io.BytesIO(data), columns=columns)
+        except pl.exceptions.PolarsError as error:
+            raise DamagedFile(
+                f"{uri}: is damaged ({str(error).splitlines()[0][:200]}); remove {self.work} and run the night again"
+            ) from error
 
     def checkpoints(self, name: str, *, write: bool = True) -> Checkpoints:
         """The checkpoints of one of the night's trainings; without `write` for a process that only goes on from them."""

@@ -20,7 +20,8 @@ from cfjobs.errors import InputError
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.models.ranker import History, RankingModel
-from cfjobs.query import lookup, movies
+from cfjobs.query import movies
+from cfjobs.query.predict import predicted
 from cfjobs.ratings import history
 from cfjobs.topn.problem import NO_MOVIE
 
@@ -97,16 +98,14 @@ def explain(
         .select("movie_id", "title", "rating", pl.col("timestamp").alias("rated_at"), "weight", "part")
     )
     mine = rated.filter(movie_idx=movie_row)
-    predicted = lookup.predicted(
-        model, users=pl.Series([user_id]), movies=pl.Series([movie_id]), device="cpu"
-    )
+    stars = predicted(model, users=pl.Series([user_id]), movies=pl.Series([movie_id]), device="cpu")
     return Explanation(
         user_id=user_id,
         movie_id=movie_id,
         title=titles.filter(movie_idx=movie_row)["title"][0],
         run_date=night.run["run_date"],
         parts=parts,
-        predicted_rating=float(predicted[0]),
+        predicted_rating=float(stars[0]),
         stars_weight=model.stars_weight,
         rank=listed.get("rank"),
         published_score=listed.get("score"),

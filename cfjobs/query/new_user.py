@@ -2,15 +2,17 @@
 
 import io
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
 import polars as pl
 import torch
 
-from cfjobs import models, ratings, storage
+from cfjobs import lists, model_store, models, ratings, storage, tables
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.model_store.files import Model
+from cfjobs.query.lookup import UserList, published_night, with_titles
 from cfjobs.ratings import validate
 from cfjobs.training import fold_in
 
@@ -21,6 +23,25 @@ class OneUser:
 
     user: str | int | None
     frame: pl.DataFrame
+
+
+def list_of(
+    output: str, ratings_of: str, *, user: str | None = None, run_date: date | None = None
+) -> UserList:
+    """The list of a user who arrived, or rated more, after the night: its model, these ratings, no training.
+
+    ratings_of: URI of a .csv or Parquet file as `read` takes it. With exactly the ratings that the night
+    had of a user, the list is the published one.
+    """
+    night = published_night(storage.normal(output), run_date)
+    model = model_store.load_model(night["model_uri"])
+    one = read(ratings_of, user=user, config=model.config, model=model)
+    known, unknown = known_movies(one, model)
+    alone = model_of(one, known, model)
+    batch = next(lists.best(lists.ask(alone, known, users=range(1)), n=model.config.top_n))
+    frame = lists.rows(batch, alone, alone.users["user_id"])
+    source = frame["source"][0] if frame.height else tables.SOURCE_MODEL
+    return UserList(one.user, night["run_date"], source, with_titles(frame, model.movies), tuple(unknown))
 
 
 def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> OneUser:

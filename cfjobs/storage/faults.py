@@ -6,14 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import boto3
-import botocore.config
-import botocore.exceptions
-
 from cfjobs.errors import CfjobsError, InputError, StorageFault
 
 if TYPE_CHECKING:
-    pass
+    from botocore.exceptions import ClientError
 
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden", "ExpiredToken"}
@@ -28,16 +24,6 @@ def explained(uri: str) -> Iterator[None]:
         yield
     except CfjobsError:
         raise
-    except botocore.exceptions.ClientError as error:
-        raise _of_client_error(uri, error) from error
-    except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError) as error:
-        raise InputError(
-            f"{uri}: no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
-        ) from error
-    except (botocore.exceptions.BotoCoreError, boto3.exceptions.Boto3Error) as error:
-        raise StorageFault(
-            f"{uri}: the object store did not answer ({first_line(error)}); check AWS_ENDPOINT_URL and the network, then retry"
-        ) from error
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise InputError(f"{uri}: there is no such file; check the path") from error
     except PermissionError as error:
@@ -45,6 +31,8 @@ def explained(uri: str) -> Iterator[None]:
     except OSError as error:
         raise _of_os_error(uri, error) from error
     except Exception as error:
+        if type(error).__module__.partition(".")[0] in {"boto3", "botocore", "s3transfer"}:
+            raise _of_boto(uri, error) from error
         if type(error).__module__.startswith(
             ("deltalake", "_internal", "polars", "pyarrow")
         ) and _is_remote_fault(error):
@@ -52,7 +40,21 @@ def explained(uri: str) -> Iterator[None]:
         raise
 
 
-def _of_client_error(uri: str, error: botocore.exceptions.ClientError) -> CfjobsError:
+def _of_boto(uri: str, error: Exception) -> CfjobsError:
+    from botocore import exceptions  # here: a local output does without it
+
+    if isinstance(error, exceptions.ClientError):
+        return _of_client_error(uri, error)
+    if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
+        return InputError(
+            f"{uri}: no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        )
+    return StorageFault(
+        f"{uri}: the object store did not answer ({first_line(error)}); check AWS_ENDPOINT_URL and the network, then retry"
+    )
+
+
+def _of_client_error(uri: str, error: "ClientError") -> CfjobsError:
     code = str(error.response.get("Error", {}).get("Code", "unknown"))
     bucket = uri.removeprefix("s3://").partition("/")[0]
     if code == "NoSuchBucket":

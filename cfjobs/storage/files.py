@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import botocore.config
-import botocore.exceptions
-
 from cfjobs.storage.faults import ABSENT, CONFLICT, explained
 from cfjobs.storage.s3 import client, list_s3
 from cfjobs.storage.uri import FileInfo, bucket_key, is_s3, join
@@ -176,6 +173,8 @@ class Tagged:
 
 def write_if(uri: str, data: bytes, *, tag: str | None) -> str | None:
     """Write an object of a store if it still has this tag, or, for None, if there is none. Returns the new tag, or None when another write came first."""
+    from botocore.exceptions import ClientError
+
     bucket, key = bucket_key(uri)
     with explained(uri):
         try:
@@ -183,7 +182,7 @@ def write_if(uri: str, data: bytes, *, tag: str | None) -> str | None:
                 answer = client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
             else:
                 answer = client().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=tag)
-        except botocore.exceptions.ClientError as error:
+        except ClientError as error:
             if error.response["Error"]["Code"] in CONFLICT | ABSENT - {"NoSuchBucket"}:
                 return None
             raise
@@ -192,11 +191,13 @@ def write_if(uri: str, data: bytes, *, tag: str | None) -> str | None:
 
 def read_tagged(uri: str) -> Tagged | None:
     """An object of a store with its tag; None when it is absent."""
+    from botocore.exceptions import ClientError
+
     bucket, key = bucket_key(uri)
     with explained(uri):
         try:
             answer = client().get_object(Bucket=bucket, Key=key)
-        except botocore.exceptions.ClientError as error:
+        except ClientError as error:
             if error.response["Error"]["Code"] in ABSENT - {"NoSuchBucket"}:
                 return None
             raise
@@ -206,13 +207,18 @@ def read_tagged(uri: str) -> Tagged | None:
 def modified(uri: str) -> datetime:
     """When a file was last written; now for one that is gone meanwhile."""
     with explained(uri):
-        try:
-            if not is_s3(uri):
+        if not is_s3(uri):
+            try:
                 return datetime.fromtimestamp(Path(uri).stat().st_mtime, UTC)
-            bucket, key = bucket_key(uri)
+            except FileNotFoundError:
+                return datetime.now(UTC)
+        from botocore.exceptions import ClientError
+
+        bucket, key = bucket_key(uri)
+        try:
             return client().head_object(Bucket=bucket, Key=key)["LastModified"]
-        except (FileNotFoundError, botocore.exceptions.ClientError) as error:
-            if isinstance(error, FileNotFoundError) or error.response["Error"]["Code"] in ABSENT:
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ABSENT:
                 return datetime.now(UTC)
             raise
 
@@ -222,10 +228,12 @@ def exists(uri: str) -> bool:
     with explained(uri):
         if not is_s3(uri):
             return Path(uri).is_file()
+        from botocore.exceptions import ClientError
+
         bucket, key = bucket_key(uri)
         try:
             client().head_object(Bucket=bucket, Key=key)
-        except botocore.exceptions.ClientError as error:
+        except ClientError as error:
             if error.response["Error"]["Code"] in {"404", "NoSuchKey", "NotFound"}:
                 return False
             raise

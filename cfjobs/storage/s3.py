@@ -5,10 +5,6 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import boto3
-import botocore.config
-import botocore.exceptions
-
 from cfjobs.errors import InputError
 from cfjobs.storage.uri import FileInfo, bucket_key, is_s3
 
@@ -23,6 +19,8 @@ def options(uri: str) -> dict[str, str] | None:
     """
     if not is_s3(uri):
         return None
+    import boto3  # here: a local output does without it
+
     session = boto3.Session()
     found: dict[str, str] = {"aws_region": session.region_name or "us-east-1"}
     credentials = session.get_credentials()
@@ -60,6 +58,9 @@ def client() -> "S3Client":
 
 @functools.lru_cache(maxsize=8)
 def _cached_client(endpoint: str | None, _environment: tuple[str | None, ...]) -> "S3Client":
+    import boto3
+    from botocore.config import Config
+
     settings: dict[str, Any] = {
         "retries": {"mode": "standard", "max_attempts": 4},
         "connect_timeout": 5,
@@ -74,7 +75,7 @@ def _cached_client(endpoint: str | None, _environment: tuple[str | None, ...]) -
         "s3",
         endpoint_url=endpoint,
         region_name=session.region_name or "us-east-1",
-        config=botocore.config.Config(**settings),
+        config=Config(**settings),
     )
 
 

@@ -8,17 +8,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
-import pyarrow as pa
-from deltalake import DeltaTable
+from deltalake import DeltaTable, QueryBuilder
 
 from cfjobs import storage
 from cfjobs.errors import InputError
 from cfjobs.record import Record
 from cfjobs.tables import delta
 from cfjobs.tables.schema import RUN_DATE, RUNS, TOP_N, Table
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Metrics = Mapping[str, float | None]
 
@@ -101,8 +102,14 @@ def table_at(output: str, name: str, *, version: int | None = None) -> DeltaTabl
 def rows(runs: DeltaTable) -> list[dict[str, Any]]:
     """The rows of a version of `runs`, by date."""
     with storage.explained(runs.table_uri):
-        rows = runs.to_pyarrow_table().sort_by(RUN_DATE)
-    return rows.to_pylist()  # type: ignore[no-any-return]
+        found = (
+            QueryBuilder()
+            .register("runs", runs)
+            .execute(f"select * from runs order by {RUN_DATE}")
+            .read_all()
+        )
+    columns = {name: [value.as_py() for value in found[name]] for name in found.column_names}  # type: ignore[attr-defined]  # its stubs call an iterator iterable
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def commits(runs: DeltaTable) -> dict[int, str]:
@@ -121,7 +128,7 @@ def _night_of(row: dict[str, Any], version: int | None) -> PublishedNight:
 
 def paths(table: DeltaTable) -> set[str]:
     """The files of a version, below the table."""
-    return set(pa.table(table.get_add_actions(flatten=True))["path"].to_pylist())
+    return {path.as_py() for path in table.get_add_actions(flatten=True)["path"]}  # type: ignore[attr-defined]  # as above
 
 
 @dataclass(frozen=True)
@@ -131,30 +138,26 @@ class Source:
     output: str
     run: dict[str, Any]
 
-    def scan(self, table: Table) -> pl.LazyFrame:
+    def scan(self, table: Table) -> "pl.LazyFrame":
         """The night's rows of a table."""
+        import polars as pl
+
         uri = storage.join(self.output, table.name)
         version = json.loads(self.run["table_versions"]).get(table.name)
         scan = pl.scan_delta(uri, version=version, storage_options=storage.options(uri))
         return scan.filter(pl.col(RUN_DATE) == self.run["run_date"]).drop(RUN_DATE)
 
-    def first_lists(self) -> pl.LazyFrame:
+    def first_lists(self) -> "pl.LazyFrame":
         """The first places of every list: user_id, rank, movie_id, source."""
+        import polars as pl
+
         first = self.scan(TOP_N).filter(pl.col("rank") <= FIRST)
         return first.select("user_id", "rank", "movie_id", "source")
 
 
 def published_nights(output: str) -> list[dict[str, Any]]:
     """Every row of `runs`, by date. InputError when nothing has been published there."""
-    if delta.open_table(output, RUNS.name) is None:
-        raise InputError(
-            f"output {output}: no night has been published there; run `cfjobs nightly` first or check the URI"
-        )
-    uri = storage.join(output, RUNS.name)
-    with storage.explained(uri):
-        found = pl.read_delta(uri, storage_options=storage.options(uri))
-    nights: list[dict[str, Any]] = found.sort(RUN_DATE).to_dicts()
-    return nights
+    return rows(table_at(output, RUNS.name))
 
 
 def chosen_night(nights: Sequence[dict[str, Any]], output: str, run_date: date | None) -> dict[str, Any]:

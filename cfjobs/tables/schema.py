@@ -4,20 +4,22 @@ Ids keep the type they came with (int64 or string), so a schema is made for a ni
 """
 
 from dataclasses import dataclass
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from cfjobs.tables import recipes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 RUN_DATE = "run_date"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a published table; `kind` is an Arrow type, or 'user' or 'movie' for an outside id."""
+    """One column of a published table; kind: the name of an Arrow type, or 'user' or 'movie' for an outside id."""
 
     name: str
-    kind: pa.DataType | str
+    kind: str
     meaning: str
     example: str
     unit: str = ""
@@ -38,18 +40,31 @@ class Table:
     guarantees: tuple[str, ...]
     changes: str
 
-    def schema(self, *, user_type: pa.DataType, movie_type: pa.DataType) -> pa.Schema:
+    def schema(self, *, user_type: "pa.DataType", movie_type: "pa.DataType") -> "pa.Schema":
         """The Arrow schema for a night whose ids have these types."""
-        ids = {"user": user_type, "movie": movie_type}
-        return pa.schema(
-            [
-                pa.field(c.name, ids[c.kind] if isinstance(c.kind, str) else c.kind, nullable=c.nullable)
-                for c in self.columns
-            ]
-        )
+        import pyarrow as pa  # here: looking at what is published does without it
+
+        kinds = _arrow_types() | {"user": user_type, "movie": movie_type}
+        return pa.schema([pa.field(c.name, kinds[c.kind], nullable=c.nullable) for c in self.columns])
 
 
-_DATE = Column(RUN_DATE, pa.date32(), "The night the row belongs to; the partition.", "2026-03-01")
+def _arrow_types() -> "dict[str, pa.DataType]":
+    """The Arrow type of each kind of column."""
+    import pyarrow as pa
+
+    return {
+        "date32": pa.date32(),
+        "int16": pa.int16(),
+        "int64": pa.int64(),
+        "float32": pa.float32(),
+        "float64": pa.float64(),
+        "string": pa.string(),
+        "timestamp": pa.timestamp("us", tz="UTC"),
+        "vector": pa.list_(pa.field("element", pa.float32(), nullable=False)),
+    }
+
+
+_DATE = Column(RUN_DATE, "date32", "The night the row belongs to; the partition.", "2026-03-01")
 _STARS = "stars, the scale of the ratings"
 _TEXT_ID = "as text"
 
@@ -59,12 +74,12 @@ TOP_N = Table(
     (
         _DATE,
         Column("user_id", "user", "Whose list it is; the outside id, as in the ratings.", "42"),
-        Column("rank", pa.int16(), "Place in the list.", "1", unit="1 is best"),
+        Column("rank", "int16", "Place in the list.", "1", unit="1 is best"),
         Column("movie_id", "movie", "The movie to show.", "318"),
-        Column("score", pa.float32(), "What orders the list; compare it within one user only.", "2.913"),
-        Column("predicted_rating", pa.float32(), "What the user would rate the movie.", "4.41", unit=_STARS),
+        Column("score", "float32", "What orders the list; compare it within one user only.", "2.913"),
+        Column("predicted_rating", "float32", "What the user would rate the movie.", "4.41", unit=_STARS),
         Column(
-            "source", pa.string(), "`model`, or `popular` for a user whom the model cannot rank for.", "model"
+            "source", "string", "`model`, or `popular` for a user whom the model cannot rank for.", "model"
         ),
     ),
     (
@@ -83,23 +98,23 @@ MOVIE_EMBEDDINGS = Table(
     (
         _DATE,
         Column("movie_id", "movie", "The movie.", "318"),
-        Column("title", pa.string(), "Its title in the movies table.", "The Long Road (1994)", nullable=True),
-        Column("n_ratings", pa.int64(), "Ratings of the movie that the model was trained on.", "311"),
+        Column("title", "string", "Its title in the movies table.", "The Long Road (1994)", nullable=True),
+        Column("n_ratings", "int64", "Ratings of the movie that the model was trained on.", "311"),
         Column(
             "bias",
-            pa.float32(),
+            "float32",
             "How much the movie is rated above what its users and its embedding explain: the lesson's movie bias.",
             "0.62",
             unit="of the rating network's sum before the sigmoid; 0 is typical",
         ),
         Column(
             "vector",
-            pa.list_(pa.field("element", pa.float32(), nullable=False)),
+            "vector",
             "The movie's embedding in the rating network; angles between movies of one night mean something, single numbers do not.",
             "[0.11, -0.42, ...]",
         ),
-        Column("pc1", pa.float32(), "First principal component of the vectors.", "-0.83"),
-        Column("pc2", pa.float32(), "Second principal component.", "0.27"),
+        Column("pc1", "float32", "First principal component of the vectors.", "-0.83"),
+        Column("pc2", "float32", "Second principal component.", "0.27"),
     ),
     (
         "One row for every movie with at least one training rating, or with side features that the model uses; all vectors of a night have one length.",
@@ -116,11 +131,9 @@ SIMILAR_MOVIES = Table(
     (
         _DATE,
         Column("movie_id", "movie", "The movie.", "318"),
-        Column("rank", pa.int16(), "Place among the similar ones.", "1", unit="1 is most similar"),
+        Column("rank", "int16", "Place among the similar ones.", "1", unit="1 is most similar"),
         Column("similar_movie_id", "movie", "A movie like it.", "527"),
-        Column(
-            "cosine", pa.float32(), "Cosine of the angle between the two vectors.", "0.87", unit="-1 to 1"
-        ),
+        Column("cosine", "float32", "Cosine of the angle between the two vectors.", "0.87", unit="-1 to 1"),
     ),
     (
         "Exact: no movie that is left out is nearer than one that is listed.",
@@ -137,19 +150,17 @@ HOLDOUT_PREDICTIONS = Table(
         _DATE,
         Column("user_id", "user", "Who rated.", "42"),
         Column("movie_id", "movie", "What was rated.", "318"),
-        Column("rating", pa.float32(), "The rating given.", "4.5", unit=_STARS),
-        Column("predicted_rating", pa.float32(), "The rating predicted.", "4.12", unit=_STARS),
+        Column("rating", "float32", "The rating given.", "4.5", unit=_STARS),
+        Column("predicted_rating", "float32", "The rating predicted.", "4.12", unit=_STARS),
         Column(
             "residual",
-            pa.float32(),
+            "float32",
             "rating - predicted_rating: above 0, better liked than expected.",
             "0.38",
             unit=_STARS,
         ),
-        Column(
-            "rated_at", pa.timestamp("us", tz="UTC"), "When the rating was given.", "2026-02-27 20:15:00Z"
-        ),
-        Column("user_ratings", pa.int64(), "Ratings of the user that the model was trained on.", "87"),
+        Column("rated_at", "timestamp", "When the rating was given.", "2026-02-27 20:15:00Z"),
+        Column("user_ratings", "int64", "Ratings of the user that the model was trained on.", "87"),
     ),
     (
         "One row for every held-out rating; none when holdout = none or when an existing model scores.",
@@ -165,31 +176,31 @@ METRICS = Table(
     "How good the night's model is on ratings it was not trained on, beside a simple rule.",
     (
         _DATE,
-        Column("metric", pa.string(), "Name of the metric; see below.", "ndcg_at_10"),
+        Column("metric", "string", "Name of the metric; see below.", "ndcg_at_10"),
         Column(
             "band",
-            pa.string(),
+            "string",
             "`all` users, or a third of the measured users by training ratings: `light`, `medium`, `heavy`.",
             "all",
         ),
-        Column("value", pa.float64(), "Its value.", "0.1162"),
+        Column("value", "float64", "Its value.", "0.1162"),
         Column(
             "low",
-            pa.float64(),
+            "float64",
             "Lower end of the 95 % bootstrap interval over users; null for coverage, which is no mean over users.",
             "0.1031",
             nullable=True,
         ),
-        Column("high", pa.float64(), "Upper end.", "0.1287", nullable=True),
+        Column("high", "float64", "Upper end.", "0.1287", nullable=True),
         Column(
             "baseline",
-            pa.float64(),
+            "float64",
             "The same metric of the baseline: for `rmse` and `mae` the global mean plus damped user and movie means, for the others the popularity list.",
             "0.0664",
         ),
-        Column("users", pa.int64(), "Users measured.", "660"),
-        Column("min_ratings", pa.int64(), "Fewest training ratings of a user of the band.", "16"),
-        Column("max_ratings", pa.int64(), "Most training ratings of a user of the band.", "1912"),
+        Column("users", "int64", "Users measured.", "660"),
+        Column("min_ratings", "int64", "Fewest training ratings of a user of the band.", "16"),
+        Column("max_ratings", "int64", "Most training ratings of a user of the band.", "1912"),
     ),
     (
         "One row for a metric and a band; none when holdout = none or when an existing model scores.",
@@ -203,12 +214,12 @@ REJECTED = Table(
     "Input rows that were set aside, each with its reason.",
     (
         _DATE,
-        Column("file", pa.string(), "The input file.", "s3://lake/ratings/part-3.parquet"),
-        Column("row", pa.int64(), "Row number in the file.", "1207", unit="from 0"),
-        Column("reason", pa.string(), "Why the row was set aside.", "rating is missing"),
-        Column("user_id", pa.string(), "The row's user.", "42", unit=_TEXT_ID, nullable=True),
-        Column("movie_id", pa.string(), "The row's movie.", "318", unit=_TEXT_ID, nullable=True),
-        Column("rating", pa.string(), "The row's rating.", "NaN", unit=_TEXT_ID, nullable=True),
+        Column("file", "string", "The input file.", "s3://lake/ratings/part-3.parquet"),
+        Column("row", "int64", "Row number in the file.", "1207", unit="from 0"),
+        Column("reason", "string", "Why the row was set aside.", "rating is missing"),
+        Column("user_id", "string", "The row's user.", "42", unit=_TEXT_ID, nullable=True),
+        Column("movie_id", "string", "The row's movie.", "318", unit=_TEXT_ID, nullable=True),
+        Column("rating", "string", "The row's rating.", "NaN", unit=_TEXT_ID, nullable=True),
     ),
     ("In `runs.counts`, read = kept + superseded + rejected, and rejected is the number of rows here.",),
     "A row stays here every night until the export is mended.",
@@ -221,75 +232,73 @@ RUNS = Table(
         _DATE,
         Column(
             "run_id",
-            pa.string(),
+            "string",
             "Identifier of the run that published the night.",
             "2026-03-01-4be1c09d77aa",
         ),
-        Column("started_at", pa.timestamp("us", tz="UTC"), "When the run started.", "2026-03-02 01:30:00Z"),
-        Column(
-            "finished_at", pa.timestamp("us", tz="UTC"), "When the run published.", "2026-03-02 01:52:11Z"
-        ),
+        Column("started_at", "timestamp", "When the run started.", "2026-03-02 01:30:00Z"),
+        Column("finished_at", "timestamp", "When the run published.", "2026-03-02 01:52:11Z"),
         Column(
             "model_uri",
-            pa.string(),
+            "string",
             "Folder of the model that made the lists.",
             "s3://lake/out/models/2026-03-01-4be1c09d77aa",
         ),
         Column(
             "table_versions",
-            pa.string(),
+            "string",
             "JSON object: Delta version of each other table of this night.",
             '{"top_n": 7}',
         ),
         Column(
             "counts",
-            pa.string(),
+            "string",
             "JSON object: ratings read, kept, superseded and rejected, users, movies, movies without ratings that can be listed or are left out, lists.",
             '{"read": 100004}',
         ),
         Column(
             "metrics",
-            pa.string(),
+            "string",
             "JSON object: the holdout metrics over all users, and their baselines.",
             '{"rmse": 0.866}',
         ),
-        Column("seconds", pa.string(), "JSON object: seconds of each stage.", '{"train": 11.2}'),
+        Column("seconds", "string", "JSON object: seconds of each stage.", '{"train": 11.2}'),
         Column(
             "losses",
-            pa.string(),
+            "string",
             "JSON list: [epoch, training loss, holdout loss] of the measured training.",
             "[[1, 0.91, 0.83]]",
             unit="stars squared",
         ),
-        Column("config", pa.string(), "JSON object: the configuration.", '{"model": "dot_bias"}'),
+        Column("config", "string", "JSON object: the configuration.", '{"model": "dot_bias"}'),
         Column(
             "inputs",
-            pa.string(),
+            "string",
             "JSON list: every file that was read, what it holds, its size and etag.",
             '[{"what": "ratings", "uri": "s3://lake/ratings/1.parquet"}]',
         ),
         Column(
             "versions",
-            pa.string(),
+            "string",
             "JSON object: versions of cfjobs, Python and the main packages.",
             '{"torch": "2.13.0"}',
         ),
         Column(
             "git_commit",
-            pa.string(),
+            "string",
             "Commit of the code, where it runs from a checkout or CFJOBS_GIT_COMMIT names it.",
             "0f3a9c1",
             nullable=True,
         ),
         Column(
             "gate",
-            pa.string(),
+            "string",
             "`passed`, `no holdout`, `existing model`, or `overridden: ` and what the gate had said.",
             "passed",
         ),
         Column(
             "report_uri",
-            pa.string(),
+            "string",
             "The night's page.",
             "s3://lake/out/reports/run_date=2026-03-01/index.html",
         ),
@@ -305,15 +314,15 @@ ROLLBACKS = Table(
     "rollbacks",
     "Who brought the tables back to a former night, and why; absent until somebody does.",
     (
-        Column(RUN_DATE, pa.date32(), "The night gone back to; the partition.", "2026-03-01"),
-        Column("run_id", pa.string(), "The run that had published it.", "2026-03-01-3f2a90b1c4d5"),
-        Column("at", pa.timestamp("us", tz="UTC"), "When.", "2026-03-02 08:11:09"),
-        Column("who", pa.string(), "Who asked.", "ada"),
-        Column("why", pa.string(), "The reason given, or nothing.", "half the ratings were missing"),
-        Column("before", pa.string(), "JSON object: version of each table before.", '{"top_n": 6}'),
+        Column(RUN_DATE, "date32", "The night gone back to; the partition.", "2026-03-01"),
+        Column("run_id", "string", "The run that had published it.", "2026-03-01-3f2a90b1c4d5"),
+        Column("at", "timestamp", "When.", "2026-03-02 08:11:09"),
+        Column("who", "string", "Who asked.", "ada"),
+        Column("why", "string", "The reason given, or nothing.", "half the ratings were missing"),
+        Column("before", "string", "JSON object: version of each table before.", '{"top_n": 6}'),
         Column(
             "restored",
-            pa.string(),
+            "string",
             "JSON object: version of each table whose content it has again.",
             '{"top_n": 5}',
         ),
@@ -380,6 +389,6 @@ def _section(table: Table) -> str:
 
 
 def _kind(column: Column) -> str:
-    name = f"{column.kind} id" if isinstance(column.kind, str) else str(column.kind)
+    name = f"{column.kind} id" if column.kind in {"user", "movie"} else str(_arrow_types()[column.kind])
     name = name.replace("<element: float not null>", "&lt;float&gt;")
     return f"{name}, may be null" if column.nullable else name

@@ -15,7 +15,7 @@ from cfjobs.config import Config
 from cfjobs.errors import GateRefused, InputError
 from cfjobs.night import story
 from cfjobs.night.records import Inputs, Night, Published
-from cfjobs.query import lookup
+from cfjobs.query import lookup, predict
 from cfjobs.tables import delta
 
 QUICK = Config(epochs=2, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=20, shard_users=50)
@@ -294,12 +294,12 @@ def test_predictions_of_pairs_match_the_published_ones(data_set: Path, tmp_path:
     lists = rows(output).filter(pl.col("source") == "model")
     unknown = pl.DataFrame({"user_id": [-5], "movie_id": [-5]})
     pl.concat([lists.select("user_id", "movie_id"), unknown]).write_parquet(tmp_path / "pairs.parquet")
-    n = lookup.predict_pairs(
+    n = predict.predict_pairs(
         published.model_uri, str(tmp_path / "pairs.parquet"), str(tmp_path / "out.parquet")
     )
     predicted = pl.read_parquet(tmp_path / "out.parquet")
     assert n == predicted.height == lists.height + 1
     assert (predicted["predicted_rating"].head(-1) - lists["predicted_rating"]).abs().max() < 1e-5  # type: ignore[operator]
-    one = lookup.predict_one(published.model_uri, str(lists["user_id"][0]), "no such movie")
+    one = predict.predict_one(published.model_uri, str(lists["user_id"][0]), "no such movie")
     assert one["user_known"]
     assert not one["movie_known"]

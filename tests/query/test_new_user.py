@@ -11,7 +11,7 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.night import story
 from cfjobs.night.records import Inputs
-from cfjobs.query import lookup
+from cfjobs.query import lookup, new_user
 
 NIGHT = date(2026, 3, 1)
 QUICK = Config(epochs=2, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=20)
@@ -42,7 +42,7 @@ def test_with_exactly_their_ratings_a_user_gets_the_published_list(
 ) -> None:
     for user in (1, 17, 100):
         file = written(ratings_of(data_set, user).sample(fraction=1, shuffle=True, seed=user), tmp_path, name)
-        folded, own = lookup.fold_in(published, file), lookup.user_list(published, str(user))
+        folded, own = new_user.list_of(published, file), lookup.user_list(published, str(user))
         assert folded.user_id == user
         assert folded.frame.height == 20
         assert folded.frame["movie_id"].equals(own.frame["movie_id"])
@@ -55,7 +55,7 @@ def test_one_more_rating_is_seen_and_changes_the_list(published: str, data_set: 
     more = ratings_of(data_set, 17).sort("timestamp").select("movie_id", "rating")
     latest = pl.DataFrame({"movie_id": [before["movie_id"][0]], "rating": [5.0]})
     file = written(pl.concat([more, latest.cast(dict(more.schema))]), tmp_path)
-    after = lookup.fold_in(published, file, user="17").frame
+    after = new_user.list_of(published, file, user="17").frame
     assert before["movie_id"][0] not in after["movie_id"]
     assert not after["score"].equals(before["score"])
 
@@ -65,7 +65,7 @@ def test_a_new_user_gets_a_list_and_hears_of_movies_that_the_model_lacks(
 ) -> None:
     movies = ratings_of(data_set, 1)["movie_id"].head(5).to_list()
     frame = pl.DataFrame({"movie_id": [*map(str, movies), "nobody's"], "rating": [5, 4, 3, 2, 1, 5]})
-    found = lookup.fold_in(published, written(frame, tmp_path))
+    found = new_user.list_of(published, written(frame, tmp_path))
     assert (found.user_id, found.source, found.unknown_movies) == (None, "model", ("nobody's",))
     assert found.frame["rank"].to_list() == list(range(1, 21))
     assert not set(movies) & set(found.frame["movie_id"])
@@ -74,14 +74,14 @@ def test_a_new_user_gets_a_list_and_hears_of_movies_that_the_model_lacks(
 
 def test_without_a_known_movie_it_is_the_popularity_list(published: str, tmp_path: Path) -> None:
     frame = pl.DataFrame({"movie_id": ["x"], "rating": [5.0]})
-    assert lookup.fold_in(published, written(frame, tmp_path)).source == "popular"
+    assert new_user.list_of(published, written(frame, tmp_path)).source == "popular"
 
 
 def test_of_a_movie_rated_twice_the_latest_stands(published: str, data_set: Path, tmp_path: Path) -> None:
     movies = ratings_of(data_set, 1)["movie_id"].head(3).to_list()
     once = pl.DataFrame({"movie_id": movies, "rating": [5.0, 4.0, 1.0]})
     twice = pl.DataFrame({"movie_id": [movies[2], *movies], "rating": [3.0, 5.0, 4.0, 1.0]})
-    lists = [lookup.fold_in(published, written(frame, tmp_path)).frame for frame in (once, twice)]
+    lists = [new_user.list_of(published, written(frame, tmp_path)).frame for frame in (once, twice)]
     assert lists[0].equals(lists[1])
 
 
@@ -100,10 +100,10 @@ def test_what_is_not_the_ratings_of_one_user_is_refused(
     published: str, tmp_path: Path, frame: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        lookup.fold_in(published, written(pl.DataFrame(frame), tmp_path))
+        new_user.list_of(published, written(pl.DataFrame(frame), tmp_path))
 
 
 def test_a_file_that_is_no_table_is_refused(published: str, tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"no Parquet")
     with pytest.raises(InputError, match="nor a Parquet file"):
-        lookup.fold_in(published, str(tmp_path / "a.parquet"))
+        new_user.list_of(published, str(tmp_path / "a.parquet"))

@@ -13,7 +13,7 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.night import story
 from cfjobs.night.records import Inputs, Published
-from cfjobs.query import lookup
+from cfjobs.query import lookup, new_user, predict
 
 NIGHT = date(2026, 3, 1)
 NEW, NOT_DESCRIBED = range(10_001, 10_031), range(20_001, 20_006)
@@ -98,7 +98,7 @@ def test_users_without_ratings_keep_the_popularity_list_of_rated_movies(
 
 def test_an_unrated_movie_is_known_by_its_features(night: tuple[Path, Published], data: Path) -> None:
     model_uri = night[1].model_uri
-    found = [lookup.predict_one(model_uri, "1", str(movie)) for movie in (NEW[0], NEW[1], NOT_DESCRIBED[0])]
+    found = [predict.predict_one(model_uri, "1", str(movie)) for movie in (NEW[0], NEW[1], NOT_DESCRIBED[0])]
     assert [one["movie_known"] for one in found] == [True, True, False]
     assert found[0]["predicted_rating"] != found[2]["predicted_rating"]
 
@@ -116,7 +116,7 @@ def test_a_published_user_comes_back_to_the_same_list(
 ) -> None:
     theirs = pl.read_parquet(data / "ratings.parquet").filter(pl.col("user_id") == 17)
     theirs.write_parquet(tmp_path / "mine.parquet")
-    folded = lookup.fold_in(str(night[0]), str(tmp_path / "mine.parquet")).frame
+    folded = new_user.list_of(str(night[0]), str(tmp_path / "mine.parquet")).frame
     assert folded["movie_id"].equals(lookup.user_list(str(night[0]), "17").frame["movie_id"])
 
 

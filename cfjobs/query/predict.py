@@ -1,0 +1,77 @@
+"""Predicted ratings of pairs of outside ids, from a model."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from cfjobs import model_store, ratings, storage
+from cfjobs.device import resolve_device
+from cfjobs.errors import InputError
+from cfjobs.model_store.files import Model
+from cfjobs.models.predict import predict
+from cfjobs.storage.parquet import parquet_bytes
+
+
+def predict_pairs(model_uri: str, pairs_uri: str, out_uri: str, *, device: str = "auto") -> int:
+    """Add `predicted_rating` to a Parquet file of `user_id, movie_id`; returns the number of rows.
+
+    Rows keep their order. An id that the model does not know is predicted as a typical one.
+    """
+    model = model_store.load_model(storage.normal(model_uri))
+    files = ratings.list_parquet(storage.normal(pairs_uri), what="pairs")
+    for file in files:
+        with storage.explained(file.uri):
+            schema = pl.scan_parquet(file.uri, storage_options=storage.options(file.uri)).collect_schema()
+        missing = {"user_id", "movie_id"} - set(schema)
+        if missing:
+            raise InputError(
+                f"pairs {file.uri}: has no column {sorted(missing)[0]!r} (got {', '.join(schema)}); rename it on export"
+            )
+    with storage.explained(pairs_uri):
+        pairs = pl.concat(
+            [pl.read_parquet(file.uri, storage_options=storage.options(file.uri)) for file in files]
+        )
+    stars = predicted(model, users=pairs["user_id"], movies=pairs["movie_id"], device=device)
+    storage.write_bytes(
+        storage.normal(out_uri), parquet_bytes(pairs.with_columns(stars.alias("predicted_rating")))
+    )
+    return pairs.height
+
+
+def predict_one(model_uri: str, user: str, movie: str, *, device: str = "auto") -> dict[str, Any]:
+    """The predicted rating of one pair, and whether the model knows its ids."""
+    model = model_store.load_model(storage.normal(model_uri))
+    users = pl.Series([user]).cast(model.users["user_id"].dtype, strict=False)
+    movies = pl.Series([movie]).cast(model.movies["movie_id"].dtype, strict=False)
+    return {
+        "user_id": user,
+        "movie_id": movie,
+        "predicted_rating": float(predicted(model, users=users, movies=movies, device=device)[0]),
+        "user_known": bool(_user_rows(users, model)[0] >= 0),
+        "movie_known": bool(_movie_rows(movies, model)[0] >= 0),
+    }
+
+
+def predicted(model: Model, *, users: pl.Series, movies: pl.Series, device: str = "auto") -> pl.Series:
+    """Predicted ratings of pairs of outside ids, float32, in the order of the pairs."""
+    on = resolve_device(device)
+    network = model.to(on).network
+    user_idx, movie_idx = _user_rows(users, model), _movie_rows(movies, model)
+    return pl.Series(predict(network, user_idx.to(on), movie_idx.to(on)).cpu().numpy())
+
+
+def _user_rows(ids: pl.Series, model: Model) -> torch.Tensor:
+    return _rows(ids, model.users["user_id"], model.users["n_ratings"].to_numpy() > 0)
+
+
+def _movie_rows(ids: pl.Series, model: Model) -> torch.Tensor:
+    return _rows(ids, model.movies["movie_id"], model.knows_movies())
+
+
+def _rows(ids: pl.Series, known: pl.Series, usable: NDArray[np.bool_]) -> torch.Tensor:
+    """Rows [R] int64 of outside ids; -1 for one that the model cannot tell from any other."""
+    idx = torch.tensor(ratings.rows_of(ids, known), dtype=torch.int64)
+    return torch.where((idx >= 0) & torch.tensor(usable)[idx.clamp(min=0)], idx, -1)

@@ -1,0 +1,40 @@
+"""Look-ups start at once: they import no library that they do not need."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LOOK = "import json, sys; from cfjobs import cli; code = cli.run(); print(json.dumps([code, sorted(sys.modules)]))"
+
+
+def modules(*words: str) -> set[str]:
+    """What a command has imported when it is done."""
+    script = f"import sys; sys.argv = ['cfjobs', '-q', *{list(words)!r}]; {LOOK}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    code, found = json.loads(done.stdout.splitlines()[-1])
+    assert code == 0, done.stderr
+    return {name.partition(".")[0] for name in found}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["history"],
+        ["history", "--json"],
+        ["rollback", "--to", "2026-02-28", "--dry-run"],
+        ["retain", "--nights", "1", "--dry-run"],
+        ["recs", "--user", "1"],
+        ["movies", "the"],
+    ],
+    ids=" ".join,
+)
+def test_a_look_up_imports_neither_torch_nor_numba_nor_a_store(two_nights: Path, words: list[str]) -> None:
+    heavy = {"torch", "numba", "boto3", "prefect", "pandas", "sympy"}
+    assert not heavy & modules(*words, "--output", str(two_nights / "out"))
+
+
+def test_help_imports_no_library_of_numbers() -> None:
+    assert not {"torch", "numba", "numpy", "polars", "pyarrow", "deltalake", "pydantic"} & modules("--help")
