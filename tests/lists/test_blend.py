@@ -15,7 +15,7 @@ from cfjobs.lists import blend
 from cfjobs.lists.blend import TYPICAL, WEIGHTS, Blend
 from cfjobs.models.network import DotScores
 from cfjobs.night import choose, story
-from cfjobs.night.records import Trained
+from cfjobs.night.records import Inputs, Trained
 from cfjobs.ratings import holdout
 from tests.night.test_story import QUICK, run
 
@@ -119,7 +119,7 @@ def test_the_choice_does_not_look_at_the_holdout(ratings: pl.DataFrame) -> None:
 
 def test_the_weight_is_stored_with_both_models_of_a_night(data_set: Path, tmp_path: Path) -> None:
     night = story.start(
-        ratings_uri=str(data_set / "ratings.parquet"),
+        Inputs(ratings=str(data_set / "ratings.parquet")),
         output=str(tmp_path),
         run_date=date(2026, 3, 1),
         config=QUICK,
