@@ -170,6 +170,10 @@ class Config(BaseModel):
         le=100,
         description="Weight of the predicted stars beside affinity when rank_by = blend; without it, chosen each night on a split of the training ratings.",
     )
+    question: Literal["auto", "next", "any"] = Field(
+        "auto",
+        description="What the lists answer: what the user chooses next, or what else belongs in their profile, whatever the order of their ratings. auto asks for what is next where the ratings have times that put them in order.",
+    )
     ranking_factors: int = Field(
         128,
         ge=1,
@@ -204,9 +208,9 @@ class Config(BaseModel):
     )
 
     # Holdout and gate ------------------------------------------------------------------------------
-    holdout: Literal["temporal", "random", "none"] = Field(
-        "temporal",
-        description="Ratings kept from training to measure it: each user's latest, random ones, or none.",
+    holdout: Literal["auto", "temporal", "random", "none"] = Field(
+        "auto",
+        description="Ratings kept from training to measure it: each user's latest, random ones, or none; auto takes what matches the question.",
     )
     holdout_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the ratings that are held out.")
     relevant_rating: float | None = Field(

@@ -15,7 +15,7 @@ from cfjobs.tables.runs import LastNight, Metrics
 
 LOWER_IS_BETTER = ("rmse", "mae")
 HIGHER_IS_BETTER = ("ndcg_at_10", "recall_at_10")
-HOLDOUT_KEYS = ("holdout", "holdout_fraction", "relevant_rating", "y_range")
+HOLDOUT_KEYS = ("question", "holdout", "holdout_fraction", "relevant_rating", "y_range")
 """Configuration that decides what is measured: metrics of nights that differ in it are not compared."""
 
 

@@ -61,5 +61,5 @@ class Places:
         if not self._lists:
             return {}
         stars, novelty, popular = (self._sums / self._lists).tolist()
-        coverage = float(self._listed.sum() / max(int(self.candidates.sum()), 1))
+        coverage = float((self._listed & self.candidates).sum() / max(int(self.candidates.sum()), 1))
         return dict(zip(OF_LISTS, (stars, coverage, novelty, popular), strict=True))

@@ -109,6 +109,7 @@ class Judge:
             prepared.y_range,
             self.kept,
             self.valid,
+            question=prepared.question,
             user_features=self.user_features,
             movie_features=self.movie_features,
         )
@@ -123,7 +124,7 @@ def judge(night: Night) -> Judge:
     story.hold_out(night, prepared)
     config = night.config
     frame = night.frame("ratings").filter(~night.frame("holdout")["held_out"])
-    if config.holdout == "random":
+    if holdout.kind_of(config, prepared.question) == "random":
         inner = holdout.random_holdout(frame.height, fraction=config.holdout_fraction, seed=config.seed + 1)
     else:
         inner = holdout.temporal_holdout(frame["user_idx"].to_numpy(), fraction=config.holdout_fraction)

@@ -55,3 +55,10 @@ def chosen(ndcg: Mapping[float, float]) -> float:
     if best <= alone:
         return 0.0
     return max(weight for weight, value in ndcg.items() if value >= alone + 0.5 * (best - alone))
+
+
+def kept(last: float | None, tonight: float) -> float:
+    """Last night's weight while tonight's is within a factor of two of it: nDCG is flat there, and lists stay."""
+    if last and last / 2 <= tonight <= last * 2:
+        return last
+    return tonight

@@ -48,9 +48,13 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
 
 
 def _places(night: Night, prepared: Prepared) -> Places:
-    """Nothing yet of what the night's lists are like; a movie's ratings are all that the night has read."""
+    """Nothing yet of what the night's lists are like. A movie's ratings are those outside the holdout, by which the
+    measured lists are described too."""
     movie_ids = night.frame("movies", ["movie_id"])["movie_id"]
-    n_ratings = np.bincount(night.frame("ratings", ["movie_idx"])["movie_idx"], minlength=movie_ids.len())
+    movie_idx = night.frame("ratings", ["movie_idx"])["movie_idx"]
+    if storage.exists(storage.join(night.work, "holdout.parquet")):
+        movie_idx = movie_idx.filter(~night.frame("holdout")["held_out"])
+    n_ratings = np.bincount(movie_idx, minlength=movie_ids.len())
     return Places(
         movie_ids,
         n_ratings.astype(np.int64),

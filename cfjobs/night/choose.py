@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from cfjobs import evaluation, lists, training
-from cfjobs.lists.blend import LEAST_USERS, TYPICAL, WEIGHTS, Blend, chosen
+from cfjobs.lists.blend import LEAST_USERS, TYPICAL, WEIGHTS, Blend, chosen, kept
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.ratings import holdout
@@ -29,8 +29,8 @@ _STEPS = 0.25
 """Share of the ranking network's steps: the best weight is the same as after all of them."""
 
 
-def choose(task: training.Task, *, device: torch.device) -> Blend:
-    """The weight for the lists of a task's networks. task: of the night's measured training."""
+def choose(task: training.Task, *, device: torch.device, last: float | None = None) -> Blend:
+    """The weight for the lists of a task's networks. task: of the night's measured training; last: the last night's weight."""
     config = task.config
     if config.stars_weight is not None:
         return Blend(weight=config.stars_weight)
@@ -64,7 +64,7 @@ def choose(task: training.Task, *, device: torch.device) -> Blend:
             n_candidates=task.n_movies,
         )
         tried[weight] = found[f"ndcg_at_{evaluation.K}"]
-    blend = Blend(weight=chosen(tried), tried=tried, users=int(found["users_measured"]))
+    blend = Blend(weight=kept(last, chosen(tried)), tried=tried, users=int(found["users_measured"]))
     log.info(
         "weight of stars: %g; nDCG@%d on %d users of an inner split %s",
         blend.weight,
@@ -87,7 +87,10 @@ def _inner(task: training.Task) -> tuple[training.Task, pl.DataFrame]:
         .with_columns(pl.Series("user_idx", row[task.kept["user_idx"].to_numpy()]))
         .filter(pl.col("user_idx") >= 0)
     )
-    held = holdout.of(config, frame["user_idx"].to_numpy())
+    kind: holdout.Kind = "random" if holdout.kind_of(config, task.question) == "random" else "temporal"
+    held = holdout.held_out(
+        kind, frame["user_idx"].to_numpy(), fraction=config.holdout_fraction, seed=config.seed
+    )
     knobs = {
         "ranking_steps": max(1, round(config.ranking_steps * _STEPS)),
         "processes": 1,

@@ -15,7 +15,7 @@ from cfjobs.evaluation.gate import Comparison, comparisons, refusals
 from cfjobs.models.predict import predict
 from cfjobs.night import side_tables
 from cfjobs.night.prepare import held_out
-from cfjobs.night.records import LEARNT, Metrics, Night, Prepared, Trained
+from cfjobs.night.records import LEARNT, Metrics, Night, Prepared, Trained, with_question
 from cfjobs.tables import runs
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
 def compared(night: Night, prepared: Prepared, metrics: Metrics) -> list[Comparison]:
     """What the gate looks at: metrics and counts against the limits, popularity and the last published night."""
     last = runs.last(night.output, before=night.run_date)
-    return comparisons(night.config, metrics=metrics, counts=prepared.counts, last=last)
+    return comparisons(with_question(night, prepared), metrics=metrics, counts=prepared.counts, last=last)
 
 
 def gate(night: Night, metrics: Metrics, compared: Sequence[Comparison]) -> str:

@@ -21,6 +21,7 @@ from cfjobs.lists import eligible
 from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.night.score import top_n_schema
 from cfjobs.ratings import catalogue, holdout
+from cfjobs.ratings.question import Question, ordered_share, question_of
 from cfjobs.storage.lease import Claim, claimed
 from cfjobs.storage.parquet import parquet_bytes
 from cfjobs.tables import delta, runs
@@ -141,6 +142,7 @@ def prepare(night: Night) -> Prepared:
         n_movies=clean.movies.height,
         n_cold_users=clean.cold_users.len(),
         y_range=(low, high),
+        question=_question(clean, config),
     )
     listings = _listings(night.inputs) | {"ratings": files}
     read = [{"what": what, **asdict(file)} for what, found in listings.items() for file in found]
@@ -155,6 +157,20 @@ def prepare(night: Night) -> Prepared:
     ):
         night.write(f"{name}.parquet", parquet_bytes(frame))
     return night.done("prepared", prepared)
+
+
+def _question(clean: ratings.Ratings, config: Config) -> Question:
+    """What the ratings are asked: as configured, or as their times allow."""
+    if config.question != "auto":
+        return config.question
+    user_idx, timestamp = clean.column("user_idx"), clean.column("timestamp")
+    found = question_of(user_idx, timestamp)
+    log.info(
+        "question: %s; %.1f %% of neighbouring ratings have different times",
+        found,
+        100 * ordered_share(user_idx, timestamp),
+    )
+    return found
 
 
 def _write_candidates(night: Night, user_ids: pl.Series, movie_ids: pl.Series) -> None:
@@ -180,18 +196,18 @@ def hold_out(night: Night, prepared: Prepared) -> int:
     """Choose the ratings that training does not see, into the work folder. Returns how many."""
     config = night.config
     frame = night.frame("ratings", ["user_idx"])
-    if config.holdout == "none":
-        held_out = np.zeros(frame.height, dtype=np.bool_)
-    else:
-        held_out = holdout.of(config, frame["user_idx"].to_numpy())
+    kind = holdout.kind_of(config, prepared.question)
+    held_out = holdout.held_out(
+        kind, frame["user_idx"].to_numpy(), fraction=config.holdout_fraction, seed=config.seed
+    )
     n_held_out = int(held_out.sum())
-    if config.holdout != "none" and n_held_out == 0:
+    if kind != "none" and n_held_out == 0:
         raise InputError(
-            f"ratings: no user has enough of them for a {config.holdout} holdout of {config.holdout_fraction}; "
+            f"ratings: no user has enough of them for a {kind} holdout of {config.holdout_fraction}; "
             "raise holdout_fraction, or set holdout=none"
         )
     night.write("holdout.parquet", parquet_bytes(pl.DataFrame({"held_out": held_out})))
-    log.info("holdout: %d of %d ratings, %s", n_held_out, frame.height, config.holdout)
+    log.info("holdout: %d of %d ratings, %s", n_held_out, frame.height, kind)
     return n_held_out
 
 

@@ -12,7 +12,16 @@ import pyarrow as pa
 
 from cfjobs import __version__, model_store, report, storage, tables
 from cfjobs.night import side_tables
-from cfjobs.night.records import Described, Night, Prepared, Published, Scored, Trained, trained_already
+from cfjobs.night.records import (
+    Described,
+    Night,
+    Prepared,
+    Published,
+    Scored,
+    Trained,
+    trained_already,
+    with_question,
+)
 from cfjobs.night.score import top_n_schema
 from cfjobs.storage.lease import COMMIT, claimed
 from cfjobs.tables import delta
@@ -73,7 +82,7 @@ def commit(
             "counts": json.dumps(counts),
             "metrics": json.dumps(metrics),
             "seconds": json.dumps(seconds),
-            "config": night.config.model_dump_json(),
+            "config": with_question(night, prepared).model_dump_json(),
             "inputs": storage.read_bytes(storage.join(night.work, "inputs.json")).decode(),
             "versions": json.dumps(_versions()),
             "losses": json.dumps((trained_already(night, on="train") or trained).losses),

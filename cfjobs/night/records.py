@@ -17,6 +17,7 @@ from cfjobs import storage
 from cfjobs.config import Config
 from cfjobs.errors import DamagedFile
 from cfjobs.lists.blend import Blend
+from cfjobs.ratings.question import Question
 from cfjobs.record import AnyRecord, Record
 from cfjobs.training.checkpoint import Checkpoints
 
@@ -117,6 +118,12 @@ class Prepared(Record):
     n_movies: int
     n_cold_users: int
     y_range: tuple[float, float]
+    question: Question = "next"
+
+
+def with_question(night: Night, prepared: Prepared) -> Config:
+    """The night's configuration with the question that its ratings were asked."""
+    return night.config.model_copy(update={"question": prepared.question})
 
 
 On = Literal["train", "all"]

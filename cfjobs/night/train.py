@@ -14,6 +14,7 @@ from cfjobs.night import choose, torchrun, warm_start
 from cfjobs.night.prepare import held_out
 from cfjobs.night.records import LEARNT, Night, On, Prepared, Trained, trained_already
 from cfjobs.ratings import catalogue
+from cfjobs.tables import runs
 from cfjobs.training.distributed import current
 from cfjobs.training.fit import Progress
 
@@ -65,7 +66,14 @@ def _blend(night: Night, task: training.Task) -> Blend:
     if night.config.rank_by != "blend":
         return Blend(weight=0.0)
     first = trained_already(night, on="train")
-    return first.blend if first else choose.choose(task, device=resolve_device(night.config.device))
+    if first:
+        return first.blend
+    last = runs.last(night.output, before=night.run_date) if night.config.steady else None
+    return choose.choose(
+        task,
+        device=resolve_device(night.config.device),
+        last=last.metrics.get("stars_weight") if last else None,
+    )
 
 
 def _fitted(
@@ -90,6 +98,7 @@ def _fitted(
         n_users=prepared.n_users,
         n_movies=prepared.n_movies,
         y_range=prepared.y_range,
+        question=prepared.question,
         kept=kept,
         user_features=catalogue.encoded(user_table, encodings.users),
         movie_features=catalogue.encoded(movie_table, encodings.movies),

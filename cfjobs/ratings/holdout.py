@@ -1,19 +1,32 @@
 """Which ratings are held out of training, so that the model is measured on what it has not seen."""
 
 import math
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cfjobs.compiled import compiled
 from cfjobs.config import Config
+from cfjobs.ratings.question import Question
+
+Kind = Literal["temporal", "random", "none"]
 
 
-def of(config: Config, user_idx: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """The holdout that a configuration asks for, of ratings sorted by user and, within a user, by time [R]."""
-    if config.holdout == "random":
-        return random_holdout(user_idx.size, fraction=config.holdout_fraction, seed=config.seed)
-    return temporal_holdout(user_idx, fraction=config.holdout_fraction)
+def kind_of(config: Config, question: Question) -> Kind:
+    """The holdout that a configuration asks for, or else the one that matches the question."""
+    if config.holdout == "auto":
+        return "temporal" if question == "next" else "random"
+    return config.holdout
+
+
+def held_out(kind: Kind, user_idx: NDArray[np.int32], *, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """A holdout of ratings sorted by user and, within a user, by time [R]."""
+    if kind == "none":
+        return np.zeros(user_idx.size, dtype=np.bool_)
+    if kind == "random":
+        return random_holdout(user_idx.size, fraction=fraction, seed=seed)
+    return temporal_holdout(user_idx, fraction=fraction)
 
 
 def temporal_holdout(user_idx: NDArray[np.int32], *, fraction: float) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ METRICS = """## What each metric says
 | `coverage` | share of the movies that could be listed that are in anybody's first ten | | the popularity list |
 | `novelty_at_10` | mean self-information of the listed movies in bits: 0 is rated by everybody, 10 by one in 1,024 | | the popularity list |
 | `popular_share_at_10` | share of list places that go to the tenth of the movies with most ratings | | the popularity list |
-| `stars_at_10_published` and so on | the last four of the lists that were published, over every user with ratings; only for `all` | | the measured lists |
+| `stars_at_10_published` and so on | the last four of the lists that were published, over every user with ratings; only for `all`; a movie's ratings are those outside the holdout, as for the measured ones | | the measured lists |
 
 A held-out movie is liked from `relevant_rating` on. Lists are judged without the movies of the training ratings, over
 users with a liked held-out movie; stars and variety (the last four) over every user.

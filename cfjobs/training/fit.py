@@ -12,8 +12,10 @@ from cfjobs.config import Config, relevant_from
 from cfjobs.features import Features
 from cfjobs.models.network import Network
 from cfjobs.models.ranker import History, RankingConfig, RankingModel
+from cfjobs.ratings.question import Question
 from cfjobs.training.checkpoint import NO_CHECKPOINTS, Checkpoints
 from cfjobs.training.distributed import ALONE, Processes
+from cfjobs.training.linear import fit_linear
 from cfjobs.training.loop import Epoch, Examples, best_epoch
 from cfjobs.training.ranker import fit_ranking
 from cfjobs.training.rating import fit_rating
@@ -37,6 +39,7 @@ class Task:
     valid: pl.DataFrame
     stop_share: float = 1.0
     start: Start = COLD
+    question: Question = "next"
     user_features: Features | None = None
     movie_features: Features | None = None
 
@@ -106,8 +109,14 @@ def new_network(task: Task) -> Network:
 
 
 def fit_ranker(task: Task, kit: Kit) -> RankingModel:
-    """The ranking network of a task."""
+    """The ranking network of a task: by steps, or in closed form where the question is not what comes next."""
     config = ranking_config(task.config, y_range=task.y_range)
+    history = History.of(task.kept, n_users=task.n_users)
+    if task.question == "any" and task.movie_features is None:
+        log.info("the ranking network in closed form: the order of the ratings is not asked for")
+        return fit_linear(
+            history, n_movies=task.n_movies, config=config, device=kit.device, seed=task.config.seed
+        )
     if task.start.ranking is not None:
         config = replace(
             config,
@@ -115,7 +124,7 @@ def fit_ranker(task: Task, kit: Kit) -> RankingModel:
             learning_rate=config.learning_rate * task.start.pace,
         )
     return fit_ranking(
-        History.of(task.kept, n_users=task.n_users),
+        history,
         n_movies=task.n_movies,
         config=config,
         device=kit.device,

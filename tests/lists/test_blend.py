@@ -79,6 +79,15 @@ def test_the_weight_goes_as_far_as_half_of_the_gain_allows() -> None:
 
 
 @pytest.mark.parametrize(
+    ("last", "tonight", "kept"), [(None, 0.5, 0.5), (0.75, 1.25, 0.75), (1.0, 0.25, 0.25), (0.0, 0.5, 0.5)]
+)
+def test_last_nights_weight_stays_while_tonights_is_near(
+    last: float | None, tonight: float, kept: float
+) -> None:
+    assert blend.kept(last, tonight) == kept
+
+
+@pytest.mark.parametrize(
     ("knobs", "found"), [({"stars_weight": 1.3}, 1.3), ({"model": "net"}, 0.0), ({}, None)]
 )
 def test_the_weight_is_the_configured_one_or_one_of_those_tried(
@@ -101,7 +110,7 @@ def test_few_users_get_the_typical_weight(ratings: pl.DataFrame) -> None:
 
 def test_the_choice_does_not_look_at_the_holdout(ratings: pl.DataFrame) -> None:
     """Whatever was held out, the weight and its figures are the same."""
-    held = holdout.of(QUICK, ratings["user_idx"].to_numpy())
+    held = holdout.temporal_holdout(ratings["user_idx"].to_numpy(), fraction=0.2)
     one = task(QUICK, ratings.filter(~held))
     other = replace(one, valid=ratings.filter(held))
     on = torch.device("cpu")
