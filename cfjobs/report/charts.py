@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 320, 236
 
 _RIGHT, _TOP, _BOTTOM = 12, 12, 44
 _LINE = 16
-_CHARACTER = 7.2
+_CHARACTER = 8
 _HEADING = 44
 
 Ticks = Sequence[tuple[float, str]]

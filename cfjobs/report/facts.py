@@ -222,7 +222,8 @@ def _coverage(night: Source, nights: list[dict[str, Any]]) -> list[float | None]
 def _changed(night: Source, before: Source) -> dict[str, Any]:
     """New movies among the first ten against last night's first ten, over users who had a list then.
 
-    new_movies: movies in somebody's first ten that were in nobody's.
+    new_movies: movies in somebody's first ten that were in nobody's. quiet: (users, those with a new movie), of the
+    users with as many ratings as last night, as far as the holdout tells.
     """
     tonight, last = _sampled(night.first_lists()), _sampled(before.first_lists())
     had = last.select("user_id").unique()
@@ -234,15 +235,25 @@ def _changed(night: Source, before: Source) -> dict[str, Any]:
         .agg(pl.col("new").fill_null(1).sum())
         .collect()
     )
+    quiet = per_user.join(
+        _n_ratings(night).join(_n_ratings(before), on=["user_id", "n"]).collect(), on="user_id"
+    )
     histogram = dict(per_user["new"].value_counts().iter_rows())
     return {
         "since": before.run["run_date"],
         "users": per_user.height,
         "changed": int((per_user["new"] > 0).sum()),
+        "quiet": (quiet.height, int((quiet["new"] > 0).sum())),
         "mean_new": float(per_user["new"].mean() or 0.0),  # type: ignore[arg-type]
         "histogram": [histogram.get(number, 0) for number in range(FIRST + 1)],
         "new_movies": _movies(night).join(_movies(before), on="movie_id", how="anti").collect().height,
     }
+
+
+def _n_ratings(night: Source) -> pl.LazyFrame:
+    """user_id, n: the ratings of every user who has held-out ones: these and the training ratings."""
+    held_out = night.scan(tables.HOLDOUT_PREDICTIONS).group_by("user_id")
+    return held_out.agg((pl.len() + pl.col("user_ratings").first()).alias("n"))
 
 
 def _movies(night: Source) -> pl.LazyFrame:

@@ -15,7 +15,8 @@ from cfjobs.report.charts import Chart
 
 LONGEST_TITLE = 160
 
-TEXT, NUMBER = "text", "number"
+TEXT, NUMBER, RANGE = "text", "number", "number range"
+"""Kinds of columns; a range may break into two lines."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ Row = Sequence[str | Cell]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain text under a header. columns: (name, TEXT or NUMBER); the first column names its row."""
+    """Rows of plain text under a header. columns: (name, kind); the first column names its row."""
 
     caption: str
     columns: Sequence[tuple[str, str]]

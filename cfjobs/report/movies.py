@@ -17,7 +17,12 @@ def movie_map(facts: Facts) -> dict[str, Any]:
         ordered = facts.weighty.sort(axis, "movie_id")
         for side, found in (("low", ordered.head(_ENDS)), ("high", ordered.tail(_ENDS).reverse())):
             rows += [
-                (f"{name}, {side} end", title(row), f"{row[axis]:.2f}", f"{row['n_ratings']:,}")
+                (
+                    f"{name}, {side} end",
+                    title(row),
+                    f"{row[axis]:.2f}".replace("-", "−"),
+                    f"{row['n_ratings']:,}",
+                )
                 for row in found.to_dicts()
             ]
     columns = (("where", TEXT), ("movie", TEXT), ("value", NUMBER), ("ratings", NUMBER))
@@ -56,5 +61,8 @@ def _by_bias(caption: str, movies: pl.DataFrame) -> Table:
     return Table(
         caption,
         (("movie", TEXT), ("bias", NUMBER), ("ratings", NUMBER)),
-        [(title(row), f"{row['bias']:+.2f}", f"{row['n_ratings']:,}") for row in movies.to_dicts()],
+        [
+            (title(row), f"{row['bias']:+.2f}".replace("-", "−"), f"{row['n_ratings']:,}")
+            for row in movies.to_dicts()
+        ],
     )

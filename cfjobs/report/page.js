@@ -27,7 +27,7 @@
 
   const px = (i) => view.x + view.scale * data.x[i];
   const py = (i) => view.y - view.scale * data.y[i];
-  const radius = (i) => (1.5 + 6 * Math.sqrt(data.n[i] / most)) * Math.min(2.2, Math.sqrt(view.scale / view.first));
+  const radius = (i) => (width < 600 ? 0.65 : 1) * (1.5 + 6 * Math.sqrt(data.n[i] / most)) * Math.min(2.2, Math.sqrt(view.scale / view.first));
 
   function colours() {
     const style = getComputedStyle(document.documentElement);
@@ -98,15 +98,15 @@
   // Titles of the most rated movies in view, as many as fit clear of each other and of the largest dots.
   function names(c, taken) {
     const seen = [], limit = width < 600 ? 14 : 40;
-    for (let i = 0; i < n && seen.length < 3 * limit; i++) {
+    for (let i = 0; i < n && seen.length < 4 * limit; i++) {
       if (marked && !marked.has(i)) continue;
       if (px(i) > 0 && px(i) < width && py(i) > 10 && py(i) < height - 10) seen.push(i);
     }
-    const dots = seen.map((i) => ({ i, x0: px(i) - radius(i), x1: px(i) + radius(i), y0: py(i) - radius(i), y1: py(i) + radius(i) }));
+    const dots = seen.slice(0, limit).map((i) => ({ i, x0: px(i) - radius(i), x1: px(i) + radius(i), y0: py(i) - radius(i), y1: py(i) + radius(i) }));
     let written = 0;
     for (const i of seen) {
       if (written === limit) break;
-      const text = short(data.title[i], 34), wide = paint.measureText(text).width, gap = radius(i) + 5, y = py(i);
+      const text = short(data.title[i], width < 600 ? 22 : 34), wide = paint.measureText(text).width, gap = radius(i) + 5, y = py(i);
       const free = (x) => {
         const box = textBox(x, y, wide);
         return box.x0 > 0 && box.x1 < width && !taken.some((t) => meet(t, box)) && !dots.some((dot) => dot.i !== i && meet(dot, box));

@@ -110,6 +110,6 @@ def _tile(
     value, before = values[-1], values[-2] if len(values) > 1 else None
     change, kind = "", "muted"
     if value is not None and before is not None:
-        change, kind = about.change(value, before) or "±0", about.verdict(value, before, interval)
+        change, kind = about.change(value, before) or "the same", about.verdict(value, before, interval)
     shown = "none" if value is None else about.written(value)
     return Tile(name, shown, baseline, change, kind, charts.sparkline(values))

@@ -9,7 +9,7 @@ import polars as pl
 from cfjobs.report import charts, metric_names
 from cfjobs.report.charts import Chart
 from cfjobs.report.facts import Facts
-from cfjobs.report.html import NUMBER, TEXT, Cell, Figure, Table, from_json
+from cfjobs.report.html import NUMBER, RANGE, TEXT, Cell, Figure, Table, from_json
 from cfjobs.report.metric_names import MetricName
 
 _BANDS = ("all", "light", "medium", "heavy")
@@ -66,9 +66,9 @@ def _metrics(metrics: pl.DataFrame) -> Table:
     columns = (
         ("metric", TEXT),
         ("tonight", NUMBER),
-        ("95% interval", NUMBER),
+        ("95% interval", RANGE),
         ("baseline", NUMBER),
-        ("difference", NUMBER),
+        ("gap", NUMBER),
     )
     return Table("All metrics, on the holdout", columns, rows)
 
@@ -106,7 +106,7 @@ def _bands(metrics: pl.DataFrame, metric: str) -> Figure:
             ("users", TEXT),
             ("count", NUMBER),
             ("tonight", NUMBER),
-            ("95% interval", NUMBER),
+            ("95% interval", RANGE),
             (about.baseline, NUMBER),
         ),
         [
