@@ -1,4 +1,4 @@
-"""What the page tells: read from the published tables of one night, and reduced to what a page can hold."""
+"""What the page shows: read from the published tables of one night, and reduced to what a page can hold."""
 
 import io
 import json
@@ -133,7 +133,7 @@ def _by_rating(night: Source) -> pl.DataFrame:
 
 
 def _calibration(night: Source) -> pl.DataFrame:
-    """Twenty parts of the predictions of about equal size, in order: predicted, rating (both means), n."""
+    """Twenty bins of the predictions of about equal size, in order: predicted, rating (both means), n."""
     predicted, rating = pl.col("predicted_rating").cast(pl.Float64), pl.col("rating").cast(pl.Float64)
     scan = night.scan(tables.HOLDOUT_PREDICTIONS)
     low, high = scan.select(predicted.min().alias("low"), predicted.max().alias("high")).collect().row(0)
@@ -151,8 +151,8 @@ def _calibration(night: Source) -> pl.DataFrame:
         .collect()
     )
     middle = pl.col("n").cum_sum() - pl.col("n") / 2
-    parts = steps.group_by((20 * middle / pl.col("n").sum()).floor().alias("part"), maintain_order=True)
-    return parts.agg(pl.col("predicted", "rating", "n").sum()).select(
+    bins = steps.group_by((20 * middle / pl.col("n").sum()).floor().alias("bin"), maintain_order=True)
+    return bins.agg(pl.col("predicted", "rating", "n").sum()).select(
         pl.col("predicted") / pl.col("n"), pl.col("rating") / pl.col("n"), "n"
     )
 

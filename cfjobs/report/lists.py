@@ -1,4 +1,4 @@
-"""Of the page: the lists, what changed in them, and some users with theirs."""
+"""Sections of the page: the lists, what changed in them, and some users with theirs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -109,7 +109,7 @@ def _changes(changed: dict[str, Any]) -> Figure:
 
 
 def _genres(facts: Facts) -> Figure:
-    """Each genre's fraction of the places beside its fraction of the ratings."""
+    """Each genre's fraction of the places and of the ratings."""
     rows = facts.genres.reverse().to_dicts()
     chart = Chart(
         "Genres in lists and in ratings",

@@ -1,4 +1,4 @@
-"""The pages of a run, as Markdown: the gate's reasoning, and the night against the nights before."""
+"""A night as Markdown, for the artifacts of a run: the gate's comparisons, previous nights, and the loss curves."""
 
 import base64
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def gate_table(lines: Sequence[Comparison]) -> list[dict[str, str]]:
 
 
 def nights_table(nights: Sequence[PublishedNight]) -> str:
-    """The newest nights beside each other, newest first."""
+    """The newest nights as a table, newest first."""
     names = [metric_names.of(name) for name in _METRICS]
     header = ("night", "gate", *(about.name for about in names), *_COUNTS)
     rows = [

@@ -1,4 +1,4 @@
-"""Of the page: the map of the movies, and the best loved ones."""
+"""Sections of the page: the map of the movies, and the best loved ones."""
 
 from typing import Any
 

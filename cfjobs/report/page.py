@@ -73,9 +73,9 @@ def _tiles(facts: Facts) -> list[Tile]:
     }
     plain = MetricName("", "{:,.0f}", better=0)
 
-    def measured(metric: str, name: str, beside: str) -> Tile:
+    def measured(metric: str, name: str, baseline_metric: str) -> Tile:
         about = METRICS[metric]
-        baseline = metrics[-1].get(beside)
+        baseline = metrics[-1].get(baseline_metric)
         return _tile(
             name,
             about,

@@ -1,4 +1,4 @@
-"""Of the page: how good ratings and lists were on the holdout, the training, and where predicted stars were off."""
+"""Sections of the page: how good ratings and lists were on the holdout, the training, and where predicted stars were off."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _BANDS = ("all", "light", "medium", "heavy")
 
 
 def training(facts: Facts) -> dict[str, Any]:
-    """How the loss fell, and the metrics beside their baselines."""
+    """The loss by epoch, and the metrics with their baselines."""
     losses = from_json(facts.run, "losses")
     return {
         "losses": loss_curves(losses),
@@ -200,7 +200,7 @@ def _predicted(by_rating: pl.DataFrame) -> Figure:
 def _calibration(calibration: pl.DataFrame) -> Figure:
     rows = calibration.to_dicts()
     ends = charts.limits([value for row in rows for value in (row["predicted"], row["rating"])])
-    chart = Chart("Calibration", "rating predicted (mean)", "rating given (mean)", ends, ends)
+    chart = Chart("Calibration", "rating predicted (mean of a bin)", "rating given (mean)", ends, ends)
     chart.line([(ends[0], ends[0]), (ends[1], ends[1])], kind="ideal")
     chart.line([(row["predicted"], row["rating"]) for row in rows], kind="main")
     for row in rows:

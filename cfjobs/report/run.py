@@ -1,4 +1,4 @@
-"""Of the page: what was rejected, and the record of the run."""
+"""Sections of the page: what was rejected, and the record of the run."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ def rejected(facts: Facts) -> dict[str, Any]:
 
 
 def run(facts: Facts) -> dict[str, Any]:
-    """What a run is known by: model, inputs, versions, time, configuration."""
+    """The record of the run: model, inputs, versions, time, configuration."""
     run = facts.run
     inputs = [file for file in from_json(run, "inputs") if file["what"] == "ratings"]
     return {
