@@ -1,7 +1,6 @@
 """What the page shows: read from the published tables of one night, and reduced to what a page can hold."""
 
 import io
-import json
 import logging
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,7 +20,6 @@ MAP_MOVIES = 4_000
 _SAMPLE_USERS = 500_000
 _CALIBRATION_STEPS = 4_096
 _MOST_LABELS = 40
-_MOST_LISTS = 5_000_000
 _FEWEST_OF_DECADE = 20
 
 
@@ -42,7 +40,7 @@ class Facts:
     """One night. Frames are small; titles are as they came.
 
     movies: those on the map, most rated first. weighty: the tenth of all movies with most ratings. labels: label ->
-    places in `movies`. coverage: for each of `nights`, the fraction of the movies that is in somebody's first ten.
+    places in `movies`.
     """
 
     run: dict[str, Any]
@@ -61,7 +59,6 @@ class Facts:
     places: list[int]
     ratings_of_movies: list[int]
     variety: dict[str, float]
-    coverage: list[float | None]
     changed: dict[str, Any] | None
     users: list[UserExample] = field(default_factory=list)
     rejected: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -84,11 +81,10 @@ def gather(output: str, *, run_date: date | None = None) -> Facts:
     by_movie = movies_frame.join(places, on="movie_id", how="left").with_columns(pl.col("lists").fill_null(0))
     on_map = movies_frame.head(MAP_MOVIES)
     weighty = movies_frame.head(max(40, movies_frame.height // 10))
-    nights_shown = [*earlier[-NIGHTS + 1 :], run]
     genres = _genres(run, movies_frame)
     return Facts(
         run=run,
-        nights=nights_shown,
+        nights=[*earlier[-NIGHTS + 1 :], run],
         metrics=night.scan(tables.METRICS).collect(),
         by_rating=_by_rating(night),
         calibration=_calibration(night),
@@ -103,7 +99,6 @@ def gather(output: str, *, run_date: date | None = None) -> Facts:
         places=by_movie["lists"].sort(descending=True).to_list(),
         ratings_of_movies=by_movie["n_ratings"].sort(descending=True).to_list(),
         variety=_variety(listed, by_movie),
-        coverage=_coverage(night, nights_shown),
         changed=_changed(night, Source(output, earlier[-1])) if earlier else None,
         users=_users(night, titles),
         rejected=_rejected_reasons(night),
@@ -176,6 +171,7 @@ def _by_decade(night: Source, titles: pl.DataFrame) -> pl.DataFrame:
 
 
 def _variety(listed: pl.LazyFrame, by_movie: pl.DataFrame) -> dict[str, float]:
+    """Figures of the first ten places of all lists, or of a sample of them."""
     lists = (
         _sampled(listed)
         .sort("user_id", "rank")
@@ -197,26 +193,6 @@ def _variety(listed: pl.LazyFrame, by_movie: pl.DataFrame) -> dict[str, float]:
         "listed_movies": float((by_movie["lists"] > 0).sum()),
         "movies": float(by_movie.height),
     }
-
-
-def _coverage(night: Source, nights: list[dict[str, Any]]) -> list[float | None]:
-    """For each night: movies in somebody's first ten, of the movies with an embedding. None where that is not known.
-
-    Read from tonight's version of the tables, newest night first, as far as that is quick.
-    """
-    found: list[float | None] = []
-    lists = 0
-    for run in reversed(nights):
-        lists += json.loads(run["counts"]).get("lists", 0)
-        that = Source(night.output, night.run | {"run_date": run["run_date"]})
-        if found and lists > _MOST_LISTS:
-            found.append(None)
-            continue
-        listed, movies = pl.collect_all(
-            [_movies(that).select(pl.len()), that.scan(tables.MOVIE_EMBEDDINGS).select(pl.len())]
-        )
-        found.append(listed.item() / movies.item() if movies.item() and listed.item() else None)
-    return found[::-1]
 
 
 def _changed(night: Source, before: Source) -> dict[str, Any]:

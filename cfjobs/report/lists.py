@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cfjobs.report import charts
+from cfjobs.report import charts, metric_names
 from cfjobs.report.charts import Chart
 from cfjobs.report.facts import Facts, UserExample
-from cfjobs.report.html import NUMBER, TEXT, Cell, Figure, Table, title
+from cfjobs.report.html import NUMBER, TEXT, Cell, Figure, Table, from_json, title
 from cfjobs.tables.runs import FIRST
+from cfjobs.tables.schema import OF_PUBLISHED
 
+COVERAGE = "coverage" + OF_PUBLISHED
+
+_OF_LISTS = ("coverage", "novelty_at_10", "popular_share_at_10", "stars_at_10")
 _CURVE_POINTS = 200
 
 
@@ -34,19 +38,33 @@ def lists(facts: Facts) -> dict[str, Any]:
 
 def _variety(facts: Facts) -> Table:
     v = facts.variety
-    coverage = v["listed_movies"] / max(v["movies"], 1)
+    counted = [
+        ("Lists", f"{v['lists']:,.0f}"),
+        ("Different lists", f"{v['distinct']:,.0f}"),
+        ("Users whose list somebody else has too", f"{v['repeated_fraction']:.1%}"),
+        ("Users with the most repeated list", f"{v['most_copies']:,.0f}"),
+        ("Users who get the popularity list", f"{v['popular_fraction']:.1%}"),
+        ("Movies in some first ten", f"{v['listed_movies']:,.0f}"),
+    ]
+    published = from_json(facts.run, "metrics") | {COVERAGE: coverage(facts)}
+    measured = {row["metric"]: row for row in facts.metrics.filter(band="all").to_dicts()}
+    compared = []
+    for metric in _OF_LISTS:
+        about, row = metric_names.of(metric), measured.get(metric, {})
+        values = (published.get(metric + OF_PUBLISHED), row.get("value"), row.get("baseline"))
+        if any(value is not None for value in values):
+            compared.append((about.name, *(about.written(value) for value in values)))
     return Table(
         "Variety",
-        (("over the published lists", TEXT), ("tonight", NUMBER)),
-        [
-            ("lists", f"{v['lists']:,.0f}"),
-            ("movies in some first ten", f"{v['listed_movies']:,.0f} of {v['movies']:,.0f} ({coverage:.1%})"),
-            ("different lists", f"{v['distinct']:,.0f}"),
-            ("users whose list somebody else has too", f"{v['repeated_fraction']:.1%}"),
-            ("users with the most repeated list", f"{v['most_copies']:,.0f}"),
-            ("users who get the popularity list", f"{v['popular_fraction']:.1%}"),
-        ],
+        (("", TEXT), ("tonight", NUMBER), ("on the holdout", NUMBER), ("popularity list", NUMBER)),
+        [*((name, value, "", "") for name, value in counted), *compared],
     )
+
+
+def coverage(facts: Facts) -> float:
+    """The fraction of the movies that could be listed and are in some published first ten: one number for the page."""
+    known: float | None = from_json(facts.run, "metrics").get(COVERAGE)
+    return facts.variety["listed_movies"] / max(facts.variety["movies"], 1) if known is None else known
 
 
 def _popularity_curve(facts: Facts) -> Figure:

@@ -1,4 +1,4 @@
-"""Metrics for people: what each is called, how it is written, which way is better, and what it is compared with."""
+"""Names of the metrics for people: what each is called, how it is written, which way is better, and what it is compared with."""
 
 from dataclasses import dataclass
 
@@ -39,6 +39,8 @@ METRICS = {
     "recall_at_10": MetricName("Liked movies found (recall@10)", "{:.1%}"),
     "map_at_10": MetricName("Average precision (MAP@10)"),
     "mrr_at_10": MetricName("First liked movie, 1 / rank (MRR@10)"),
+    "disliked_share_at_10": MetricName("Disliked, of the listed and rated", "{:.1%}", better=-1),
+    "stars_at_10": MetricName("Predicted stars of a listed movie", "{:.2f}", better=0),
     "coverage": MetricName("Movies in some first ten (coverage)", "{:.1%}"),
     "novelty_at_10": MetricName("Novelty of listed movies, bits", "{:.2f}", better=0),
     "popular_share_at_10": MetricName("Places that popular movies take", "{:.1%}", better=0),

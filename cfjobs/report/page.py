@@ -90,8 +90,8 @@ def _tiles(facts: Facts) -> list[Tile]:
         _tile(
             "Movies in some first ten",
             metric_names.of("coverage"),
-            facts.coverage,
-            baseline=f"{facts.variety['listed_movies']:,.0f} of {facts.variety['movies']:,.0f}",
+            [*(night.get(lists.COVERAGE) for night in metrics[:-1]), lists.coverage(facts)],
+            baseline=f"{facts.variety['listed_movies']:,.0f} movies",
         ),
         _tile("Lists", plain, [night.get("lists") for night in counts]),
         _tile("Ratings kept", plain, [night.get("kept") for night in counts]),

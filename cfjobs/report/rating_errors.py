@@ -11,6 +11,7 @@ from cfjobs.report.charts import Chart
 from cfjobs.report.facts import Facts
 from cfjobs.report.html import NUMBER, RANGE, TEXT, Cell, Figure, Table, from_json
 from cfjobs.report.metric_names import MetricName
+from cfjobs.tables.schema import OF_PUBLISHED
 
 _BANDS = ("all", "light", "medium", "heavy")
 
@@ -50,7 +51,8 @@ def errors(facts: Facts) -> dict[str, Any] | None:
 
 def _metrics(metrics: pl.DataFrame) -> Table:
     rows = []
-    for row in metrics.filter(band="all").to_dicts():
+    held_out = metrics.filter(~pl.col("metric").str.ends_with(OF_PUBLISHED), band="all")
+    for row in held_out.to_dicts():
         about = metric_names.of(row["metric"])
         low, high, baseline = row["low"], row["high"], row["baseline"]
         kind = about.verdict(row["value"], baseline, (low, high))
