@@ -39,6 +39,7 @@ class UserExample:
 class Facts:
     """One night. Frames are small; titles are as they came.
 
+    newly_listed: the movies in somebody's first ten that were in nobody's last night, most listed first.
     movies: those on the map, most rated first. weighty: the tenth of all movies with most ratings. labels: label ->
     places in `movies`.
     """
@@ -56,6 +57,7 @@ class Facts:
     loved: pl.DataFrame
     unloved: pl.DataFrame
     most_listed: pl.DataFrame
+    newly_listed: pl.DataFrame
     places: list[int]
     ratings_of_movies: list[int]
     variety: dict[str, float]
@@ -79,6 +81,7 @@ def gather(output: str, *, run_date: date | None = None) -> Facts:
     listed = night.first_lists()
     places = listed.group_by("movie_id").agg(pl.len().alias("lists")).collect()
     by_movie = movies_frame.join(places, on="movie_id", how="left").with_columns(pl.col("lists").fill_null(0))
+    before = Source(output, earlier[-1]) if earlier else None
     on_map = movies_frame.head(MAP_MOVIES)
     weighty = movies_frame.head(max(40, movies_frame.height // 10))
     genres = _genres(run, movies_frame)
@@ -96,10 +99,11 @@ def gather(output: str, *, run_date: date | None = None) -> Facts:
         loved=weighty.sort("bias", "movie_id", descending=[True, False]).head(12),
         unloved=weighty.sort("bias", "movie_id").head(12),
         most_listed=by_movie.sort("lists", "movie_id", descending=[True, False]).head(12),
+        newly_listed=_newly_listed(by_movie, before),
         places=by_movie["lists"].sort(descending=True).to_list(),
         ratings_of_movies=by_movie["n_ratings"].sort(descending=True).to_list(),
         variety=_variety(listed, by_movie),
-        changed=_changed(night, Source(output, earlier[-1])) if earlier else None,
+        changed=_changed(night, before) if before else None,
         users=_users(night, titles),
         rejected=_rejected_reasons(night),
         rejected_rows=night.scan(tables.REJECTED).sort("file", "row").head(10).collect(),
@@ -198,7 +202,7 @@ def _variety(listed: pl.LazyFrame, by_movie: pl.DataFrame) -> dict[str, float]:
 def _changed(night: Source, before: Source) -> dict[str, Any]:
     """New movies among the first ten against last night's first ten, over users who had a list then.
 
-    new_movies: movies in somebody's first ten that were in nobody's. quiet: (users, those with a new movie), of the
+    quiet: (users, those with a new movie), of the
     users with as many ratings as last night, as far as the holdout tells.
     """
     tonight, last = _sampled(night.first_lists()), _sampled(before.first_lists())
@@ -222,7 +226,6 @@ def _changed(night: Source, before: Source) -> dict[str, Any]:
         "quiet": (quiet.height, int((quiet["new"] > 0).sum())),
         "mean_new": float(per_user["new"].mean() or 0.0),  # type: ignore[arg-type]
         "histogram": [histogram.get(number, 0) for number in range(FIRST + 1)],
-        "new_movies": _movies(night).join(_movies(before), on="movie_id", how="anti").collect().height,
     }
 
 
@@ -232,8 +235,11 @@ def _n_ratings(night: Source) -> pl.LazyFrame:
     return held_out.agg((pl.len() + pl.col("user_ratings").first()).alias("n"))
 
 
-def _movies(night: Source) -> pl.LazyFrame:
-    return night.first_lists().select("movie_id").unique()
+def _newly_listed(by_movie: pl.DataFrame, before: Source | None) -> pl.DataFrame:
+    listed = by_movie.filter(pl.col("lists") > 0).sort("lists", "movie_id", descending=[True, False])
+    if before is None:
+        return listed.clear()
+    return listed.join(before.first_lists().select("movie_id").unique().collect(), on="movie_id", how="anti")
 
 
 def _sampled(first: pl.LazyFrame) -> pl.LazyFrame:

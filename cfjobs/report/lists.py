@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import polars as pl
+
 from cfjobs.report import charts, metric_names
 from cfjobs.report.charts import Chart
 from cfjobs.report.facts import Facts, UserExample
@@ -14,6 +16,7 @@ COVERAGE = "coverage" + OF_PUBLISHED
 
 _OF_LISTS = ("coverage", "novelty_at_10", "popular_share_at_10", "stars_at_10")
 _CURVE_POINTS = 200
+_NEW_MOVIES = 12
 
 
 def lists(facts: Facts) -> dict[str, Any]:
@@ -24,16 +27,19 @@ def lists(facts: Facts) -> dict[str, Any]:
         "changed": facts.changed,
         "changes": None if facts.changed is None else _changes(facts.changed),
         "genres": None if facts.genres.is_empty() else _genres(facts),
-        "most": Table(
-            "Recommended most",
-            (("movie", TEXT), ("lists", NUMBER), ("of users", NUMBER)),
-            [
-                (title(row), f"{row['lists']:,}", f"{row['lists'] / users:.1%}")
-                for row in facts.most_listed.to_dicts()
-            ],
-        ),
+        "most": _movies("Recommended most", facts.most_listed, users=users),
+        "n_new": facts.newly_listed.height,
+        "new": _movies("New in lists tonight", facts.newly_listed.head(_NEW_MOVIES), users=users),
         "variety": _variety(facts),
     }
+
+
+def _movies(caption: str, movies: pl.DataFrame, *, users: float) -> Table:
+    return Table(
+        caption,
+        (("movie", TEXT), ("lists", NUMBER), ("of users", NUMBER)),
+        [(title(row), f"{row['lists']:,}", f"{row['lists'] / users:.1%}") for row in movies.to_dicts()],
+    )
 
 
 def _variety(facts: Facts) -> Table:
@@ -56,7 +62,12 @@ def _variety(facts: Facts) -> Table:
             compared.append((about.name, *(about.written(value) for value in values)))
     return Table(
         "Variety",
-        (("", TEXT), ("tonight", NUMBER), ("on the holdout", NUMBER), ("popularity list", NUMBER)),
+        (
+            ("over the first ten places", TEXT),
+            ("tonight", NUMBER),
+            ("on the holdout", NUMBER),
+            ("popularity list", NUMBER),
+        ),
         [*((name, value, "", "") for name, value in counted), *compared],
     )
 
