@@ -1,4 +1,4 @@
-"""What a run says when it has published: the summary page and the event."""
+"""What a run reports once it has published: the summary artifact and the event."""
 
 from cfjobs import report
 from cfjobs.night import summary
@@ -11,13 +11,13 @@ _NIGHTS_BEFORE = 7
 
 
 def announce(night: Night, published: Published, trained: Trained) -> None:
-    """Write the night's summary, beside the nights before it, and emit `cfjobs.published`."""
+    """Write the night's summary, with the nights before it for comparison, and emit `cfjobs.published`."""
     before = [row for row in runs.published(night.output) if row.run_date <= night.run_date]
     head, _, rest = summary.markdown(published, trained).partition("\n## ")
     sections = [
         head.strip(),
         f"The night's page, with charts: `{report.uri(night.output, night.run_date)}`",
-        "## The nights before\n\n" + markdown.nights_table(before[-_NIGHTS_BEFORE - 1 :]),
+        "## Previous nights\n\n" + markdown.nights_table(before[-_NIGHTS_BEFORE - 1 :]),
         "## Loss\n\n" + picture if (picture := markdown.loss_picture(trained.losses)) else "",
         "## " + rest.strip(),
     ]

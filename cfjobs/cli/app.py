@@ -46,7 +46,7 @@ MoviesUri = Annotated[
 UsersUri = Annotated[
     str | None,
     typer.Option(
-        "--users", metavar="URI", help="Users table: who else gets a list though they have rated nothing."
+        "--users", metavar="URI", help="Users table: user_id; these users get a list even without ratings."
     ),
 ]
 AllowUri = Annotated[
@@ -60,13 +60,23 @@ DenyUri = Annotated[
 ExcludeUri = Annotated[
     str | None,
     typer.Option(
-        "--exclude", metavar="URI", help="Table of user_id, movie_id: pairs left out beside the rated ones."
+        "--exclude",
+        metavar="URI",
+        help="Table of user_id, movie_id: pairs left out in addition to the rated ones.",
     ),
 ]
 ModelUri = Annotated[str, typer.Option("--model", metavar="URI", help="Folder of a model.")]
 RunDate = Annotated[
     datetime | None,
-    typer.Option("--run-date", formats=["%Y-%m-%d"], help="Date of the night; today (UTC) by default."),
+    typer.Option(
+        "--run-date",
+        formats=["%Y-%m-%d"],
+        help="Date of the night, which uses the ratings up to its end; today (UTC) by default.",
+    ),
+]
+PublishedDate = Annotated[
+    datetime | None,
+    typer.Option("--run-date", formats=["%Y-%m-%d"], help="Which published night; the latest by default."),
 ]
 ConfigFile = Annotated[
     Path | None,
@@ -82,7 +92,9 @@ AsJson = Annotated[
 
 Force = Annotated[bool, typer.Option("--force", help="Publish although a newer date is published already.")]
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Report what would be done without changing anything.")
+]
 
 
 console = Console()
@@ -110,7 +122,7 @@ def _root(
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Show what `cfjobs` logs: plain lines, or beside the progress bars on a terminal."""
+    """Show what `cfjobs` logs: plain lines, or above the progress bars on a terminal."""
     handler: logging.Handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     if errors.is_terminal:
@@ -152,7 +164,7 @@ def _text(value: object) -> str:
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, float, str], None]]:
-    """A bar for each stage on a terminal; nothing elsewhere, where the log tells."""
+    """A bar for each stage on a terminal; nothing elsewhere, where the log reports progress."""
     bars = Progress(
         TextColumn("{task.fields[stage]:>8}"),
         BarColumn(),
@@ -164,9 +176,9 @@ def progress_bars() -> Iterator[Callable[[str, float, str], None]]:
     tasks: dict[str, Any] = {}
     with bars:
 
-        def update(stage: str, share: float, words: str) -> None:
+        def update(stage: str, fraction: float, message: str) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task("", total=1.0, stage=stage)
-            bars.update(tasks[stage], completed=share, description=plain(words))
+            bars.update(tasks[stage], completed=fraction, description=plain(message))
 
         yield update

@@ -1,4 +1,4 @@
-"""The commands before a first night: sample, import, config, and what finds better knobs: tune, lr-find."""
+"""The commands before a first night: sample, import, config, and the search for better settings: tune, lr-find."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +31,7 @@ def sample(
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same data.")] = 42,
     as_json: AsJson = False,
 ) -> None:
-    """Write a generated, MovieLens-like data set whose planted tastes a good model finds."""
+    """Write a generated, MovieLens-like data set with known tastes that a good model recovers."""
     from cfjobs import storage
     from cfjobs.datasets import synthetic
     from cfjobs.storage.parquet import parquet_bytes
@@ -78,16 +78,17 @@ def tune(
         int, typer.Option("--trials", min=1, help="Trials in all, earlier ones included.")
     ] = 50,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Begin no trial after this.")
+        float | None,
+        typer.Option("--timeout", min=0, metavar="SECONDS", help="Start no trial after this many seconds."),
     ] = None,
     run_date: RunDate = None,
     config: ConfigFile = None,
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search for better knobs on the training ratings; writes OUTPUT/tune/OBJECTIVE.toml for --config.
+    """Search for better settings on the training ratings; writes OUTPUT/tune/OBJECTIVE.toml for --config.
 
-    The holdout is never looked at. A search that was stopped goes on by the same command.
+    The holdout is never used. The same command continues a search that was stopped.
     Needs Optuna: pip install 'cfjobs[tune]'.
     """
     from cfjobs.config import load_config
@@ -116,7 +117,7 @@ def lr_find(
     ratings: RatingsUri,
     movies: MoviesUri = None,
     users: UsersUri = None,
-    svg: Annotated[Path, typer.Option("--svg", metavar="FILE.svg", help="Where the plot goes.")] = Path(
+    svg: Annotated[Path, typer.Option("--svg", metavar="FILE.svg", help="Where to write the plot.")] = Path(
         "lr-find.svg"
     ),
     steps: Annotated[
@@ -129,7 +130,7 @@ def lr_find(
 ) -> None:
     """Find a learning rate: the loss while the rate rises from step to step, as a plot and as two suggestions.
 
-    Trains the rating network by batches for a few hundred steps on the ratings outside the holdout, and forgets it.
+    Trains the rating network by batches for a few hundred steps on the ratings outside the holdout, then discards it.
     A rate found here is for batches: set it together with optimizer=adam.
     """
     from cfjobs.config import load_config

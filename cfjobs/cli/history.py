@@ -51,16 +51,18 @@ def rollback(
     to: Annotated[
         str,
         typer.Option(
-            "--to", metavar="RUN_DATE|VERSION", help="The night to go back to, as `cfjobs history` lists it."
+            "--to", metavar="RUN_DATE|VERSION", help="The night to return to, as listed by `cfjobs history`."
         ),
     ],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is recorded.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="The reason, which is recorded.")
+    ] = "",
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring all tables back to the state in which a night had just been published.
+    """Restore all tables to their state right after a night was published.
 
-    Nights published after it disappear. Who asked and why is recorded in each table's log and in `rollbacks`.
+    Nights published after it are no longer visible. User and reason are recorded in each table's log and in `rollbacks`.
     """
     from cfjobs.tables import rollback
 
@@ -71,19 +73,19 @@ def rollback(
 @app.command()
 def retain(
     output: OutputUri,
-    nights: Annotated[int, typer.Option("--nights", min=1, help="How many of the newest nights stay.")],
+    nights: Annotated[int, typer.Option("--nights", min=1, help="How many of the newest nights to keep.")],
     min_age_hours: Annotated[
         float,
         typer.Option(
             "--min-age-hours",
             min=0,
-            help="Files younger than this stay, whatever they are: longer than the longest night and the longest read.",
+            help="Files younger than this are kept: choose more than the longest night and the longest read.",
         ),
     ] = 48,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove old nights, files that no kept night needs, old models and the work of abandoned runs."""
+    """Remove old nights, files that no remaining night needs, old models and the work of abandoned runs."""
     from cfjobs.tables import retention
 
     done = retention.retain(output, nights=nights, min_age=timedelta(hours=min_age_hours), dry_run=dry_run)
@@ -95,7 +97,7 @@ def backfill(
     ratings: RatingsUri,
     output: OutputUri,
     first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First date.")],
-    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last date, itself included.")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last date, inclusive.")],
     movies: MoviesUri = None,
     users: UsersUri = None,
     allow: AllowUri = None,
@@ -103,12 +105,14 @@ def backfill(
     exclude: ExcludeUri = None,
     config: ConfigFile = None,
     set_: Settings = None,
-    force: Annotated[bool, typer.Option("--force", help="Publish dates again that are published.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Publish dates again that are already published.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Publish a range of dates, each from the ratings up to that date only.
 
-    Dates that are published already are skipped, so the same command goes on where it stopped.
+    Dates that are already published are skipped, so the same command continues where it stopped.
     """
     from cfjobs.config import load_config
     from cfjobs.night import backfill
@@ -134,7 +138,7 @@ def backfill(
 
 
 def print_history(nights: "Sequence[PublishedNight]") -> None:
-    """The published nights as a table for people, and under it what an override had overridden."""
+    """The published nights as a table for people, followed by what each override of the gate overrode."""
     metrics = {"rmse": "rmse", "ndcg_at_10": "ndcg", "recall_at_10": "recall"}
     table = Table(box=None)
     for name in ("night", "version", *metrics.values(), "users", "lists", "gate"):
@@ -155,7 +159,7 @@ def print_history(nights: "Sequence[PublishedNight]") -> None:
 
 
 def _who() -> str:
-    """Who asks: CFJOBS_USER where an operator's tool sets it, else the system's user."""
+    """The user to record: CFJOBS_USER where an operator's tool sets it, else the system's user."""
     try:
         return os.environ.get("CFJOBS_USER") or getpass.getuser()
     except (OSError, KeyError):

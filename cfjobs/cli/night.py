@@ -36,9 +36,9 @@ def nightly(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """The whole night: clean, train, evaluate, gate, refit, score, publish.
+    """The whole night: validate the ratings, train, evaluate, gate, refit, score, publish.
 
-    A night that was killed is resumed by the same command: finished stages are not computed again.
+    The same command resumes a night that was killed; finished stages are not computed again.
     """
     from cfjobs.config import load_config
     from cfjobs.night import story
@@ -100,7 +100,7 @@ def evaluate(
 ) -> None:
     """Measure a model on the holdout of these ratings; publishes nothing.
 
-    The figures are honest for a model that `cfjobs train` made from the same ratings and holdout settings.
+    The metrics are unbiased only for a model that `cfjobs train` made from the same ratings and holdout settings.
     """
     from cfjobs.config import load_config
     from cfjobs.night import story
@@ -133,7 +133,7 @@ def score(
 ) -> None:
     """Score every user with an existing model and publish the lists.
 
-    Users that the model does not know get the popularity list.
+    Users unknown to the model get the popularity list.
     """
     from cfjobs.config import load_config
     from cfjobs.night import story

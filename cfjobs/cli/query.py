@@ -1,4 +1,4 @@
-"""The commands that look at what a night left: recs, predict, movies, similar, explain, report."""
+"""The commands that read what a night published: recs, predict, movies, similar, explain, report."""
 
 import webbrowser
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cfjobs.cli.app import AsJson, ModelUri, OutputUri, RunDate, app, as_date, console, plain, show
+from cfjobs.cli.app import AsJson, ModelUri, OutputUri, PublishedDate, app, as_date, console, plain, show
 
 if TYPE_CHECKING:
     from polars import DataFrame
@@ -32,7 +32,7 @@ def recs(
         ),
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Rows to print.")] = 10,
-    run_date: RunDate = None,
+    run_date: PublishedDate = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a user's list with titles: the published one, or with --ratings-of the one for these ratings, untrained.
@@ -73,7 +73,7 @@ def predict(
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="PARQUET", help="Where the pairs go, with predicted_rating."),
+        typer.Option("--out", metavar="PARQUET", help="Where to write the pairs with predicted_rating."),
     ] = None,
     user: Annotated[str | None, typer.Option("--user", metavar="ID", help="One user ...")] = None,
     movie: Annotated[str | None, typer.Option("--movie", metavar="ID", help="... and one movie.")] = None,
@@ -91,7 +91,7 @@ def predict(
             show(found, as_json=True)
         else:
             notes = [
-                f"{what} {found[f'{what}_id']} is unknown to the model, taken as a typical one"
+                f"{what} {found[f'{what}_id']} is unknown to the model; an average one is assumed"
                 for what in ("user", "movie")
                 if not found[f"{what}_known"]
             ]
@@ -105,7 +105,7 @@ def movies(
     search: Annotated[str, typer.Argument(help="Words of the title, or an id.")],
     output: OutputUri,
     n: Annotated[int, typer.Option("-n", min=1, help="Rows to print.")] = 20,
-    run_date: RunDate = None,
+    run_date: PublishedDate = None,
     as_json: AsJson = False,
 ) -> None:
     """Search the published movies by title; the most rated first."""
@@ -122,14 +122,14 @@ def movies(
 def similar(
     movie: Annotated[
         str,
-        typer.Argument(metavar="TITLE-or-ID", help="Its id, its title, or words that only its title has."),
+        typer.Argument(metavar="TITLE-or-ID", help="Its id, its title, or words found in no other title."),
     ],
     output: OutputUri,
     n: Annotated[int, typer.Option("-n", min=1, max=50, help="Rows to print.")] = 10,
-    run_date: RunDate = None,
+    run_date: PublishedDate = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the movies that please the same people as one."""
+    """Print the movies most similar to one: those that please the same people."""
     from cfjobs.query import movies
 
     found = movies.similar(output, movie, run_date=as_date(run_date), n=n)
@@ -147,14 +147,12 @@ def explain(
     output: OutputUri,
     ratings: Annotated[
         str | None,
-        typer.Option(
-            "--ratings", metavar="URI", help="Rating files, if they are not where the night read them."
-        ),
+        typer.Option("--ratings", metavar="URI", help="Rating files, if they have moved since the night."),
     ] = None,
-    run_date: RunDate = None,
+    run_date: PublishedDate = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say why a movie has its score for a user: which of the user's own ratings speak most for it."""
+    """Explain a movie's score for a user: which of the user's own ratings contribute most to it."""
     import polars as pl
 
     from cfjobs.query import explain
@@ -164,13 +162,13 @@ def explain(
         show(explain.as_json(found), as_json=True)
         return
     parts = found.parts
-    place = f"not in the list, place {found.place} of {found.n_candidates:,}"
+    place = f"not listed: place {found.place} of {found.n_candidates:,}"
     if found.rank:
         place = f"rank {found.rank} of {found.n_candidates:,} movies that could be listed"
     elif found.rated is not None:
-        place = f"not listed, the user has rated it {found.rated:g}"
+        place = f"not listed: the user has rated it {found.rated:g}"
     elif found.place is None:
-        place = "not listed, too few have rated it"
+        place = "not listed: too few ratings"
     name = plain(found.title or found.movie_id)
     lines = [
         f"{name} for user {plain(found.user_id)}, {found.run_date}: {place}, predicted rating {found.predicted_rating:.2f}",
@@ -180,21 +178,21 @@ def explain(
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if parts.history:
-        told = found.frame.drop("movie_id").with_columns(pl.col("rated_at").dt.date())
-        print_frame(told.head(_MOVIES_SHOWN), title="Speak most for it")
-        print_frame(told.tail(3).filter(pl.col("part") < 0), title="Speak most against it")
+        contributions = found.frame.drop("movie_id").with_columns(pl.col("rated_at").dt.date())
+        print_frame(contributions.head(_MOVIES_SHOWN), title="Contribute most")
+        print_frame(contributions.tail(3).filter(pl.col("part") < 0), title="Contribute most against it")
 
 
 @app.command()
 def report(
     output: OutputUri,
-    run_date: RunDate = None,
-    open_: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    run_date: PublishedDate = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build the page of a published night beside its tables, and say where it is.
+    """Build the page of a published night next to its tables and print its URI.
 
-    Opened from an object store, the page is first copied into the folder of temporary files.
+    With --open, a page in an object store is first copied to a temporary folder.
     """
     from cfjobs import report, storage
 

@@ -9,7 +9,6 @@ Sources: Smith, "Cyclical learning rates for training neural networks" (2015); t
 of fast.ai 2.
 """
 
-import html
 import itertools
 import math
 from collections.abc import Iterator
@@ -22,12 +21,13 @@ from cfjobs import models
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.models.network import Network
+from cfjobs.report.charts import Chart
 from cfjobs.training import minibatch
 from cfjobs.training.loop import Examples
 
 _SMOOTHING = 0.95
 _DIVERGED = 4.0
-_LEAVE_OUT = 0.05  # share of the steps at the start, where the smoothed loss has seen next to nothing
+_LEAVE_OUT = 0.05  # fraction of the steps at the start, where the smoothed loss has seen next to nothing
 
 
 @dataclass(frozen=True)
@@ -140,141 +140,61 @@ def _up_to_least(points: list[Point]) -> list[Point]:
 
 # The plot -------------------------------------------------------------------------------------------
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 420, 70, 24, 48, 56
 
-_STYLE = """
-.lr { font: 13px system-ui, sans-serif; --ink: #1f2328; --faint: #d0d7de; --curve: #0969da; --raw: #9ec5f5; --mark: #bc4c00; --ground: #ffffff }
-@media (prefers-color-scheme: dark) { .lr { --ink: #e6edf3; --faint: #3d444d; --curve: #58a6ff; --raw: #264f86; --mark: #ffa657; --ground: #0d1117 } }
-.lr rect { fill: var(--ground) } .lr text { fill: var(--ink) } .lr .title { font-size: 15px; font-weight: 600 }
-.lr .grid { stroke: var(--faint) } .lr .axis { stroke: var(--ink) } .lr .mark { stroke: var(--mark); stroke-dasharray: 5 4 }
-.lr polyline { fill: none; stroke: var(--curve); stroke-width: 2 } .lr .raw { stroke: var(--raw); stroke-width: 1 }
-"""
-
-
-@dataclass(frozen=True)
-class _Axes:
-    """From values to places on the plot; the rate is logarithmic."""
-
-    low_rate: float
-    high_rate: float
-    low_loss: float
-    high_loss: float
-
-    def x(self, rate: float) -> float:
-        share = math.log(rate / self.low_rate) / math.log(self.high_rate / self.low_rate)
-        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, loss: float) -> float:
-        share = (min(loss, self.high_loss) - self.low_loss) / (self.high_loss - self.low_loss)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+def chart(found: Found) -> Chart:
+    """Loss against learning rate, as measured and smoothed, with both suggestions."""
+    plot = Chart(
+        "Loss while the learning rate rises",
+        "learning rate",
+        "loss (mean squared error)",
+        _rates(found),
+        _losses_shown(found),
+        key=(("muted", "each batch"), ("main", "smoothed")),
+        log_x=True,
+        width=720,
+        height=400,
+    )
+    plot.line([(point.rate, point.loss) for point in found.points], kind="muted")
+    plot.line([(point.rate, point.smoothed) for point in found.points], kind="main")
+    valley_after = found.valley >= found.steepest
+    plot.marker(found.valley, f"valley {found.valley:.2g}", line=0, after=valley_after)
+    return plot.marker(found.steepest, f"steepest {found.steepest:.2g}", line=1, after=not valley_after)
 
 
-def svg(found: Found) -> str:
-    """The plot as one SVG file that needs nothing else and follows the reader's light or dark mode."""
-    axes = _axes(found)
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="lr" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-labelledby="t d">',
-        "<title id='t'>Learning-rate finder</title>",
-        f"<desc id='d'>Loss against learning rate; valley {found.valley:.2g}, steepest {found.steepest:.2g}.</desc>",
-        f"<style>{_STYLE}</style>",
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}"/>',
-        f'<text class="title" x="{_LEFT}" y="24">Loss while the learning rate rises</text>',
-        *_rate_axis(axes),
-        *_loss_axis(axes),
-        _curve(axes, [(point.rate, point.loss) for point in found.points], kind="raw"),
-        _curve(axes, [(point.rate, point.smoothed) for point in found.points], kind="smoothed"),
-        *_mark(
-            axes,
-            found.valley,
-            f"valley {found.valley:.2g}",
-            y=_TOP + 14,
-            right=found.valley >= found.steepest,
-        ),
-        *_mark(
-            axes,
-            found.steepest,
-            f"steepest {found.steepest:.2g}",
-            y=_TOP + 32,
-            right=found.steepest > found.valley,
-        ),
-        "</svg>",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _axes(found: Found) -> _Axes:
+def _rates(found: Found) -> tuple[float, float]:
     rates = [point.rate for point in found.points]
+    return min(rates), max(rates)
+
+
+def _losses_shown(found: Found) -> tuple[float, float]:
+    """From the least loss to half above it or the first one, so that the divergence does not flatten the curve."""
     smoothed = [point.smoothed for point in found.points]
     low = min(min(point.loss, point.smoothed) for point in found.points)
     high = max(smoothed[0], min(smoothed) * 1.5)
     margin = 0.08 * (high - low)
-    return _Axes(min(rates), max(rates), max(0.0, low - margin), high + margin)
-
-
-def _curve(axes: _Axes, points: list[tuple[float, float]], *, kind: str) -> str:
-    places = " ".join(f"{axes.x(rate):.1f},{max(_TOP, axes.y(loss)):.1f}" for rate, loss in points)
-    return f'<polyline class="{kind}" points="{places}"/>'
-
-
-def _rate_axis(axes: _Axes) -> list[str]:
-    bottom = _HEIGHT - _BOTTOM
-    lines = [f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>']
-    for power in range(
-        math.ceil(math.log10(axes.low_rate) - 1e-9), math.floor(math.log10(axes.high_rate)) + 1
-    ):
-        x = axes.x(10.0**power)
-        lines.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>')
-        lines.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{10.0**power:g}</text>')
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    return [*lines, f'<text x="{middle}" y="{_HEIGHT - 14}" text-anchor="middle">learning rate</text>']
-
-
-def _loss_axis(axes: _Axes) -> list[str]:
-    lines = [f'<line class="axis" x1="{_LEFT}" x2="{_LEFT}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>']
-    for tick in range(5):
-        loss = axes.low_loss + (axes.high_loss - axes.low_loss) * tick / 4
-        y = axes.y(loss)
-        lines.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        lines.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{loss:.3g}</text>')
-    middle = (_TOP + _HEIGHT - _BOTTOM) / 2
-    label = "loss (mean squared error)"
-    return [
-        *lines,
-        f'<text transform="translate(18 {middle}) rotate(-90)" text-anchor="middle">{label}</text>',
-    ]
-
-
-def _mark(axes: _Axes, rate: float, words: str, *, y: int, right: bool) -> list[str]:
-    x = axes.x(rate)
-    place = f'x="{x + 6:.1f}"' if right else f'x="{x - 6:.1f}" text-anchor="end"'
-    return [
-        f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>',
-        f'<text {place} y="{y}">{html.escape(words)}</text>',
-    ]
+    return max(0.0, low - margin), high + margin
 
 
 def sketch(found: Found, *, width: int = 54, height: int = 10) -> str:
     """The smoothed loss as lines of text, for a terminal."""
-    axes = _axes(found)
+    (low_rate, high_rate), (low_loss, high_loss) = _rates(found), _losses_shown(found)
     columns: list[list[float]] = [[] for _ in range(width)]
     for point in found.points:
-        share = (axes.x(point.rate) - _LEFT) / (_WIDTH - _LEFT - _RIGHT)
-        columns[min(width - 1, int(share * width))].append(point.smoothed)
+        place = math.log(point.rate / low_rate) / math.log(high_rate / low_rate)
+        columns[min(width - 1, int(place * width))].append(point.smoothed)
     grid = [[" "] * width for _ in range(height)]
-    for place, losses in enumerate(columns):
+    for column, losses in enumerate(columns):
         if losses:
-            loss = min(sum(losses) / len(losses), axes.high_loss)
-            share = (loss - axes.low_loss) / (axes.high_loss - axes.low_loss)
-            grid[height - 1 - min(height - 1, int(share * height))][place] = "*"
-    rows = [
-        f"{'' if number else f'{axes.high_loss:.3g}':>7} |{''.join(row)}" for number, row in enumerate(grid)
-    ]
-    rows[-1] = f"{axes.low_loss:>7.3g} |{''.join(grid[-1])}"
-    ends = f"{axes.low_rate:.0e}"
+            loss = min(sum(losses) / len(losses), high_loss)
+            place = (loss - low_loss) / (high_loss - low_loss)
+            grid[height - 1 - min(height - 1, int(place * height))][column] = "*"
+    rows = [f"{'' if number else f'{high_loss:.3g}':>7} |{''.join(row)}" for number, row in enumerate(grid)]
+    rows[-1] = f"{low_loss:>7.3g} |{''.join(grid[-1])}"
+    ends = f"{low_rate:.0e}"
     return "\n".join(
         [
             *rows,
             f"{'':>7} +{'-' * width}",
-            f"{'':>9}{ends}{f'{axes.high_rate:.0e}':>{width - len(ends)}}  learning rate",
+            f"{'':>9}{ends}{f'{high_rate:.0e}':>{width - len(ends)}}  learning rate",
         ]
     )

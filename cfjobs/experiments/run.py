@@ -82,7 +82,7 @@ def learning_rates_tried(
         movies=catalogue.encoded(movie_table, encodings.movies),
     )
     found = lr_find.find(network, training.examples(kept, device), config=config, steps=steps)
-    storage.write_bytes(storage.normal(svg), lr_find.svg(found).encode())
+    storage.write_bytes(storage.normal(svg), lr_find.chart(found).file().encode())
     return {
         "valley": found.valley,
         "steepest": found.steepest,

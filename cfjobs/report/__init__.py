@@ -1,9 +1,13 @@
-"""The night as a page that opens anywhere: one HTML file beside the tables, without a request to any network.
+"""The night as a page that opens anywhere: one HTML file next to the tables, without a request to any network.
 
-facts    what the page tells, from the published tables of the night
-charts   plots as SVG
-html     the sections
-page.css, page.js   its look, and the map that can be moved
+facts                  what the page shows, from the published tables of the night
+page                   the sections in their order; each gives its template what it shows
+rating_errors, lists, movies, run   the sections
+html, templates/       tables, figures and the templates, with autoescape
+charts, charts.css     the only maker of charts: SVG for this page, for `lr-find`, for the summary of a run
+metric_names           what people call the metrics
+page.css, page.js      the look, and the map that can be moved
+markdown               the summary of a run for Prefect
 """
 
 import logging

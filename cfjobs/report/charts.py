@@ -1,114 +1,199 @@
-"""Charts as SVG text: a plot area with labelled axes, and marks on it. Colours come from the page's style sheet."""
+"""Charts as SVG: a plot area with labelled axes, and marks on it. The only maker of charts in this project.
+
+`Chart.svg` is for a page that includes `charts.css`; `Chart.file` carries that style sheet itself and is a picture
+of its own: an SVG file, or the image of a Markdown page. Text is escaped wherever it comes from.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from functools import cached_property
+from importlib.resources import files
 
-WIDTH, HEIGHT = 420, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 42
-_SECOND_LINE = 15
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 320, 236
+"""Narrow, so that text is not scaled below 12 px on a phone."""
+
+_RIGHT, _TOP, _BOTTOM = 12, 12, 44
+_LINE = 16
+_CHARACTER = 8
+_HEADING = 44
+
+Ticks = Sequence[tuple[float, str]]
+Points = Iterable[tuple[float, float]]
 
 
 @dataclass
 class Chart:
-    """A plot of x in [x0, x1] against y in [y0, y1]; marks are added in the order in which they are drawn."""
+    """A plot of x in [x0, x1] against y in [y0, y1]; marks are drawn in the order in which they are added.
+
+    key: (kind of mark, its name). Ticks are round numbers where none are given; a tick's text may have two lines.
+    log_x: the x axis is logarithmic. What lies outside of the axes is drawn at their edge.
+    """
 
     title: str
     x_label: str
     y_label: str
     x: tuple[float, float]
     y: tuple[float, float]
-    x_ticks: Sequence[tuple[float, str]] = ()
-    y_ticks: Sequence[tuple[float, str]] = ()
+    x_ticks: Ticks = ()
+    y_ticks: Ticks = ()
+    key: Sequence[tuple[str, str]] = ()
+    log_x: bool = False
+    width: int = WIDTH
     height: int = HEIGHT
-    marks: list[str] = field(default_factory=list)
+    marks: list[Markup] = field(default_factory=list)
 
     def px(self, value: float) -> float:
         """The place of an x."""
         low, high = self.x
-        return _LEFT + (value - low) / ((high - low) or 1) * (WIDTH - _LEFT - _RIGHT)
+        if self.log_x:
+            value, low, high = math.log(max(value, low)), math.log(low), math.log(high)
+        return self._left + _fraction(value, low, high) * (self.width - self._left - _RIGHT)
 
     def py(self, value: float) -> float:
         """The place of a y."""
-        low, high = self.y
-        foot = self.height - self._bottom
-        return foot - (value - low) / ((high - low) or 1) * (foot - _TOP)
+        bottom = self.height - self._bottom
+        return bottom - _fraction(value, *self.y) * (bottom - _TOP)
 
-    def line(self, points: Iterable[tuple[float, float]], *, kind: str) -> "Chart":
+    def line(self, points: Points, *, kind: str) -> "Chart":
         """A line through the points."""
         path = " ".join(f"{self.px(x):.1f},{self.py(y):.1f}" for x, y in points)
-        self.marks.append(f'<polyline class="line {kind}" points="{path}"/>')
-        return self
+        return self._add('<polyline class="line {}" points="{}"/>', kind, path)
 
     def dot(self, x: float, y: float, *, kind: str, tip: str, radius: float = 3.5) -> "Chart":
-        """A dot that says something when pointed at."""
-        place = f'cx="{self.px(x):.1f}" cy="{self.py(y):.1f}" r="{radius:.1f}"'
-        self.marks.append(f'<circle class="dot {kind}" {place}><title>{escape(tip)}</title></circle>')
-        return self
+        """A dot with a tooltip."""
+        return self._add(
+            '<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"><title>{}</title></circle>',
+            *(kind, self.px(x), self.py(y), radius, tip),
+        )
 
-    def bar(self, x: float, y: float, *, width: float, kind: str, tip: str, foot: float = 0.0) -> "Chart":
-        """A bar from the foot to y, of a width in units of x."""
+    def bar(self, x: float, y: float, *, width: float, kind: str, tip: str, base: float = 0.0) -> "Chart":
+        """A vertical bar from the base to y, of a width in units of x."""
         left, right = self.px(x - width / 2), self.px(x + width / 2)
-        top, bottom = sorted((self.py(y), self.py(foot)))
-        place = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
-        self.marks.append(f'<rect class="bar {kind}" {place}><title>{escape(tip)}</title></rect>')
-        return self
+        top, bottom = sorted((self.py(y), self.py(base)))
+        return self._add(
+            '<rect class="bar {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>',
+            *(kind, left, top, right - left, bottom - top, tip),
+        )
 
     def whisker(self, x: float, low: float, high: float, *, kind: str) -> "Chart":
         """A vertical line from low to high."""
-        at = f'x1="{self.px(x):.1f}" x2="{self.px(x):.1f}"'
-        self.marks.append(
-            f'<line class="whisker {kind}" {at} y1="{self.py(low):.1f}" y2="{self.py(high):.1f}"/>'
-        )
-        return self
+        return self._segment("whisker", kind, (x, low), (x, high))
+
+    def across(self, y: float, low: float, high: float, *, kind: str) -> "Chart":
+        """A horizontal line from low to high."""
+        return self._segment("whisker", kind, (low, y), (high, y))
 
     def level(self, x: float, y: float, *, width: float, kind: str, tip: str) -> "Chart":
-        """A short horizontal line at y."""
-        ends = f'x1="{self.px(x - width / 2):.1f}" x2="{self.px(x + width / 2):.1f}"'
-        at = f'y1="{self.py(y):.1f}" y2="{self.py(y):.1f}"'
-        self.marks.append(f'<line class="level {kind}" {ends} {at}><title>{escape(tip)}</title></line>')
-        return self
+        """A short horizontal line at y, with a tooltip."""
+        return self._segment("level", kind, (x - width / 2, y), (x + width / 2, y), tip=tip)
 
-    def label(self, x: float, y: float, text: str, *, kind: str = "", anchor: str = "start") -> "Chart":
-        """Text at a point."""
-        place = f'x="{self.px(x):.1f}" y="{self.py(y):.1f}"'
-        self.marks.append(f'<text class="name {kind}" {place} text-anchor="{anchor}">{escape(text)}</text>')
-        return self
-
-    def svg(self) -> str:
-        """The chart, with its title for those who cannot see it."""
-        return (
-            f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{escape(self.title)}">'
-            f"{self._axes()}{''.join(self.marks)}</svg>"
+    def marker(self, x: float, text: str, *, line: int, after: bool) -> "Chart":
+        """A dashed line over the whole height with its text at the top, in that line, after or before it."""
+        self._segment("marker", "", (x, self.y[0]), (x, self.y[1]))
+        return self._add(
+            '<text class="name" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>',
+            *(self.px(x) + (6 if after else -6), _TOP + _LINE * (line + 1), "start" if after else "end"),
+            text,
         )
 
-    @property
+    def svg(self) -> Markup:
+        """The chart, for a page that has the style sheet."""
+        return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
+            self.width, self.height, self.title, self._axes(), Markup().join(self.marks)
+        )
+
+    def file(self) -> Markup:
+        """The chart as an SVG file that needs nothing else and follows the reader's light or dark mode."""
+        right = self.width - _RIGHT
+        key = Markup().join(
+            Markup('<tspan class="{}" dx="{}">{}</tspan>').format(kind, 0 if number == 0 else 14, f"— {name}")
+            for number, (kind, name) in enumerate(self.key)
+        )
+        return Markup(
+            '<svg xmlns="http://www.w3.org/2000/svg" class="chart" width="{0}" height="{1}" viewBox="0 -{2} {0} {1}" role="img">\n'
+            "<title>{3}</title>\n<style>\n{4}.chart tspan.main {{ fill: var(--main); }} .chart tspan.second {{ fill: var(--second); }}\n</style>\n"
+            '<rect class="paper" y="-{2}" width="{0}" height="{1}"/>\n'
+            '<text class="heading" x="12" y="-24">{3}</text><text x="{5}" y="-4" text-anchor="end">{6}</text>\n'
+            "{7}{8}\n</svg>\n"
+        ).format(
+            *(self.width, self.height + _HEADING, _HEADING, self.title, style(), right, key),
+            *(self._axes(), Markup().join(self.marks)),
+        )
+
+    @cached_property
+    def _y_ticks(self) -> Ticks:
+        return self.y_ticks or ticks(*self.y)
+
+    @cached_property
+    def _x_ticks(self) -> Ticks:
+        return self.x_ticks or (log_ticks if self.log_x else ticks)(*self.x)
+
+    @cached_property
+    def _left(self) -> float:
+        """The width left of the plot area: the widest tick, and the name of the axis if there is one."""
+        widest = max((len(text) for _, text in self._y_ticks), default=0)
+        return 10 + _CHARACTER * widest + (18 if self.y_label else 0)
+
+    @cached_property
     def _bottom(self) -> int:
-        return _BOTTOM + (_SECOND_LINE if any("\n" in text for _, text in self.x_ticks) else 0)
+        return _BOTTOM + (_LINE if any("\n" in text for _, text in self._x_ticks) else 0)
 
-    def _axes(self) -> str:
-        left, right, bottom = _LEFT, WIDTH - _RIGHT, self.height - self._bottom
-        parts = []
-        for value, text in self.y_ticks or ticks(*self.y):
+    def _add(self, element: str, *values: object) -> "Chart":
+        self.marks.append(Markup(element).format(*values))
+        return self
+
+    def _segment(
+        self, name: str, kind: str, start: tuple[float, float], end: tuple[float, float], *, tip: str = ""
+    ) -> "Chart":
+        return self._add(
+            '<line class="{} {}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}">{}</line>',
+            *(name, kind, self.px(start[0]), self.py(start[1]), self.px(end[0]), self.py(end[1])),
+            Markup("<title>{}</title>").format(tip) if tip else "",
+        )
+
+    def _axes(self) -> Markup:
+        left, right, bottom = self._left, self.width - _RIGHT, self.height - self._bottom
+        drawn = []
+        for value, text in self._y_ticks:
             y = self.py(value)
-            parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(
-                f'<text class="tick" x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+            drawn.append(
+                Markup(
+                    '<line class="grid" x1="{:.1f}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
+                    '<text x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>'
+                ).format(left, right, y, y, left - 6, y + 4.5, text)
             )
-        for value, text in self.x_ticks or ticks(*self.x):
+        for value, text in self._x_ticks:
             for number, line in enumerate(text.split("\n")):
-                place = f'x="{self.px(value):.1f}" y="{bottom + 16 + number * _SECOND_LINE}"'
-                parts.append(f'<text class="tick" {place} text-anchor="middle">{escape(line)}</text>')
-        parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
-        middle_x, middle_y = (left + right) / 2, (_TOP + bottom) / 2
-        parts.append(
-            f'<text class="axis-name" x="{middle_x:.0f}" y="{self.height - 6}" text-anchor="middle">{escape(self.x_label)}</text>'
+                drawn.append(
+                    Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
+                        self.px(value), bottom + 17 + number * _LINE, line
+                    )
+                )
+        drawn.append(
+            Markup(
+                '<line class="axis" x1="{0:.1f}" x2="{1}" y1="{2}" y2="{2}"/>'
+                '<text class="axis-name" x="{3:.0f}" y="{4}" text-anchor="middle">{5}</text>'
+            ).format(left, right, bottom, (left + right) / 2, self.height - 6, self.x_label)
         )
-        parts.append(
-            f'<text class="axis-name" transform="translate(12 {middle_y:.0f}) rotate(-90)" text-anchor="middle">{escape(self.y_label)}</text>'
-        )
-        return "".join(parts)
+        if self.y_label:
+            drawn.append(
+                Markup(
+                    '<text class="axis-name" transform="translate(13 {:.0f}) rotate(-90)" text-anchor="middle">{}</text>'
+                ).format((_TOP + bottom) / 2, self.y_label)
+            )
+        return Markup().join(drawn)
+
+
+def _fraction(value: float, low: float, high: float) -> float:
+    return (min(max(value, low), high) - low) / ((high - low) or 1)
+
+
+def style() -> Markup:
+    """The style sheet of the charts, which also names the page's colours."""
+    return Markup((files("cfjobs.report") / "charts.css").read_text(encoding="utf-8"))
 
 
 def ticks(low: float, high: float, *, at_most: int = 6) -> list[tuple[float, str]]:
@@ -124,32 +209,40 @@ def ticks(low: float, high: float, *, at_most: int = 6) -> list[tuple[float, str
     ]
 
 
-def sparkline(values: Sequence[float | None]) -> str:
-    """The last nights as a small line, tonight as a dot; nothing for fewer than two nights."""
-    known = [(place, value) for place, value in enumerate(values) if value is not None]
-    if len(known) < 2:
-        return ""
-    low, high = min(v for _, v in known), max(v for _, v in known)
-    flat = high == low
-
-    def at(place: int, value: float) -> tuple[float, float]:
-        y = 12.0 if flat else 20 - (value - low) / (high - low) * 16
-        return 4 + place / (len(values) - 1) * 92, y
-
-    points = [at(place, value) for place, value in known]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    x, y = points[-1]
-    return (
-        f'<svg class="spark" viewBox="0 0 100 24" aria-hidden="true"><polyline class="line main" points="{path}"/>'
-        f'<circle class="dot main" cx="{x:.1f}" cy="{y:.1f}" r="3"/></svg>'
-    )
+def log_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """The powers of ten from low to high."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    return [
+        (10.0**power, f"{10.0**power:{',.0f' if power >= 0 else 'g'}}") for power in range(first, last + 1)
+    ]
 
 
-def room(values: Iterable[float], *, foot: float | None = None, above: float = 0.08) -> tuple[float, float]:
-    """An axis that holds the values, with a little room; from the foot where one is given."""
+def limits(
+    values: Iterable[float], *, base: float | None = None, margin: float = 0.08
+) -> tuple[float, float]:
+    """An axis that holds the values, with a margin; from the base where one is given."""
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return (0.0, 1.0)
     low, high = min(known), max(known)
-    span = (high - (foot if foot is not None else low)) or abs(high) or 1.0
-    return (foot if foot is not None else low - span * above, high + span * above)
+    span = (high - (base if base is not None else low)) or abs(high) or 1.0
+    return (base if base is not None else low - span * margin, high + span * margin)
+
+
+def sparkline(values: Sequence[float | None]) -> Markup:
+    """The last nights as a small line, tonight as a dot; nothing for fewer than three nights."""
+    known = [(place, value) for place, value in enumerate(values) if value is not None]
+    if len(known) < 3:
+        return Markup()
+    low, high = min(value for _, value in known), max(value for _, value in known)
+
+    def at(place: int, value: float) -> tuple[float, float]:
+        y = 12.0 if high == low else 20 - (value - low) / (high - low) * 16
+        return 4 + place / (len(values) - 1) * 92, y
+
+    points = [at(place, value) for place, value in known]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return Markup(
+        '<svg class="spark" viewBox="0 0 100 24" aria-hidden="true"><polyline class="line main" points="{}"/>'
+        '<circle class="dot main" cx="{:.1f}" cy="{:.1f}" r="3"/></svg>'
+    ).format(path, *points[-1])

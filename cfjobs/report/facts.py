@@ -1,8 +1,7 @@
-"""What the page tells: read from the published tables of one night, and reduced to what a page can hold."""
+"""What the page shows: read from the published tables of one night, and reduced to what a page can hold."""
 
 import io
 import logging
-import re
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -25,19 +24,25 @@ _FEWEST_OF_DECADE = 20
 
 
 @dataclass(frozen=True)
-class Reader:
-    """One user, with what they rated last and what they are shown. history, list: rows for a table."""
+class UserExample:
+    """One user, with what they rated last and their list. history, list: rows for a table. mean: of their ratings."""
 
     user_id: str
     band: str
     n_ratings: int
+    mean: float | None
     history: list[dict[str, Any]]
     list: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One night. Frames are small; titles are as they came."""
+    """One night. Frames are small; titles are as they came.
+
+    newly_listed: the movies in somebody's first ten that were in nobody's last night, most listed first.
+    movies: those on the map, most rated first. weighty: the tenth of all movies with most ratings. labels: label ->
+    places in `movies`.
+    """
 
     run: dict[str, Any]
     nights: list[dict[str, Any]]
@@ -46,15 +51,18 @@ class Facts:
     calibration: pl.DataFrame
     by_decade: pl.DataFrame
     movies: pl.DataFrame
+    weighty: pl.DataFrame
     labels: dict[str, list[int]]
+    genres: pl.DataFrame
     loved: pl.DataFrame
     unloved: pl.DataFrame
     most_listed: pl.DataFrame
+    newly_listed: pl.DataFrame
     places: list[int]
     ratings_of_movies: list[int]
     variety: dict[str, float]
     changed: dict[str, Any] | None
-    readers: list[Reader] = field(default_factory=list)
+    users: list[UserExample] = field(default_factory=list)
     rejected: pl.DataFrame = field(default_factory=pl.DataFrame)
     rejected_rows: pl.DataFrame = field(default_factory=pl.DataFrame)
 
@@ -73,8 +81,10 @@ def gather(output: str, *, run_date: date | None = None) -> Facts:
     listed = night.first_lists()
     places = listed.group_by("movie_id").agg(pl.len().alias("lists")).collect()
     by_movie = movies_frame.join(places, on="movie_id", how="left").with_columns(pl.col("lists").fill_null(0))
+    before = Source(output, earlier[-1]) if earlier else None
     on_map = movies_frame.head(MAP_MOVIES)
     weighty = movies_frame.head(max(40, movies_frame.height // 10))
+    genres = _genres(run, movies_frame)
     return Facts(
         run=run,
         nights=[*earlier[-NIGHTS + 1 :], run],
@@ -83,15 +93,18 @@ def gather(output: str, *, run_date: date | None = None) -> Facts:
         calibration=_calibration(night),
         by_decade=_by_decade(night, titles),
         movies=on_map,
-        labels=_labels(run, on_map),
+        weighty=weighty,
+        labels=_labels(genres, on_map),
+        genres=_genre_fractions(genres, by_movie),
         loved=weighty.sort("bias", "movie_id", descending=[True, False]).head(12),
         unloved=weighty.sort("bias", "movie_id").head(12),
         most_listed=by_movie.sort("lists", "movie_id", descending=[True, False]).head(12),
+        newly_listed=_newly_listed(by_movie, before),
         places=by_movie["lists"].sort(descending=True).to_list(),
         ratings_of_movies=by_movie["n_ratings"].sort(descending=True).to_list(),
         variety=_variety(listed, by_movie),
-        changed=_changed(night, Source(output, earlier[-1])) if earlier else None,
-        readers=_readers(night, titles),
+        changed=_changed(night, before) if before else None,
+        users=_users(night, titles),
         rejected=_rejected_reasons(night),
         rejected_rows=night.scan(tables.REJECTED).sort("file", "row").head(10).collect(),
     )
@@ -119,7 +132,7 @@ def _by_rating(night: Source) -> pl.DataFrame:
 
 
 def _calibration(night: Source) -> pl.DataFrame:
-    """Twenty parts of the predictions of about equal size, in order: predicted, rating (both means), n."""
+    """Twenty bins of the predictions of about equal size, in order: predicted, rating (both means), n."""
     predicted, rating = pl.col("predicted_rating").cast(pl.Float64), pl.col("rating").cast(pl.Float64)
     scan = night.scan(tables.HOLDOUT_PREDICTIONS)
     low, high = scan.select(predicted.min().alias("low"), predicted.max().alias("high")).collect().row(0)
@@ -137,8 +150,8 @@ def _calibration(night: Source) -> pl.DataFrame:
         .collect()
     )
     middle = pl.col("n").cum_sum() - pl.col("n") / 2
-    parts = steps.group_by((20 * middle / pl.col("n").sum()).floor().alias("part"), maintain_order=True)
-    return parts.agg(pl.col("predicted", "rating", "n").sum()).select(
+    bins = steps.group_by((20 * middle / pl.col("n").sum()).floor().alias("bin"), maintain_order=True)
+    return bins.agg(pl.col("predicted", "rating", "n").sum()).select(
         pl.col("predicted") / pl.col("n"), pl.col("rating") / pl.col("n"), "n"
     )
 
@@ -162,6 +175,7 @@ def _by_decade(night: Source, titles: pl.DataFrame) -> pl.DataFrame:
 
 
 def _variety(listed: pl.LazyFrame, by_movie: pl.DataFrame) -> dict[str, float]:
+    """Figures of the first ten places of all lists, or of a sample of them."""
     lists = (
         _sampled(listed)
         .sort("user_id", "rank")
@@ -177,16 +191,20 @@ def _variety(listed: pl.LazyFrame, by_movie: pl.DataFrame) -> dict[str, float]:
     return {
         "lists": float(lists.height),
         "distinct": float(copies.height),
-        "repeated_share": float(repeated) / max(lists.height, 1),
+        "repeated_fraction": float(repeated) / max(lists.height, 1),
         "most_copies": float(copies["count"][0]) if copies.height else 0.0,
-        "popular_share": float((lists["source"] == tables.SOURCE_POPULAR).sum()) / max(lists.height, 1),
+        "popular_fraction": float((lists["source"] == tables.SOURCE_POPULAR).sum()) / max(lists.height, 1),
         "listed_movies": float((by_movie["lists"] > 0).sum()),
         "movies": float(by_movie.height),
     }
 
 
 def _changed(night: Source, before: Source) -> dict[str, Any]:
-    """New movies among the first ten against last night's first ten, over users who had a list then."""
+    """New movies among the first ten against last night's first ten, over users who had a list then.
+
+    quiet: (users, those with a new movie), of the
+    users with as many ratings as last night, as far as the holdout tells.
+    """
     tonight, last = _sampled(night.first_lists()), _sampled(before.first_lists())
     had = last.select("user_id").unique()
     both = tonight.join(had, on="user_id", how="semi")
@@ -197,14 +215,31 @@ def _changed(night: Source, before: Source) -> dict[str, Any]:
         .agg(pl.col("new").fill_null(1).sum())
         .collect()
     )
+    quiet = per_user.join(
+        _n_ratings(night).join(_n_ratings(before), on=["user_id", "n"]).collect(), on="user_id"
+    )
     histogram = dict(per_user["new"].value_counts().iter_rows())
     return {
         "since": before.run["run_date"],
         "users": per_user.height,
         "changed": int((per_user["new"] > 0).sum()),
+        "quiet": (quiet.height, int((quiet["new"] > 0).sum())),
         "mean_new": float(per_user["new"].mean() or 0.0),  # type: ignore[arg-type]
         "histogram": [histogram.get(number, 0) for number in range(FIRST + 1)],
     }
+
+
+def _n_ratings(night: Source) -> pl.LazyFrame:
+    """user_id, n: the ratings of every user who has held-out ones: these and the training ratings."""
+    held_out = night.scan(tables.HOLDOUT_PREDICTIONS).group_by("user_id")
+    return held_out.agg((pl.len() + pl.col("user_ratings").first()).alias("n"))
+
+
+def _newly_listed(by_movie: pl.DataFrame, before: Source | None) -> pl.DataFrame:
+    listed = by_movie.filter(pl.col("lists") > 0).sort("lists", "movie_id", descending=[True, False])
+    if before is None:
+        return listed.clear()
+    return listed.join(before.first_lists().select("movie_id").unique().collect(), on="movie_id", how="anti")
 
 
 def _sampled(first: pl.LazyFrame) -> pl.LazyFrame:
@@ -217,7 +252,7 @@ def _sampled(first: pl.LazyFrame) -> pl.LazyFrame:
 # People, movies, rejects ----------------------------------------------------------------------------
 
 
-def _readers(night: Source, titles: pl.DataFrame) -> list[Reader]:
+def _users(night: Source, titles: pl.DataFrame) -> list[UserExample]:
     """One typical user of each band and, where there are any, one who gets the popularity list."""
     chosen = _typical_users(night)
     ids = [user for user, _, _ in chosen]
@@ -247,10 +282,11 @@ def _readers(night: Source, titles: pl.DataFrame) -> list[Reader]:
     for user, band, n_ratings in chosen:
         mine = rated.filter(user_id=str(user))
         found.append(
-            Reader(
+            UserExample(
                 user_id=str(user),
                 band=band,
                 n_ratings=max(mine.height, n_ratings),
+                mean=mine["rating"].mean(),  # type: ignore[arg-type]
                 history=mine.reverse().head(FIRST).to_dicts(),
                 list=lists.filter(user_id=str(user)).to_dicts(),
             )
@@ -288,26 +324,44 @@ def _typical_users(night: Source) -> list[tuple[str | int, str, int]]:
     return found + [(user, "nothing rated", 0) for user in cold["user_id"].drop_nulls()]
 
 
-def _labels(run: dict[str, Any], movies: pl.DataFrame) -> dict[str, list[int]]:
-    """Places on the map by label, of the first column of the movies table that reads like a list of genres."""
+def _genres(run: dict[str, Any], movies: pl.DataFrame) -> pl.DataFrame:
+    """movie_id, genre: of the first column of the movies table that reads like a list of genres; empty for none."""
+    none = movies.select("movie_id", pl.lit("").alias("genre")).clear()
     uri = storage.join(run["model_uri"], "movies.parquet")
     if not storage.exists(uri):
-        return {}
+        return none
     known = pl.read_parquet(io.BytesIO(storage.read_bytes(uri)))
     for name in known.columns:
         if name in {"movie_id", "title"} or known[name].dtype != pl.String:
             continue
-        words = movies.join(known.select("movie_id", name), on="movie_id", how="left", maintain_order="left")[
-            name
-        ]
-        found: dict[str, list[int]] = {}
-        for place, text in enumerate(words.to_list()):
-            for word in re.split(r"[|,;]", text or ""):
-                if word.strip():
-                    found.setdefault(word.strip(), []).append(place)
-        if 1 < len(found) <= _MOST_LABELS:
-            return dict(sorted(found.items()))
-    return {}
+        words = known.select(
+            "movie_id", pl.col(name).str.replace_all("[|;]", ",").str.split(",").alias("genre")
+        ).explode("genre")
+        genres = words.with_columns(pl.col("genre").str.strip_chars()).filter(pl.col("genre") != "").unique()
+        if 1 < genres["genre"].n_unique() <= _MOST_LABELS:
+            return movies.select("movie_id").join(genres, on="movie_id")
+    return none
+
+
+def _labels(genres: pl.DataFrame, movies: pl.DataFrame) -> dict[str, list[int]]:
+    """Places on the map by genre."""
+    placed = movies.select("movie_id").with_row_index("place").join(genres, on="movie_id")
+    by_genre = placed.sort("place").group_by("genre").agg("place").sort("genre")
+    return dict(by_genre.iter_rows())
+
+
+def _genre_fractions(genres: pl.DataFrame, by_movie: pl.DataFrame) -> pl.DataFrame:
+    """genre, of_places, of_ratings: fractions that its movies take, most rated first. A movie counts in each genre."""
+    places, ratings = max(by_movie["lists"].sum(), 1), max(by_movie["n_ratings"].sum(), 1)
+    return (
+        genres.join(by_movie, on="movie_id")
+        .group_by("genre")
+        .agg(
+            (pl.col("lists").sum() / places).alias("of_places"),
+            (pl.col("n_ratings").sum() / ratings).alias("of_ratings"),
+        )
+        .sort("of_ratings", "genre", descending=[True, False])
+    )
 
 
 def _rejected_reasons(night: Source) -> pl.DataFrame:

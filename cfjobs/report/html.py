@@ -1,71 +1,77 @@
-"""What the sections of the page are made of. Every text that comes from data is escaped."""
+"""What templates are given, and the templates. Every text that comes from data is escaped by autoescape."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
-from html import escape
+from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from cfjobs.report.charts import Chart
 
 LONGEST_TITLE = 160
 
-
-def section(title: str, note: str, body: str) -> str:
-    """A section. All three are HTML."""
-    return f'<section><h2>{title}</h2><p class="note">{note}</p>{body}</section>\n'
+TEXT, NUMBER, RANGE = "text", "number", "number range"
+"""Kinds of columns; a range may break into two lines."""
 
 
-def grid(cards: Iterable[str]) -> str:
-    """Cards side by side; empty ones are left out. Each is HTML."""
-    found = [
-        card if card.startswith('<div class="card"') else f'<div class="card">{card}</div>'
-        for card in cards
-        if card
-    ]
-    return f'<div class="grid">{"".join(found)}</div>'
+@dataclass(frozen=True)
+class Cell:
+    """A cell that is more than its text. kind: a class of the style sheet, such as better, worse, muted."""
+
+    text: str
+    kind: str
 
 
-def card(figure: str, note: str) -> str:
-    """A figure with a caption; nothing for no figure. Both are HTML."""
-    return (
-        f'<div class="card">{figure.replace("</figure>", f"<figcaption>{note}</figcaption></figure>")}</div>'
-        if figure
-        else ""
-    )
+Row = Sequence[str | Cell]
 
 
-def figure(title: str, chart: Chart, *, key: Sequence[tuple[str, str]] = ()) -> str:
-    """A chart under its title, with a legend of (class, name). Title and names are plain text."""
-    items = "".join(f'<li class="{kind}">{text(name)}</li>' for kind, name in key)
-    legend = f'<ul class="key">{items}</ul>' if items else ""
-    return f"<figure><h3>{text(title)}</h3>{legend}{chart.svg()}</figure>"
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain text under a header. columns: (name, kind); the first column names its row."""
+
+    caption: str
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Row]
 
 
-def table(header: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:
-    """Rows of plain text; each column is `text` or `number`."""
-    top = "".join(f'<th class="{kind}">{text(name)}</th>' for name, kind in header)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="{kind}">{text(value)}</td>' for (_, kind), value in zip(header, row, strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+@dataclass(frozen=True)
+class Figure:
+    """A chart, and the table of what it shows for those who cannot see it or want the numbers."""
+
+    chart: Chart
+    numbers: Table
 
 
-def title(row: dict[str, Any]) -> str:
-    """The title of a row with title, movie_id, as plain text of bounded length."""
+def render(template: str, **values: object) -> str:
+    """A template of this package as HTML."""
+    return _environment().get_template(template).render(**values)
+
+
+def resource(name: str) -> Markup:
+    """A file of this package, to stand in the page as it is."""
+    return Markup((files("cfjobs.report") / name).read_text(encoding="utf-8"))
+
+
+def script_json(value: object) -> Markup:
+    """JSON that is safe inside a script element."""
+    data = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Markup(data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def from_json(run: Mapping[str, Any], name: str) -> Any:
+    """A column of a row of `runs` that holds JSON."""
+    return json.loads(run[name])
+
+
+def title(row: Mapping[str, Any]) -> str:
+    """The title of a row with title, movie_id, of bounded length."""
     title = row.get("title")
     return str(title)[:LONGEST_TITLE] if title is not None else f"movie {row['movie_id']}"
-
-
-def text(value: object) -> str:
-    """Plain text as HTML."""
-    return escape(str(value), quote=True)
 
 
 def day(day: date) -> str:
@@ -73,11 +79,14 @@ def day(day: date) -> str:
     return f"{day.day} {day:%B %Y}"
 
 
-def from_json(run: dict[str, Any], name: str) -> Any:
-    """A column of a row of `runs` that holds JSON."""
-    return json.loads(run[name])
-
-
-def resource(name: str) -> str:
-    """A file of this package."""
-    return (files("cfjobs.report") / name).read_text(encoding="utf-8")
+@cache
+def _environment() -> Environment:
+    found = Environment(
+        loader=PackageLoader("cfjobs.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["day"] = day
+    return found

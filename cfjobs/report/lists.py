@@ -1,146 +1,191 @@
-"""Of the page: the lists, what changed in them, and some users with theirs."""
+"""Sections of the page: the lists, what changed in them, and some users with theirs."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from cfjobs.report import charts
+import polars as pl
+
+from cfjobs.report import charts, metric_names
 from cfjobs.report.charts import Chart
-from cfjobs.report.facts import Facts, Reader
-from cfjobs.report.html import card, figure, grid, section, table, text, title
+from cfjobs.report.facts import Facts, UserExample
+from cfjobs.report.html import NUMBER, TEXT, Cell, Figure, Table, from_json, title
 from cfjobs.tables.runs import FIRST
 from cfjobs.tables.schema import OF_PUBLISHED
 
+COVERAGE = "coverage" + OF_PUBLISHED
 
-def lists(facts: Facts) -> str:
+_OF_LISTS = ("coverage", "novelty_at_10", "popular_share_at_10", "stars_at_10")
+_CURVE_POINTS = 200
+_NEW_MOVIES = 12
+
+
+def lists(facts: Facts) -> dict[str, Any]:
     """What the lists are like: how alike, how popular, how different from the last night."""
-    v = facts.variety
-    users = max(v["lists"], 1)
-    counted = [
-        ("movies in somebody’s first ten", f"{v['listed_movies']:,.0f} of {v['movies']:,.0f}", ""),
-        ("users", f"{v['lists']:,.0f}", ""),
-        ("different lists", f"{v['distinct']:,.0f}", ""),
-        ("users whose list somebody else has too", f"{v['repeated_share']:.1%}", ""),
-        ("users with the most repeated list", f"{v['most_copies']:,.0f}", ""),
-        ("users who get the popularity list", f"{v['popular_share']:.1%}", ""),
-    ]
-    said = [(what, tonight, "", popular) for what, tonight, popular in counted]
-    for name, what, form in (
-        ("coverage", "movies that could be listed, and are", "{:.1%}"),
-        ("novelty_at_10", "novelty of a listed movie, bits", "{:.2f}"),
-        ("popular_share_at_10", "places for popular movies", "{:.1%}"),
-        ("stars_at_10", "predicted stars of a place", "{:.2f}"),
-    ):
-        published = dict(
-            facts.metrics.filter(metric=name + OF_PUBLISHED, band="all").select("metric", "value").rows()
-        )
-        for row in facts.metrics.filter(metric=name, band="all").to_dicts():
-            tonight = published.get(name + OF_PUBLISHED)
-            said.append(
-                (
-                    what,
-                    "" if tonight is None else form.format(tonight),
-                    form.format(row["value"]),
-                    form.format(row["baseline"]),
-                )
-            )
-    most = table(
-        (("movie", "text"), ("lists", "number"), ("of users", "number")),
-        [
-            (title(row), f"{row['lists']:,}", f"{row['lists'] / users:.1%}")
-            for row in facts.most_listed.to_dicts()
-        ],
+    users = max(facts.variety["lists"], 1)
+    return {
+        "popularity": _popularity_curve(facts),
+        "changed": facts.changed,
+        "changes": None if facts.changed is None else _changes(facts.changed),
+        "genres": None if facts.genres.is_empty() else _genres(facts),
+        "most": _movies("Recommended most", facts.most_listed, users=users),
+        "n_new": facts.newly_listed.height,
+        "new": _movies("New in lists tonight", facts.newly_listed.head(_NEW_MOVIES), users=users),
+        "variety": _variety(facts),
+    }
+
+
+def _movies(caption: str, movies: pl.DataFrame, *, users: float) -> Table:
+    return Table(
+        caption,
+        (("movie", TEXT), ("lists", NUMBER), ("of users", NUMBER)),
+        [(title(row), f"{row['lists']:,}", f"{row['lists'] / users:.1%}") for row in movies.to_dicts()],
     )
-    cards = [
-        card(
-            _popularity_curve(facts),
-            "Movies sorted by how often they are listed (or rated): what share of the places the first of them take.",
-        ),
-        _changed(facts),
-        f"<h3>Recommended most</h3>{most}",
-        f"<h3>Variety</h3>{table((('what', 'text'), ('published', 'number'), ('measured', 'number'), ('popularity list', 'number')), said)}",
+
+
+def _variety(facts: Facts) -> Table:
+    v = facts.variety
+    counted = [
+        ("Lists", f"{v['lists']:,.0f}"),
+        ("Different lists", f"{v['distinct']:,.0f}"),
+        ("Users whose list somebody else has too", f"{v['repeated_fraction']:.1%}"),
+        ("Users with the most repeated list", f"{v['most_copies']:,.0f}"),
+        ("Users who get the popularity list", f"{v['popular_fraction']:.1%}"),
+        ("Movies in some first ten", f"{v['listed_movies']:,.0f}"),
     ]
-    return section("Who gets what", "Over the first ten places of every list.", grid(cards))
+    published = from_json(facts.run, "metrics") | {COVERAGE: coverage(facts)}
+    measured = {row["metric"]: row for row in facts.metrics.filter(band="all").to_dicts()}
+    compared = []
+    for metric in _OF_LISTS:
+        about, row = metric_names.of(metric), measured.get(metric, {})
+        values = (published.get(metric + OF_PUBLISHED), row.get("value"), row.get("baseline"))
+        if any(value is not None for value in values):
+            compared.append((about.name, *(about.written(value) for value in values)))
+    return Table(
+        "Variety",
+        (
+            ("over the first ten places", TEXT),
+            ("tonight", NUMBER),
+            ("on the holdout", NUMBER),
+            ("popularity list", NUMBER),
+        ),
+        [*((name, value, "", "") for name, value in counted), *compared],
+    )
 
 
-def _popularity_curve(facts: Facts) -> str:
+def coverage(facts: Facts) -> float:
+    """The fraction of the movies that could be listed and are in some published first ten: one number for the page."""
+    known: float | None = from_json(facts.run, "metrics").get(COVERAGE)
+    return facts.variety["listed_movies"] / max(facts.variety["movies"], 1) if known is None else known
+
+
+def _popularity_curve(facts: Facts) -> Figure:
+    """Cumulative fraction of the places over the number of movies, which is logarithmic: few movies take many places."""
+    n_movies = max(len(facts.places), 2)
+    curves = {
+        "main": _cumulative(facts.places),
+        "second": _cumulative(facts.ratings_of_movies),
+    }
     chart = Chart(
         "Popularity curve",
-        "share of the movies, most listed first",
-        "share of the places",
+        "number of movies, most listed first",
+        "of all places",
+        (1, n_movies),
         (0, 1),
-        (0, 1),
-        x_ticks=_percents(),
-        y_ticks=_percents(),
+        y_ticks=[(part / 4, f"{part * 25}%") for part in range(5)],
+        key=(("main", "places in lists"), ("second", "ratings")),
+        log_x=True,
     )
-    chart.line([(0, 0), (1, 1)], kind="ideal")
-    for values, kind in ((facts.ratings_of_movies, "second"), (facts.places, "main")):
-        chart.line(_cumulative(values), kind=kind)
-    return figure("Popularity curve", chart, key=(("main", "places in lists"), ("second", "ratings")))
+    keep = sorted({round(n_movies ** (place / _CURVE_POINTS)) for place in range(_CURVE_POINTS + 1)})
+    for kind, curve in curves.items():
+        chart.line([(number, curve[number - 1]) for number in keep if number <= len(curve)], kind=kind)
+    rows = [
+        (f"{number:,}", *(f"{curve[number - 1]:.1%}" for curve in curves.values()))
+        for number in (1, 10, 100, 1_000, 10_000, 100_000)
+        if number <= len(facts.places)
+    ]
+    columns = (("first movies", NUMBER), ("of places in lists", NUMBER), ("of ratings", NUMBER))
+    return Figure(chart, Table(chart.title, columns, rows))
 
 
-def _cumulative(values: Sequence[int], *, points: int = 200) -> list[tuple[float, float]]:
-    total = sum(values) or 1
-    running, found, every = 0, [(0.0, 0.0)], max(1, len(values) // points)
-    for number, value in enumerate(values, 1):
+def _cumulative(values: Sequence[int]) -> list[float]:
+    total, running, found = sum(values) or 1, 0, []
+    for value in values:
         running += value
-        if number % every == 0 or number == len(values) or number <= 50:
-            found.append((number / len(values), running / total))
+        found.append(running / total)
     return found
 
 
-def _percents() -> list[tuple[float, str]]:
-    return [(part / 5, f"{part * 20}%") for part in range(6)]
-
-
-def _changed(facts: Facts) -> str:
-    if facts.changed is None:
-        return "<h3>Changes since last night</h3><p>This is the first night.</p>"
-    found = facts.changed
-    users = max(found["users"], 1)
-    shares = [number / users for number in found["histogram"]]
+def _changes(changed: dict[str, Any]) -> Figure:
+    users = max(changed["users"], 1)
+    fractions = [number / users for number in changed["histogram"]]
+    ends = charts.limits(fractions, base=0)
     chart = Chart(
-        "New movies in the first ten",
-        "new movies among the first ten",
-        "share of the users",
+        "Changes since last night",
+        "new movies in a list’s first ten",
+        "of users",
         (-0.7, FIRST + 0.7),
-        charts.room(shares, foot=0),
-        x_ticks=[(n, str(n)) for n in range(FIRST + 1)],
-        y_ticks=[(at, f"{at:.0%}") for at, _ in charts.ticks(*charts.room(shares, foot=0))],
+        ends,
+        x_ticks=[(number, str(number)) for number in range(FIRST + 1)],
+        y_ticks=[(at, f"{at:.0%}") for at, _ in charts.ticks(*ends)],
     )
-    for number, share in enumerate(shares):
-        chart.bar(
-            number,
-            share,
-            width=0.8,
-            kind="main",
-            tip=f"{number} new: {found['histogram'][number]:,} users, {share:.1%}",
-        )
-    note = f"{found['changed']:,} of {found['users']:,} lists ({found['changed'] / users:.1%}) have a new movie among their first ten since {found['since']}, {found['mean_new']:.1f} on average."
-    return card(figure("Changes since last night", chart), note)
+    rows = []
+    for number, (count, fraction) in enumerate(zip(changed["histogram"], fractions, strict=True)):
+        tip = f"{number} new: {count:,} users, {fraction:.1%}"
+        chart.bar(number, fraction, width=0.8, kind="main", tip=tip)
+        rows.append((str(number), f"{count:,}", f"{fraction:.1%}"))
+    columns = (("new movies", NUMBER), ("users", NUMBER), ("of users", NUMBER))
+    return Figure(chart, Table(chart.title, columns, rows))
 
 
-def readers(readers: Sequence[Reader]) -> str:
+def _genres(facts: Facts) -> Figure:
+    """Each genre's fraction of the places and of the ratings."""
+    rows = facts.genres.reverse().to_dicts()
+    chart = Chart(
+        "Genres in lists and in ratings",
+        "of places, of ratings",
+        "",
+        charts.limits([row[name] for row in rows for name in ("of_places", "of_ratings")], base=0),
+        (-0.7, len(rows) - 0.3),
+        y_ticks=[(place, row["genre"][:18]) for place, row in enumerate(rows)],
+        key=(("main", "places in lists"), ("second", "ratings")),
+        height=70 + 19 * len(rows),
+    )
+    chart.x_ticks = [(at, f"{at:.0%}") for at, _ in charts.ticks(*chart.x, at_most=4)]
+    for place, row in enumerate(rows):
+        low, high = sorted((row["of_places"], row["of_ratings"]))
+        chart.across(place, low, high, kind="muted")
+        for kind, name in (("second", "of_ratings"), ("main", "of_places")):
+            tip = f"{row['genre']}: {row['of_places']:.1%} of places, {row['of_ratings']:.1%} of ratings"
+            chart.dot(row[name], place, kind=kind, tip=tip, radius=4.5)
+    columns = (("genre", TEXT), ("of places", NUMBER), ("of ratings", NUMBER))
+    numbers = [
+        (row["genre"], f"{row['of_places']:.1%}", f"{row['of_ratings']:.1%}") for row in reversed(rows)
+    ]
+    return Figure(chart, Table(chart.title, columns, numbers))
+
+
+# Users ----------------------------------------------------------------------------------------------
+
+
+def users(facts: Facts) -> dict[str, Any] | None:
     """Some users: what they liked, and their first recommendations."""
-    if not readers:
-        return ""
-    return section(
-        "A few users",
-        "One from the middle of each band of activity: what they rated last, and what they are shown.",
-        "".join(_reader(reader) for reader in readers),
+    if not facts.users:
+        return None
+    return {"users": [(user, _rated(user), _shown(user)) for user in facts.users]}
+
+
+def _rated(user: UserExample) -> Table:
+    return Table(
+        "Rated last",
+        (("movie", TEXT), ("rating", NUMBER), ("when", NUMBER)),
+        [(title(row), f"{row['rating']:g}", f"{row['timestamp']:%Y-%m-%d}") for row in user.history],
     )
 
 
-def _reader(reader: Reader) -> str:
-    rated = table(
-        (("rated last", "text"), ("rating", "number"), ("when", "number")),
-        [(title(row), f"{row['rating']:g}", f"{row['timestamp']:%Y-%m-%d}") for row in reader.history],
-    )
-    shown = table(
-        (("shown", "text"), ("predicted", "number")),
-        [(f"{row['rank']}. {title(row)}", f"{row['predicted_rating']:.1f}") for row in reader.list],
-    )
-    about = f"{reader.band}, {reader.n_ratings:,} ratings"
-    empty = "<p class='note'>Nothing to show.</p>"
-    return (
-        f'<div class="card reader"><h3>User {text(reader.user_id)} <span>· {text(about)}</span></h3>'
-        f'<div class="grid"><div>{rated if reader.history else empty}</div><div>{shown if reader.list else empty}</div></div></div>'
-    )
+def _shown(user: UserExample) -> Table:
+    rows: list[tuple[str | Cell, ...]] = []
+    for row in user.list:
+        stars = f"{row['predicted_rating']:.1f}"
+        below = user.mean is not None and row["predicted_rating"] < user.mean
+        rows.append((str(row["rank"]), title(row), Cell(f"{stars} ↓", "muted") if below else stars))
+    return Table("Recommended", (("rank", NUMBER), ("movie", TEXT), ("predicted", NUMBER)), rows)

@@ -27,7 +27,7 @@
 
   const px = (i) => view.x + view.scale * data.x[i];
   const py = (i) => view.y - view.scale * data.y[i];
-  const radius = (i) => (1.5 + 6 * Math.sqrt(data.n[i] / most)) * Math.min(2.2, Math.sqrt(view.scale / view.first));
+  const radius = (i) => (width < 600 ? 0.65 : 1) * (1.5 + 6 * Math.sqrt(data.n[i] / most)) * Math.min(2.2, Math.sqrt(view.scale / view.first));
 
   function colours() {
     const style = getComputedStyle(document.documentElement);
@@ -54,8 +54,9 @@
       paint.fill();
     }
     paint.globalAlpha = 1;
-    names(c);
-    axes(c);
+    paint.font = "12px system-ui, sans-serif";
+    paint.textBaseline = "middle";
+    names(c, axes(c));
     if (pointed >= 0) {
       paint.strokeStyle = c.ink;
       paint.lineWidth = 2;
@@ -65,39 +66,56 @@
     }
   }
 
-  function axes(c) {
-    paint.fillStyle = c.soft;
-    paint.textBaseline = "alphabetic";
-    paint.font = "12px system-ui, sans-serif";
-    const text = "first component →";
-    paint.fillText(text, width - paint.measureText(text).width - 10, height - 8);
-    paint.save();
-    paint.translate(16, 12 + paint.measureText("second component →").width);
-    paint.rotate(-Math.PI / 2);
-    paint.fillText("second component →", 0, 0);
-    paint.restore();
+  const short = (text, length) => (text.length > length ? text.slice(0, length - 1) + "…" : text);
+  const meet = (a, b) => a.x0 < b.x1 && b.x0 < a.x1 && a.y0 < b.y1 && b.y0 < a.y1;
+  const textBox = (x, y, wide) => ({ x0: x - 4, x1: x + wide + 4, y0: y - 9, y1: y + 9 });
+
+  function write(text, x, y, colour, c) {
+    paint.lineWidth = 4;
+    paint.lineJoin = "round";
+    paint.strokeStyle = c.paper;
+    paint.strokeText(text, x, y);
+    paint.fillStyle = colour;
+    paint.fillText(text, x, y);
   }
 
-  // Titles of the most rated movies in view, as many as fit beside each other.
-  function names(c) {
-    paint.font = "12px system-ui, sans-serif";
-    paint.textBaseline = "middle";
-    const taken = [];
-    const limit = width < 600 ? 14 : 40;
-    for (let i = 0; i < n && taken.length < limit; i++) {
+  // Each axis is named by the movies at its ends. Returns the boxes of the names, which the titles keep clear of.
+  function axes(c) {
+    if (!data.ends.pc1) return [];
+    const length = width < 600 ? 18 : 34, boxes = [];
+    const put = (text, x, y) => {
+      const wide = paint.measureText(text).width, left = Math.max(6, Math.min(width - wide - 6, x - wide / 2));
+      write(text, left, y, c.soft, c);
+      boxes.push(textBox(left, y, wide));
+    };
+    put("← " + short(data.ends.pc1[0], length), 0, height - 12);
+    put(short(data.ends.pc1[1], length) + " →", width, height - 12);
+    put("↑ " + short(data.ends.pc2[1], length), width / 2, 12);
+    put("↓ " + short(data.ends.pc2[0], length), width / 2, height - 32);
+    return boxes;
+  }
+
+  // Titles of the most rated movies in view, as many as fit clear of each other and of the largest dots.
+  function names(c, taken) {
+    const seen = [], limit = width < 600 ? 14 : 40;
+    for (let i = 0; i < n && seen.length < 4 * limit; i++) {
       if (marked && !marked.has(i)) continue;
-      const x = px(i) + radius(i) + 3, y = py(i);
-      if (x < 4 || x > width - 30 || y < 10 || y > height - 10) continue;
-      const text = data.title[i].length > 34 ? data.title[i].slice(0, 32) + "…" : data.title[i];
-      const wide = paint.measureText(text).width;
-      if (x + wide > width - 4) continue;
-      if (taken.some((t) => x < t.x + t.wide + 6 && t.x < x + wide + 6 && Math.abs(y - t.y) < 15)) continue;
-      taken.push({ x, y, wide });
-      paint.lineWidth = 3;
-      paint.strokeStyle = c.paper;
-      paint.strokeText(text, x, y);
-      paint.fillStyle = c.ink;
-      paint.fillText(text, x, y);
+      if (px(i) > 0 && px(i) < width && py(i) > 10 && py(i) < height - 10) seen.push(i);
+    }
+    const dots = seen.slice(0, limit).map((i) => ({ i, x0: px(i) - radius(i), x1: px(i) + radius(i), y0: py(i) - radius(i), y1: py(i) + radius(i) }));
+    let written = 0;
+    for (const i of seen) {
+      if (written === limit) break;
+      const text = short(data.title[i], width < 600 ? 22 : 34), wide = paint.measureText(text).width, gap = radius(i) + 5, y = py(i);
+      const free = (x) => {
+        const box = textBox(x, y, wide);
+        return box.x0 > 0 && box.x1 < width && !taken.some((t) => meet(t, box)) && !dots.some((dot) => dot.i !== i && meet(dot, box));
+      };
+      const x = [px(i) + gap, px(i) - gap - wide].find(free);
+      if (x === undefined) continue;
+      taken.push(textBox(x, y, wide));
+      write(text, x, y, c.ink, c);
+      written++;
     }
   }
 

@@ -1,128 +1,115 @@
-"""The page itself: its sections, one after the other, and its head: the night in five numbers."""
+"""The page itself: its head, the night in five numbers, and its sections one after the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from cfjobs.report import charts, lists, movies, rating_errors, run
+from cfjobs.report import charts, html, lists, metric_names, movies, rating_errors, run
 from cfjobs.report.facts import Facts
-from cfjobs.report.html import day, from_json, resource, text
+from cfjobs.report.html import from_json
+from cfjobs.report.metric_names import METRICS, MetricName
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+View = dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its anchor, heading and template, and what the template is given; None leaves it out."""
+
+    id: str
+    title: str
+    template: str
+    view: Callable[[Facts], View]
+
+
+SECTIONS = (
+    Section("training", "Training and metrics", "training.html.j2", rating_errors.training),
+    Section("served", "Who is served how well", "served.html.j2", rating_errors.served),
+    Section("errors", "Predicted against true", "errors.html.j2", rating_errors.errors),
+    Section("lists", "Who gets what", "lists.html.j2", lists.lists),
+    Section("users", "A few users", "users.html.j2", lists.users),
+    Section("movie-map", "Map of the movies", "map.html.j2", movies.movie_map),
+    Section("loved", "Most and least loved", "loved.html.j2", movies.loved),
+    Section("set-aside", "Set aside", "rejected.html.j2", run.rejected),
+    Section("run", "How it was made", "run.html.j2", run.run),
+)
 
 
 def document(facts: Facts) -> str:
     """The whole page, self-contained: no style, script, font or picture comes from anywhere else."""
-    night = facts.run["run_date"]
-    sections = [
-        _header(facts),
-        _tiles(facts),
-        rating_errors.training(facts),
-        rating_errors.served(facts),
-        rating_errors.errors(facts),
-        movies.movie_map(facts),
-        movies.loved(facts),
-        lists.lists(facts),
-        lists.readers(facts.readers),
-        run.rejected(facts),
-        run.run(facts),
-    ]
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Recommendations of {night}</title>
-<link rel="icon" href="data:,">
-<style>
-{resource("page.css")}</style>
-</head>
-<body>
-<main>
-{"".join(sections)}
-</main>
-<script id="map-data" type="application/json">{movies.map_data(facts)}</script>
-<script>
-{resource("page.js")}</script>
-</body>
-</html>
-"""
-
-
-def _header(facts: Facts) -> str:
-    run, counts = facts.run, from_json(facts.run, "counts")
-    return (
-        f"<header><h1>Recommendations of {day(run['run_date'])}</h1>"
-        f"<p>{counts.get('lists', 0):,} lists over {counts.get('movies', 0):,} movies, published "
-        f"{run['finished_at']:%Y-%m-%d %H:%M} UTC. Gate: {text(run['gate'])}. Run <code>{text(run['run_id'])}</code>.</p></header>"
+    views = [(section, section.view(facts)) for section in SECTIONS]
+    return html.render(
+        "page.html.j2",
+        policy=_POLICY,
+        run=facts.run,
+        counts=from_json(facts.run, "counts"),
+        tiles=_tiles(facts),
+        sections=[(section, view) for section, view in views if view is not None],
+        map_data=html.script_json(movies.map_data(facts)),
+        styles=[charts.style(), html.resource("page.css")],
+        script=html.resource("page.js"),
     )
 
 
-def _tiles(facts: Facts) -> str:
-    def of(name: str) -> Callable[[dict[str, Any]], float | None]:
-        return lambda night: from_json(night, "metrics").get(name)
+@dataclass(frozen=True)
+class Tile:
+    """One number, its baseline, its change since last night with the kind of the change, and the last nights."""
 
-    def counted(name: str) -> Callable[[dict[str, Any]], float | None]:
-        return lambda night: from_json(night, "counts").get(name)
+    name: str
+    value: str
+    baseline: str
+    change: str
+    kind: str
+    sparkline: str
 
-    tiles = [
+
+def _tiles(facts: Facts) -> list[Tile]:
+    metrics = [from_json(night, "metrics") for night in facts.nights]
+    counts = [from_json(night, "counts") for night in facts.nights]
+    intervals = {
+        row["metric"]: (row["low"], row["high"]) for row in facts.metrics.filter(band="all").to_dicts()
+    }
+    plain = MetricName("", "{:,.0f}", better=0)
+
+    def measured(metric: str, name: str, baseline_metric: str) -> Tile:
+        about = METRICS[metric]
+        baseline = metrics[-1].get(baseline_metric)
+        return _tile(
+            name,
+            about,
+            [night.get(metric) for night in metrics],
+            baseline=f"{about.baseline} {about.written(baseline)}" if baseline is not None else "",
+            interval=intervals.get(metric, (None, None)),
+        )
+
+    return [
+        measured("rmse", "Rating error (RMSE)", "rmse_bias_only"),
+        measured("ndcg_at_10", "Ranking quality (nDCG@10)", "ndcg_at_10_popular"),
         _tile(
-            facts,
-            "Error of the stars (RMSE)",
-            of("rmse"),
-            "{:.3f}",
-            better=-1,
-            beside=("rmse_bias_only", "biases alone"),
+            "Movies in some first ten",
+            metric_names.of("coverage"),
+            [*(night.get(lists.COVERAGE) for night in metrics[:-1]), lists.coverage(facts)],
+            baseline=f"{facts.variety['listed_movies']:,.0f} movies",
         ),
-        _tile(
-            facts,
-            "Ranking (nDCG@10)",
-            of("ndcg_at_10"),
-            "{:.3f}",
-            better=1,
-            beside=("ndcg_at_10_popular", "popularity list"),
-        ),
-        _tile(
-            facts,
-            "Coverage of the movies",
-            of("coverage"),
-            "{:.1%}",
-            better=1,
-            beside=("coverage_popular", "popularity list"),
-        ),
-        _tile(facts, "Lists", counted("lists"), "{:,.0f}", better=0),
-        _tile(facts, "Ratings kept", counted("kept"), "{:,.0f}", better=0),
+        _tile("Lists", plain, [night.get("lists") for night in counts]),
+        _tile("Ratings kept", plain, [night.get("kept") for night in counts]),
     ]
-    return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
 def _tile(
-    facts: Facts,
-    what: str,
-    value_of: Callable[[dict[str, Any]], float | None],
-    form: str,
+    name: str,
+    about: MetricName,
+    values: Sequence[float | None],
     *,
-    better: int,
-    beside: tuple[str, str] | None = None,
-) -> str:
-    """One number with its baseline, its change since last night, and the last nights. better: +1 when more is better."""
-    values = [value_of(night) for night in facts.nights]
-    value = values[-1]
-    lines = []
-    if beside and (baseline := from_json(facts.run, "metrics").get(beside[0])) is not None:
-        lines.append(f"{beside[1]} {form.format(baseline)}")
-    if value is not None and len(values) > 1 and values[-2] is not None:
-        lines.append(_change(value - values[-2], form, better=better))
-    shown = "none" if value is None else form.format(value)
-    return (
-        f'<div class="tile"><div class="what">{what}</div><div class="value">{shown}</div>'
-        f'<div class="beside">{"<br>".join(lines) or "the first night"}</div>{charts.sparkline(values)}</div>'
-    )
-
-
-def _change(change: float, form: str, *, better: int) -> str:
-    text = form.format(abs(change))
-    if text == form.format(0):
-        return "as last night"
-    kind = "" if better == 0 else "better" if change * better > 0 else "worse"
-    return f'<span class="{kind}">{"+" if change > 0 else "−"}{text}</span> since last night'
+    baseline: str = "",
+    interval: tuple[float | None, float | None] = (None, None),
+) -> Tile:
+    """values: of the last nights, tonight's last."""
+    value, before = values[-1], values[-2] if len(values) > 1 else None
+    change, kind = "", "muted"
+    if value is not None and before is not None:
+        change, kind = about.change(value, before) or "the same", about.verdict(value, before, interval)
+    shown = "none" if value is None else about.written(value)
+    return Tile(name, shown, baseline, change, kind, charts.sparkline(values))

@@ -1,220 +1,267 @@
-"""Of the page: the training, and how well stars were predicted."""
+"""Sections of the page: how good ratings and lists were on the holdout, the training, and where predicted stars were off."""
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
-from cfjobs.report import charts
+from cfjobs.report import charts, metric_names
 from cfjobs.report.charts import Chart
 from cfjobs.report.facts import Facts
-from cfjobs.report.html import card, figure, from_json, grid, section, table
+from cfjobs.report.html import NUMBER, RANGE, TEXT, Cell, Figure, Table, from_json
+from cfjobs.report.metric_names import MetricName
+from cfjobs.tables.schema import OF_PUBLISHED
+
+_BANDS = ("all", "light", "medium", "heavy")
 
 
-def training(facts: Facts) -> str:
-    """How the loss fell."""
-    losses: list[list[float | None]] = from_json(facts.run, "losses")
-    note = "Mean squared error per epoch. The best epoch on the holdout is kept."
-    cards = [card(_losses(losses), note), _metrics(facts.metrics)]
-    about = (
-        "The holdout: each user’s latest ratings, or random ones, kept from the training that is measured."
-        if not facts.metrics.is_empty()
-        else "No ratings were held out for this night, so there is nothing to measure."
-    )
-    return section("Training", about, grid(cards))
+def training(facts: Facts) -> dict[str, Any]:
+    """The loss by epoch, and the metrics with their baselines."""
+    losses = from_json(facts.run, "losses")
+    return {
+        "losses": loss_curves(losses),
+        "metrics": None if facts.metrics.is_empty() else _metrics(facts.metrics),
+    }
 
 
-def _metrics(metrics: pl.DataFrame) -> str:
-    if metrics.is_empty():
-        return ""
-    rows = []
-    for row in metrics.filter(band="all").to_dicts():
-        interval = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
-        rows.append((row["metric"], f"{row['value']:.3f}", interval, f"{row['baseline']:.3f}"))
-    header = (("metric", "text"), ("tonight", "number"), ("95 % interval", "number"), ("baseline", "number"))
-    note = "Baselines: biases alone for rmse and mae, the measured lists for those published, the popularity list for the others."
-    return f"<h3>All metrics</h3>{table(header, rows)}<p class='note' style='margin-top:8px'>{note}</p>"
-
-
-def served(facts: Facts) -> str:
-    """The metrics beside their baselines, by activity."""
+def served(facts: Facts) -> dict[str, Any] | None:
+    """How well users are served by activity, and movies by age."""
     if facts.metrics.is_empty():
-        return ""
-    cards = [
-        card(_bands(facts.metrics, "rmse", "RMSE (stars)"), "Stars: lower is better."),
-        card(_bands(facts.metrics, "ndcg_at_10", "nDCG@10"), "Lists: higher is better."),
-    ]
-    return section("Who is served how well", _BANDS_NOTE, grid(cards))
+        return None
+    return {
+        "bands": [_bands(facts.metrics, "rmse"), _bands(facts.metrics, "ndcg_at_10")],
+        "by_decade": None if facts.by_decade.is_empty() else _error_by_decade(facts.by_decade),
+    }
 
 
-_BANDS_NOTE = (
-    "Thirds of the measured users by training ratings, with 95&nbsp;% bootstrap intervals over users; "
-    "the short line is the baseline."
-)
+def errors(facts: Facts) -> dict[str, Any] | None:
+    """Where predicted stars were off."""
+    if facts.by_rating.is_empty():
+        return None
+    return {
+        "predicted": _predicted(facts.by_rating),
+        "calibration": _calibration(facts.calibration),
+        "by_rating": _error_by_rating(facts.by_rating),
+    }
 
 
-def _losses(losses: Sequence[Sequence[float | None]]) -> str:
+# Metrics --------------------------------------------------------------------------------------------
+
+
+def _metrics(metrics: pl.DataFrame) -> Table:
+    rows = []
+    held_out = metrics.filter(~pl.col("metric").str.ends_with(OF_PUBLISHED), band="all")
+    for row in held_out.to_dicts():
+        about = metric_names.of(row["metric"])
+        low, high, baseline = row["low"], row["high"], row["baseline"]
+        kind = about.verdict(row["value"], baseline, (low, high))
+        rows.append(
+            (
+                about.name,
+                about.written(row["value"]),
+                _interval(about, row),
+                about.written(baseline),
+                Cell(about.change(row["value"], baseline) or "±0", kind),
+            )
+        )
+    columns = (
+        ("metric", TEXT),
+        ("tonight", NUMBER),
+        ("95% interval", RANGE),
+        ("baseline", NUMBER),
+        ("gap", NUMBER),
+    )
+    return Table("All metrics, on the holdout", columns, rows)
+
+
+def _interval(about: MetricName, row: dict[str, Any]) -> str:
+    return "" if row["low"] is None else f"{about.written(row['low'])}–{about.written(row['high'])}"
+
+
+def _bands(metrics: pl.DataFrame, metric: str) -> Figure:
+    about = metric_names.of(metric)
+    rows = metrics.filter(metric=metric).to_dicts()
+    rows.sort(key=lambda row: _BANDS.index(row["band"]))
+    ends = [row[key] for row in rows for key in ("value", "low", "high", "baseline") if row[key] is not None]
+    chart = Chart(
+        f"{about.name.partition(',')[0]} by activity",
+        "users, by number of training ratings",
+        about.name.partition(" (")[2].replace(")", ""),
+        (-0.6, len(rows) - 0.4),
+        charts.limits(ends),
+        x_ticks=[(place, "\n".join(_band(row))) for place, row in enumerate(rows)],
+        key=(("main", "tonight"), ("second", about.baseline)),
+    )
+    for place, row in enumerate(rows):
+        kind = about.verdict(row["value"], row["baseline"], (row["low"], row["high"]))
+        colour = "muted" if kind == "muted" else "main"
+        if row["low"] is not None:
+            chart.whisker(place, row["low"], row["high"], kind=colour)
+        tip = f"{row['band']}: {about.written(row['value'])}, {row['users']:,} users"
+        chart.dot(place, row["value"], kind=colour, tip=tip, radius=5)
+        tip = f"{about.baseline}: {about.written(row['baseline'])}"
+        chart.level(place, row["baseline"], width=0.5, kind="second", tip=tip)
+    numbers = Table(
+        chart.title,
+        (
+            ("users", TEXT),
+            ("count", NUMBER),
+            ("tonight", NUMBER),
+            ("95% interval", RANGE),
+            (about.baseline, NUMBER),
+        ),
+        [
+            (
+                " ".join(_band(row)),
+                f"{row['users']:,}",
+                about.written(row["value"]),
+                _interval(about, row),
+                about.written(row["baseline"]),
+            )
+            for row in rows
+        ],
+    )
+    return Figure(chart, numbers)
+
+
+def _band(row: dict[str, Any]) -> tuple[str, ...]:
+    if row["band"] == "all":
+        return ("all",)
+    return row["band"], f"{row['min_ratings']:,}–{row['max_ratings']:,}"
+
+
+# Losses ---------------------------------------------------------------------------------------------
+
+
+def loss_curves(losses: Sequence[Sequence[float | None]], *, width: int = charts.WIDTH) -> Figure | None:
+    """Training and holdout loss of (epoch, training loss, holdout loss); nothing for fewer than two epochs."""
     train = [(row[0], row[1]) for row in losses if row[0] is not None and row[1] is not None]
     valid = [(row[0], row[2]) for row in losses if row[0] is not None and row[2] is not None]
-    if not train:
-        return ""
+    if len(train) < 2:
+        return None
+    first, last = train[0][0], train[-1][0]
+    every = -(-int(last - first + 1) // 7)
     chart = Chart(
-        "Training and holdout loss by epoch",
+        "Loss curves",
         "epoch",
-        "mean squared error (stars²)",
-        (1, max(2, train[-1][0])),
-        charts.room([loss for _, loss in train + valid]),
+        "mean squared error",
+        (first, last),
+        charts.limits([loss for _, loss in train + valid]),
+        x_ticks=[(epoch, f"{epoch:.0f}") for epoch, _ in train[::every]],
+        key=(("second", "training"), *((("main", "holdout"),) if valid else ())),
+        width=width,
     )
     chart.line(train, kind="second").line(valid, kind="main")
     if valid:
         epoch, loss = min(valid, key=lambda point: point[1])
         chart.dot(epoch, loss, kind="main", tip=f"best epoch {epoch:.0f}: holdout loss {loss:.4f}", radius=5)
-    return figure("Loss curves", chart, key=(("second", "training"), ("main", "holdout")))
-
-
-def errors(facts: Facts) -> str:
-    """Where predicted stars were off."""
-    if facts.by_rating.is_empty():
-        return ""
-    cards = [
-        card(
-            _predicted(facts.by_rating),
-            "For each rating given: the middle half of the predictions (bar), 10 to 90&nbsp;% (line), and their median.",
-        ),
-        card(
-            _calibration(facts.calibration),
-            "Twenty equal parts of the predictions. On the dashed line, a prediction of 4 is followed by ratings of 4 on average.",
-        ),
-        card(
-            _error_by_rating(facts.by_rating),
-            "RMSE of the predictions for each rating given, and how many ratings there are.",
-        ),
-    ]
-    if not facts.by_decade.is_empty():
-        cards.append(
-            card(
-                _error_by_decade(facts.by_decade),
-                "RMSE by the year in the movie’s title, for decades with at least 20 ratings.",
-            )
-        )
-    return section(
-        "Predicted against true",
-        "What the network, which had not seen them, predicted for the held-out ratings. <code>holdout_predictions</code> has every row.",
-        grid(cards),
+    holdout = dict(valid)
+    numbers = Table(
+        chart.title,
+        (("epoch", NUMBER), ("training", NUMBER), ("holdout", NUMBER)),
+        [
+            (f"{epoch:.0f}", f"{loss:.4f}", f"{holdout[epoch]:.4f}" if epoch in holdout else "")
+            for epoch, loss in train
+        ],
     )
+    return Figure(chart, numbers)
 
 
-def _predicted(by_rating: pl.DataFrame) -> str:
+# Stars ----------------------------------------------------------------------------------------------
+
+
+def _predicted(by_rating: pl.DataFrame) -> Figure:
     rows = by_rating.to_dicts()
-    low = min(row["rating"] for row in rows)
-    high = max(row["rating"] for row in rows)
-    width = _spacing([row["rating"] for row in rows])
-    chart = Chart(
-        "Predictions for each rating",
-        "rating given",
-        "rating predicted",
-        (low - width, high + width),
-        (low - width, high + width),
-    )
+    low, high, width = _extent(by_rating)
+    ends = (low - width, high + width)
+    chart = Chart("Predicted against true ratings", "rating given", "rating predicted", ends, ends)
     chart.line([(low, low), (high, high)], kind="ideal")
     for row in rows:
         at = row["rating"]
         chart.whisker(at, row["q10"], row["q90"], kind="main")
         tip = f"rated {at:g}: median prediction {row['q50']:.2f}, {row['n']:,} ratings"
-        chart.bar(at, row["q75"], foot=row["q25"], width=width * 0.5, kind="main", tip=tip)
+        chart.bar(at, row["q75"], base=row["q25"], width=width * 0.5, kind="main", tip=tip)
         chart.dot(at, row["q50"], kind="second", tip=tip)
-    return figure("Predicted against true ratings", chart)
-
-
-def _calibration(calibration: pl.DataFrame) -> str:
-    rows = calibration.to_dicts()
-    ends = charts.room([value for row in rows for value in (row["predicted"], row["rating"])])
-    chart = Chart(
-        "Mean rating by predicted rating", "predicted (mean of a part)", "rating given (mean)", ends, ends
+    quantiles = ("q10", "q25", "q50", "q75", "q90")
+    numbers = Table(
+        chart.title,
+        (
+            ("rating", NUMBER),
+            ("10%", NUMBER),
+            ("25%", NUMBER),
+            ("median", NUMBER),
+            ("75%", NUMBER),
+            ("90%", NUMBER),
+        ),
+        [(f"{row['rating']:g}", *(f"{row[name]:.2f}" for name in quantiles)) for row in rows],
     )
+    return Figure(chart, numbers)
+
+
+def _calibration(calibration: pl.DataFrame) -> Figure:
+    rows = calibration.to_dicts()
+    ends = charts.limits([value for row in rows for value in (row["predicted"], row["rating"])])
+    chart = Chart("Calibration", "rating predicted (mean of a bin)", "rating given (mean)", ends, ends)
     chart.line([(ends[0], ends[0]), (ends[1], ends[1])], kind="ideal")
     chart.line([(row["predicted"], row["rating"]) for row in rows], kind="main")
     for row in rows:
         tip = f"predicted {row['predicted']:.2f}, rated {row['rating']:.2f}, {row['n']:,} ratings"
         chart.dot(row["predicted"], row["rating"], kind="main", tip=tip)
-    return figure("Calibration", chart)
+    numbers = Table(
+        chart.title,
+        (("predicted", NUMBER), ("given", NUMBER), ("ratings", NUMBER)),
+        [(f"{row['predicted']:.2f}", f"{row['rating']:.2f}", f"{row['n']:,}") for row in rows],
+    )
+    return Figure(chart, numbers)
 
 
-def _error_by_rating(by_rating: pl.DataFrame) -> str:
-    rows = by_rating.to_dicts()
-    places = [row["rating"] for row in rows]
-    width = _spacing(places)
-    ends = (min(places) - width, max(places) + width)
+def _error_by_rating(by_rating: pl.DataFrame) -> Figure:
+    low, high, width = _extent(by_rating)
+    rows = [(row["rating"], f"{row['rating']:g}", row) for row in by_rating.to_dicts()]
+    return _error(
+        "Error by rating", "rating given", rows, ends=(low - width, high + width), width=width * 0.6
+    )
+
+
+def _error_by_decade(by_decade: pl.DataFrame) -> Figure:
+    rows = [(row["decade"], f"{row['decade']}s", row) for row in by_decade.to_dicts()]
+    return _error(
+        "Error by movie age", "decade of the movie", rows, ends=(rows[0][0] - 10, rows[-1][0] + 10), width=6
+    )
+
+
+def _error(
+    title: str,
+    x_label: str,
+    rows: Sequence[tuple[float, str, dict[str, Any]]],
+    *,
+    ends: tuple[float, float],
+    width: float,
+) -> Figure:
+    """A bar for each (x, name, row with rmse and n)."""
+    errors = [row["rmse"] for _, _, row in rows]
+    every = -(-len(rows) // 6)
     chart = Chart(
-        "Error by rating",
-        "rating given",
+        title,
+        x_label,
         "RMSE (stars)",
         ends,
-        charts.room([row["rmse"] for row in rows], foot=0),
+        charts.limits(errors, base=0),
+        x_ticks=[(at, name) for at, name, _ in rows][(len(rows) - 1) % every :: every],
     )
-    most = max(row["n"] for row in rows)
-    for row in rows:
-        tip = f"rated {row['rating']:g}: RMSE {row['rmse']:.2f} over {row['n']:,} ratings"
-        chart.bar(row["rating"], chart.y[1] * row["n"] / most, width=width * 0.9, kind="pale", tip=tip)
-        chart.bar(row["rating"], row["rmse"], width=width * 0.45, kind="main", tip=tip)
-    return figure("Error by rating", chart, key=(("main", "RMSE"), ("pale", f"ratings, tallest {most:,}")))
-
-
-def _error_by_decade(by_decade: pl.DataFrame) -> str:
-    rows = by_decade.to_dicts()
-    most = max(row["n"] for row in rows)
-    first, last = rows[0]["decade"], rows[-1]["decade"]
-    labels = [(row["decade"], f"{row['decade']}s") for row in rows][:: -(-len(rows) // 6)]
-    chart = Chart(
-        "Error by movie age",
-        "decade of the movie",
-        "RMSE (stars)",
-        (first - 10, last + 10),
-        charts.room([row["rmse"] for row in rows], foot=0),
-        x_ticks=labels,
+    for at, name, row in rows:
+        tip = f"{name}: RMSE {row['rmse']:.2f} over {row['n']:,} ratings"
+        chart.bar(at, row["rmse"], width=width, kind="main", tip=tip)
+    numbers = Table(
+        title,
+        ((x_label, TEXT), ("RMSE", NUMBER), ("ratings", NUMBER)),
+        [(name, f"{row['rmse']:.2f}", f"{row['n']:,}") for _, name, row in rows],
     )
-    for row in rows:
-        tip = f"{row['decade']}s: RMSE {row['rmse']:.2f} over {row['n']:,} ratings"
-        chart.bar(row["decade"], chart.y[1] * row["n"] / most, width=9, kind="pale", tip=tip)
-        chart.bar(row["decade"], row["rmse"], width=4.5, kind="main", tip=tip)
-    return figure("Error by movie age", chart, key=(("main", "RMSE"), ("pale", f"ratings, tallest {most:,}")))
+    return Figure(chart, numbers)
 
 
-def _bands(metrics: pl.DataFrame, metric: str, y_label: str) -> str:
-    rows = metrics.filter(metric=metric).to_dicts()
-    order = {band: place for place, band in enumerate(("all", "light", "medium", "heavy"))}
-    rows.sort(key=lambda row: order[row["band"]])
-    values = [
-        row[key] for row in rows for key in ("value", "low", "high", "baseline") if row[key] is not None
-    ]
-    labels = [
-        (
-            place,
-            row["band"]
-            if row["band"] == "all"
-            else f"{row['band']}\n{row['min_ratings']:,}–{row['max_ratings']:,}",
-        )
-        for place, row in enumerate(rows)
-    ]
-    chart = Chart(
-        f"{y_label} by activity",
-        "band of users, training ratings",
-        y_label,
-        (-0.6, len(rows) - 0.4),
-        charts.room(values),
-        x_ticks=labels,
-    )
-    for place, row in enumerate(rows):
-        tip = f"{row['band']}: {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f}), {row['users']:,} users"
-        chart.whisker(place, row["low"], row["high"], kind="main")
-        chart.dot(place, row["value"], kind="main", tip=tip, radius=5)
-        chart.level(place, row["baseline"], width=0.5, kind="second", tip=f"baseline {row['baseline']:.3f}")
-    name = "biases alone" if metric == "rmse" else "popularity list"
-    return figure(
-        f"{y_label.partition(' (')[0]} by activity", chart, key=(("main", "tonight"), ("second", name))
-    )
-
-
-def _spacing(places: Sequence[float]) -> float:
-    gaps = [b - a for a, b in itertools.pairwise(places)]
-    return min(gaps, default=1.0)
+def _extent(by_rating: pl.DataFrame) -> tuple[float, float, float]:
+    """The lowest and highest rating given, and the least step between ratings."""
+    given = by_rating["rating"].to_list()
+    return given[0], given[-1], min((b - a for a, b in itertools.pairwise(given)), default=1.0)

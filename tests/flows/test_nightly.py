@@ -148,7 +148,7 @@ def test_a_browser_shows_the_run_its_artifacts_and_the_form(deployed: dict[str, 
         "summary": (
             f"artifacts/artifact/{summary.id}",
             "",
-            ["ndcg_at_10", "Loss by epoch", "The nights before"],
+            ["ndcg_at_10", "Loss by epoch", "Previous nights"],
         ),
         "form": (f"deployments/deployment/{nightly.id}/run", "", ["Rating files", "Where tables and models"]),
     }

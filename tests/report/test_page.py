@@ -1,6 +1,7 @@
-"""The page of a night: whole, harmless whatever the titles say, and quiet in a real browser."""
+"""The page of a night: whole, harmless whatever the titles say, and quiet and legible in a real browser."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
@@ -10,8 +11,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cfjobs import report
@@ -19,7 +18,7 @@ from cfjobs.cli import app, query
 from cfjobs.config import Config
 from cfjobs.night import story
 from cfjobs.night.records import Inputs
-from cfjobs.report import charts, facts
+from cfjobs.report import facts, metric_names
 from tests.browser import Tab, browser, chromium
 from tests.conftest import HOSTILE_TITLES
 
@@ -59,7 +58,7 @@ def test_the_night_writes_its_page_and_the_run_names_it(two_nights: Path, html: 
     assert len(html.encode()) < 2_000_000
     found = Elements(html)
     for heading in (
-        "Training", "Loss curves", "Who is served how well", "Predicted against true ratings", "Calibration",
+        "Training and metrics", "Loss curves", "Who is served how well", "Predicted against true ratings", "Calibration",
         "Error by rating", "Error by movie age", "Map of the movies", "Most loved", "Least loved", "Popularity curve",
         "Changes since last night", "A few users", "Set aside", "rating is missing",
     ):  # fmt: skip
@@ -83,9 +82,14 @@ def test_nothing_on_the_page_comes_from_elsewhere(html: str) -> None:
     links = [
         str(a[key]) for _, a in found.tags for key in ("src", "href", "action", "data", "srcset") if key in a
     ]
-    assert links == ["data:,"]
+    assert [link for link in links if not link.startswith("#")] == ["data:,"]
     assert "url(" not in html
     assert "@import" not in html
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    assert {link for link in links if link.startswith("#")} == {
+        f"#{section['id']}" for section in found.named("section")
+    }
     (policy,) = [meta for meta in found.named("meta") if meta.get("http-equiv")]
     assert "default-src 'none'" in str(policy["content"])
 
@@ -104,15 +108,47 @@ def test_the_figures_of_the_page_are_those_of_the_tables(two_nights: Path) -> No
     lists_of_ten = tonight.sort("rank").group_by("user_id").agg("movie_id")["movie_id"].to_list()
     alike = Counter(map(tuple, lists_of_ten))
     assert alike.most_common(1)[0][1] >= 2  # the two who have rated nothing, at least
-    assert found.variety["repeated_share"] == pytest.approx(sum(n for n in alike.values() if n > 1) / 122)
+    assert found.variety["repeated_fraction"] == pytest.approx(sum(n for n in alike.values() if n > 1) / 122)
     assert found.by_rating["n"].sum() == found.calibration["n"].sum()
     assert (
         found.calibration["n"].sum()
         == pl.read_delta(str(out / "holdout_predictions")).filter(run_date=NIGHT).height
     )
-    assert [reader.band for reader in found.readers] == ["light", "medium", "heavy", "nothing rated"]
-    assert all(len(reader.list) == 10 for reader in found.readers)
-    assert all(reader.history for reader in found.readers[:3])
+    assert [user.band for user in found.users] == ["light", "medium", "heavy", "nothing rated"]
+    assert all(len(user.list) == 10 for user in found.users)
+    assert all(user.history for user in found.users[:3])
+
+
+def test_tiles_and_tables_give_the_same_numbers(two_nights: Path, html: str) -> None:
+    run = pl.read_delta(str(two_nights / "out" / "runs")).filter(run_date=NIGHT).row(0, named=True)
+    tiles = html.split('class="tiles"')[1].split("<section", maxsplit=1)[0]
+    for metric, value in json.loads(run["metrics"]).items():
+        if metric in {"rmse", "ndcg_at_10"}:
+            written = metric_names.of(metric).written(value)
+            assert f">{written}<" in tiles
+            assert f">{written}<" in html.split(metric_names.of(metric).name, maxsplit=1)[1][:200]
+    (coverage,) = re.findall(
+        r">Movies in some first ten \(coverage\)</th>\s*<td[^>]*>([^<]+)</td><td", html.split("Variety")[1]
+    )
+    assert f">{coverage}<" in tiles
+    assert coverage == f"{json.loads(run['metrics'])['coverage_published']:.1%}"
+
+
+def test_tables_name_their_rows_and_columns(html: str) -> None:
+    found = Elements(html)
+    assert len(found.named("table")) == len(found.named("caption"))
+    assert {attributes.get("scope") for attributes in found.named("th")} == {"row", "col"}
+    figures, pictures = html.count("<figure"), html.count('<svg class="chart"')
+    assert figures == pictures
+    assert all("<table" in figure.split("</figure>", maxsplit=1)[0] for figure in html.split("<figure")[1:])
+
+
+def test_churn_of_users_without_new_ratings(two_nights: Path) -> None:
+    found = facts.gather(str(two_nights / "out"))
+    assert found.changed is not None
+    quiet, with_new = found.changed["quiet"]
+    assert 0 <= with_new <= quiet <= found.changed["users"]
+    assert with_new <= found.changed["changed"]
 
 
 def test_a_past_night_is_told_as_it_was(two_nights: Path) -> None:
@@ -174,14 +210,6 @@ def test_a_page_in_an_object_store_is_copied_to_be_opened(data_set: Path, bucket
     assert "Recommendations of 1 March 2026" in copy.read_text(encoding="utf-8")
 
 
-@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
-def test_ticks_are_few_round_and_within(low: float, span: float) -> None:
-    found = charts.ticks(low, low + span)
-    assert len(found) <= 7
-    assert all(low - span * 1e-6 <= at <= low + span * (1 + 1e-6) for at, _ in found)
-    assert len({text for _, text in found}) == len(found)
-
-
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     executable = chromium()
@@ -189,6 +217,19 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
         pytest.skip("no chromium on the PATH (Debian: apt-get install chromium); the page is not opened")
     with browser(executable, tmp_path_factory.mktemp("chromium")) as found:
         yield found
+
+
+SMALLEST_TEXT = """(() => {
+  const sizes = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let text = texts.nextNode(); text; text = texts.nextNode()) {
+    const element = text.parentElement, svg = element.closest("svg");
+    if (!text.textContent.trim() || element.closest("script, title") || !element.getClientRects().length) continue;
+    const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+    sizes.push(parseFloat(getComputedStyle(element).fontSize) * scale);
+  }
+  return Math.min(...sizes);
+})()"""
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (360, False)])
@@ -203,6 +244,7 @@ def test_a_browser_shows_it_without_a_word_or_a_request(
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(21, 23, 26)") == dark
+    assert tab.evaluate(SMALLEST_TEXT) >= 12
 
 
 def test_the_map_names_a_movie_and_zooms(two_nights: Path, tab: Tab) -> None:
