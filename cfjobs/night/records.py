@@ -161,6 +161,12 @@ class Described(Record):
     figures: dict[str, float] = Field(default_factory=dict)
 
 
+class Written(Record):
+    """The parts of the tables beside `top_n`, by table, which wait for their commits."""
+
+    tables: dict[str, list[dict[str, Any]]]
+
+
 class Published(Record):
     """A night that readers can see."""
 

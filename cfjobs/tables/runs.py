@@ -11,7 +11,6 @@ from datetime import date, datetime
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 from deltalake import DeltaTable
 
 from cfjobs import storage
@@ -58,8 +57,16 @@ def published(output: str) -> list[PublishedNight]:
     runs = delta.open_table(output, RUNS.name)
     if runs is None:
         return []
+    nights = [_night_of(row) for row in rows(runs)]
+    if all(night.version is not None for night in nights):
+        return nights
     versions = {run_id: version for version, run_id in sorted(commits(runs).items())}
-    return [_night_of(row, versions.get(row["run_id"])) for row in rows(runs)]
+    return [
+        night.model_copy(
+            update={"version": night.version if night.version is not None else versions.get(night.run_id)}
+        )
+        for night in nights
+    ]
 
 
 def newest(output: str) -> date | None:
@@ -112,16 +119,13 @@ def commits(runs: DeltaTable) -> dict[int, str]:
     return {entry["version"]: entry["run_id"] for entry in history if entry.get("run_id")}
 
 
-def _night_of(row: dict[str, Any], version: int | None) -> PublishedNight:
+def _night_of(row: dict[str, Any]) -> PublishedNight:
+    """A row of `runs`; nights of before version 1.1 do not name the version of `runs` itself."""
     values = row | {name: json.loads(row[name]) for name in ("table_versions", "metrics", "counts")}
+    version = values["table_versions"].pop(RUNS.name, None)
     return PublishedNight(
         version=version, **{name: values[name] for name in PublishedNight.model_fields if name != "version"}
     )
-
-
-def paths(table: DeltaTable) -> set[str]:
-    """The files of a version, below the table."""
-    return set(pa.table(table.get_add_actions(flatten=True))["path"].to_pylist())
 
 
 @dataclass(frozen=True)
