@@ -46,11 +46,18 @@ def start(
     models.recipe_of(config)
     now = now or datetime.now(UTC)
     run_date = run_date or now.date()
+    ahead = config.gate_max_days_ahead
+    if ahead is not None and run_date > now.astimezone(UTC).date() + timedelta(days=ahead):
+        raise InputError(
+            f"run date {run_date}: is more than {ahead} days after today, {now.astimezone(UTC).date()}, and would be the newest night until then; "
+            "give another date, or raise gate_max_days_ahead"
+        )
     resolve_device(config.device)
     inputs = _found(inputs)
     if inputs.model is None:
         catalogue.check_tables(config, movies=inputs.movies, users=inputs.users)
     output = storage.normal(output)
+    _check_apart(inputs, output)
     if not force and (reason := runs.stale(output, run_date)):
         raise Stale(reason)
     listings = _listings(inputs)
@@ -74,6 +81,16 @@ def start(
         sum(f.size for f in listings["ratings"]),
     )
     return night
+
+
+def _check_apart(inputs: Inputs, output: str) -> None:
+    """InputError when tonight's tables would be read as tomorrow's input, or the input lies among the tables."""
+    for what in ("ratings", "movies", "users", *inputs.limits):
+        uri = getattr(inputs, what)
+        if uri and (storage.within(output, uri) or storage.within(uri, output)):
+            raise InputError(
+                f"output {output}: lies in the {what} {uri}, or they in it; the tables would be read as {what}: give them folders of their own"
+            )
 
 
 def claimed_night(night: Night) -> AbstractContextManager[Claim]:
@@ -206,7 +223,12 @@ def _found(inputs: Inputs) -> Inputs:
     A folder that holds `ratings.parquet` or `ratings/` is a data set: it gives the ratings and, where they are
     not given, the movies and users beside them.
     """
-    given = {what: storage.normal(uri) for what, uri in inputs.model_dump().items() if uri}
+    given = {what: uri for what, uri in inputs.model_dump().items() if uri is not None}
+    if empty := [what for what, uri in given.items() if not uri.strip()]:
+        raise InputError(
+            f"{', '.join(empty)}: an empty URI; leave it out if there is none (is a variable unset that should name it?)"
+        )
+    given = {what: storage.normal(uri) for what, uri in given.items()}
     root = given["ratings"]
     names = {file.uri.removeprefix(root).lstrip("/").partition("/")[0] for file in storage.list_files(root)}
     beside = {

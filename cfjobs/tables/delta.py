@@ -110,6 +110,10 @@ class Seen:
         """The table as it was seen; None when there was none."""
         return self._tables[name]
 
+    def look_again(self, name: str) -> None:
+        """See the version that a commit of ours has made."""
+        self._tables[name] = open_table(self.output, name)
+
     def next_version(self, name: str) -> int:
         """The version that a commit makes."""
         existing = self._tables[name]
@@ -171,7 +175,7 @@ class Seen:
             ),
             fence=self._claim.uri,
         )
-        self._tables[RUNS.name] = open_table(self.output, RUNS.name)
+        self.look_again(RUNS.name)
 
     def commit(self, name: str, action: Callable[[CommitProperties], object], **metadata: str) -> int:
         """Let an action commit to a table on the version that was seen, and look at what it made."""

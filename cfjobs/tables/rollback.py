@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Rollback(Record):
-    """What a rollback did, or would do."""
+    """What a rollback did, or would do. nights_left_out: published then, but their models or files are gone since."""
 
     to_date: date
     to_run: str
@@ -33,6 +33,7 @@ class Rollback(Record):
     restored: dict[str, int]
     nights_gone: list[date]
     nights_back: list[date]
+    nights_left_out: list[date]
 
 
 # Rollback -------------------------------------------------------------------------------------------
@@ -69,8 +70,13 @@ def _planned(output: str, *, to: str, who: str, why: str, dry_run: bool) -> Roll
     nights = rows(target)
     row = max(nights, key=lambda row: row["finished_at"])
     wanted = {**json.loads(row["table_versions"]), RUNS.name: version}
+    gone = _gone(output, wanted, nights)
+    if row["run_date"] in gone:
+        raise InputError(
+            f"rollback: the night of {row['run_date']} cannot come back, {gone[row['run_date']]} is gone (by `cfjobs retain`, or by hand); "
+            "roll back to a later night"
+        )
     now_dates, then_dates = ({row["run_date"] for row in found} for found in (rows(runs), nights))
-    _refuse_what_is_gone(output, wanted, nights)
     return Rollback(
         to_date=row["run_date"],
         to_run=row["run_id"],
@@ -79,31 +85,27 @@ def _planned(output: str, *, to: str, who: str, why: str, dry_run: bool) -> Roll
         dry_run=dry_run,
         before={name: table_at(output, name).version() for name in wanted},
         restored=wanted,
-        nights_gone=sorted(now_dates - then_dates),
-        nights_back=sorted(then_dates - now_dates),
+        nights_gone=sorted(now_dates - (then_dates - gone.keys())),
+        nights_back=sorted(then_dates - now_dates - gone.keys()),
+        nights_left_out=sorted(gone),
     )
 
 
-def _refuse_what_is_gone(output: str, wanted: Mapping[str, int], nights: Sequence[dict[str, Any]]) -> None:
-    """InputError when the models or files of the nights that would come back are no longer there."""
-    gone = [
-        str(row["model_uri"])
+def _gone(output: str, wanted: Mapping[str, int], nights: Sequence[dict[str, Any]]) -> dict[date, str]:
+    """The nights that cannot come back, because a retention removed them, and what of each is missing first."""
+    gone = {
+        row["run_date"]: str(row["model_uri"])
         for row in nights
         if not storage.exists(storage.join(row["model_uri"], "model.json"))
-    ]
+    }
     for name, version in wanted.items():
-        needed = paths(table_at(output, name, version=version))
-        held = paths(table_at(output, name))
-        gone += [
-            storage.join(output, name, path)
-            for path in sorted(needed - held)
-            if not storage.exists(storage.join(output, name, path))
-        ]
-    if gone:
-        raise InputError(
-            f"rollback: {len(gone)} files or models of those nights are gone, such as {gone[0]} (by `cfjobs retain`, or by hand); "
-            "roll back to a later night"
-        )
+        back = paths(table_at(output, name, version=version)) - paths(table_at(output, name))
+        for path in sorted(back):
+            uri = storage.join(output, name, path)
+            day = date.fromisoformat(path.partition("/")[0].removeprefix(f"{RUN_DATE}="))
+            if day not in gone and not storage.exists(uri):
+                gone[day] = uri
+    return gone
 
 
 def _version_of(runs: DeltaTable, to: str) -> int:
@@ -122,15 +124,30 @@ def _version_of(runs: DeltaTable, to: str) -> int:
 def _restore(seen: Seen, name: str, version: int, rollback: Rollback) -> None:
     uri = storage.join(seen.output, name)
     table = seen.table(name)
-    if table is None or paths(table) == paths(table_at(seen.output, name, version=version)):
+    if table is None:
+        return
+    who = {"rolled_back_to": rollback.to_run, "who": rollback.who, "why": rollback.why}
+    left_out = ", ".join(f"'{day}'" for day in rollback.nights_left_out)
+    then = paths(table_at(seen.output, name, version=version))
+    then = {
+        path for path in then if not any(f"{RUN_DATE}={day}/" in path for day in rollback.nights_left_out)
+    }
+    if paths(table) == then:
         return
     seen.commit(
         name,
-        lambda properties: table.restore(version, commit_properties=properties),
-        rolled_back_to=rollback.to_run,
-        who=rollback.who,
-        why=rollback.why,
+        lambda properties: table.restore(version, ignore_missing_files=True, commit_properties=properties),
+        **who,
     )
+    if left_out:
+        seen.look_again(name)
+        restored = seen.table(name)
+        assert restored is not None
+        seen.commit(
+            name,
+            lambda properties: restored.delete(f"{RUN_DATE} in ({left_out})", commit_properties=properties),
+            **who,
+        )
     log.info("%s: restored to version %d", uri, version)
 
 

@@ -127,8 +127,14 @@ def test_retention_keeps_what_readers_of_kept_versions_need(data_set: Path, outp
     for night in kept:
         assert at_version(output, night.table_versions["top_n"]).equals(read_before[night.run_date])
         assert storage.exists(storage.join(night.model_uri, "model.json"))
-    rollback.rollback(output, to=str(DAYS[2]), who="ada", why="kept nights can be gone back to")
-    assert DAYS[3] not in rows(output)["run_date"]
+    done_back = rollback.rollback(output, to=str(DAYS[2]), who="ada", why="kept nights can be gone back to")
+    assert done_back.nights_left_out == DAYS[:2], "their models are gone"
+    for name in ("top_n", "metrics", "runs"):
+        assert rows(output, name)["run_date"].unique().to_list() == DAYS[2:3]
+    with pytest.raises(InputError, match=r"the night of 2026-03-02 cannot come back, .* is gone"):
+        rollback.rollback(output, to=str(DAYS[1]), who="ada", why="")
+    with pytest.raises(InputError, match="cannot come back"):
+        rollback.rollback(output, to=str(DAYS[1]), who="ada", why="", dry_run=True)
 
 
 def test_files_of_old_nights_go_once_no_kept_version_holds_them(data_set: Path, tmp_path: Path) -> None:
@@ -204,20 +210,21 @@ def test_a_night_worse_than_the_last_is_refused_and_the_last_stays(data_set: Pat
     before = rows(output)
     ratings = pl.read_parquet(data_set / "ratings.parquet")
     few = ratings.filter(pl.col("user_id") <= 60)
-    storage.write_bytes(storage.join(output, "in", "ratings.parquet"), parquet(few))
+    few_uri = f"{output}-few/ratings.parquet"
+    storage.write_bytes(few_uri, parquet(few))
     for config, reason in (
         (LOOSE, "fewer than gate_max_shrink"),
         (LOOSE.model_copy(update={"gate_max_shrink": None, "gate_rating_tolerance": 0.0}), "worse than"),
     ):
         night = story.start(
-            Inputs(ratings=storage.join(output, "in")), output=output, run_date=DAYS[1], config=config
+            Inputs(ratings=few_uri), output=output, run_date=DAYS[1], config=config
         )
         with pytest.raises(GateRefused, match=reason):
             story.nightly(night)
         assert rows(output).equals(before)
     forced = LOOSE.model_copy(update={"gate_override": True})
     night = story.start(
-        Inputs(ratings=storage.join(output, "in")), output=output, run_date=DAYS[1], config=forced
+        Inputs(ratings=few_uri), output=output, run_date=DAYS[1], config=forced
     )
     assert "fewer than gate_max_shrink" in story.nightly(night).gate
     assert runs.published(output)[-1].gate.startswith("overridden: ")
