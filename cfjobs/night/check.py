@@ -14,6 +14,7 @@ from cfjobs.lists.read_ahead import ahead
 from cfjobs.night.records import Described, Night, Prepared, Scored, Shard
 from cfjobs.night.score import score_again, shards
 from cfjobs.storage.parquet import SortedFile, TableFile
+from cfjobs.tables import delta
 from cfjobs.tables.delta import Part
 from cfjobs.tables.rules import list_faults
 
@@ -36,7 +37,7 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
             rows, found = _check(night, prepared, shard, record, places=places)
         except DamagedFile as error:
             if str(error).startswith(night.work):
-                raise DamagedFile(f"{error}; remove {night.work} and run the night again") from error
+                raise night.damaged(str(error).partition(": ")[0], error) from error
             score_again(night, shard)
             raise DamagedFile(
                 f"{error}; nothing was published, run the night again to score shard {shard.number} anew"
@@ -63,6 +64,11 @@ def _check(
     night: Night, prepared: Prepared, shard: Shard, record: Scored, *, places: Places
 ) -> tuple[int, int]:
     """The rows and lists of a shard."""
+    for part in _parts(record):
+        if not delta.is_whole(night.output, tables.TOP_N, part):
+            raise DamagedFile(
+                f"{storage.join(night.output, tables.TOP_N.name, part.path)}: is gone or cut off"
+            )
     n_lists = after = 0
     n_left = {part.path: part.rows for part in _parts(record)}
     for block in ahead(_blocks(night, shard, record)):

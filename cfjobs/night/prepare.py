@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from cfjobs import __version__, model_store, models, ratings, storage, tables
 from cfjobs.config import Config
 from cfjobs.device import resolve_device
-from cfjobs.errors import InputError, Stale
+from cfjobs.errors import DamagedFile, InputError, Stale
 from cfjobs.lists import eligible
 from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.night.score import top_n_schema
 from cfjobs.ratings import catalogue, holdout
 from cfjobs.storage.lease import Claim, claimed
-from cfjobs.storage.parquet import parquet_bytes
+from cfjobs.storage.parquet import TableFile, parquet_bytes
 from cfjobs.tables import delta, runs
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def resumed(night: Night) -> Night:
 
 def prepare(night: Night) -> Prepared:
     """Read, clean and index the ratings into the work folder. Nothing is written for an input that is refused."""
-    if done := night.load("prepared", Prepared):
+    if (done := night.load("prepared", Prepared)) and _is_whole(night):
         return done
     config = night.config
     files = ratings.list_parquet(night.inputs.ratings, what="ratings")
@@ -137,6 +137,7 @@ def prepare(night: Night) -> Prepared:
         clean = catalogue.with_unrated(clean, movies)
     user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
     user_table = catalogue.users_with_columns(user_ids, None if night.inputs.model else users, config)
+    _check_titles(clean.movies)
     if not night.inputs.model:
         catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
     if config.top_n > clean.movies.height:
@@ -172,6 +173,27 @@ def prepare(night: Night) -> Prepared:
     ):
         night.write(f"{name}.parquet", parquet_bytes(frame))
     return night.done("prepared", prepared)
+
+
+def _check_titles(movies: pl.DataFrame) -> None:
+    """InputError for titles that are not text: a table of the night would need them as text in the end."""
+    kind = movies.schema.get("title", pl.String())
+    if kind.is_nested() or kind in {pl.Binary, pl.Object}:
+        raise InputError(f"movies: column 'title' is {kind}, expected text; cast it on export")
+
+
+def _is_whole(night: Night) -> bool:
+    """Whether what a run has prepared is still there, its Parquet footers whole."""
+    names = ["ratings", "movies", "rejected", "users"]
+    names += ["listed"] * bool(night.inputs.allow or night.inputs.deny)
+    names += ["excluded"] * bool(night.inputs.exclude)
+    try:
+        for name in names:
+            TableFile(storage.join(night.work, f"{name}.parquet"), columns=[])
+    except (InputError, DamagedFile) as error:
+        log.warning("%s: so the night is prepared anew", error)
+        return False
+    return storage.exists(storage.join(night.work, "inputs.json"))
 
 
 def _write_candidates(night: Night, user_ids: pl.Series, movie_ids: pl.Series) -> None:

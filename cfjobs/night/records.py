@@ -15,8 +15,10 @@ from pydantic import Field, ValidationError
 
 from cfjobs import storage
 from cfjobs.config import Config
+from cfjobs.errors import DamagedFile, InputError
 from cfjobs.lists.blend import Blend
 from cfjobs.record import AnyRecord, Record
+from cfjobs.storage.faults import first_line
 from cfjobs.training.checkpoint import Checkpoints
 
 log = logging.getLogger(__name__)
@@ -83,9 +85,19 @@ class Night(Record):
             return None
 
     def frame(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
-        """A table of the work folder."""
-        data = storage.read_bytes(storage.join(self.work, f"{name}.parquet"))
-        return pl.read_parquet(io.BytesIO(data), columns=columns)
+        """A table of the work folder. Raises DamagedFile for one that is gone or damaged; the next run makes it again."""
+        uri = storage.join(self.work, f"{name}.parquet")
+        try:
+            return pl.read_parquet(io.BytesIO(storage.read_bytes(uri)), columns=columns)
+        except (InputError, pl.exceptions.PolarsError) as error:
+            raise self.damaged(uri, error) from error
+
+    def damaged(self, uri: str, error: Exception) -> DamagedFile:
+        """What to say of a file of the work folder that is gone or damaged; `prepare` makes it again next time."""
+        self.undone("prepared")
+        return DamagedFile(
+            f"{uri}: is gone or damaged ({first_line(error)}); nothing was published, run the night again to prepare it anew"
+        )
 
     def checkpoints(self, name: str, *, write: bool = True) -> Checkpoints:
         """The checkpoints of one of the night's trainings; without `write` for a process that only goes on from them."""
