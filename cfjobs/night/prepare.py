@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -17,6 +17,7 @@ from cfjobs import __version__, model_store, models, ratings, storage, tables
 from cfjobs.config import Config
 from cfjobs.device import resolve_device
 from cfjobs.errors import DamagedFile, InputError, Stale
+from cfjobs.evaluation.gate import Scale
 from cfjobs.lists import eligible
 from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.night.score import top_n_schema
@@ -159,6 +160,7 @@ def prepare(night: Night) -> Prepared:
         n_movies=clean.movies.height,
         n_cold_users=clean.cold_users.len(),
         y_range=(low, high),
+        scale=astuple(Scale.of(clean.frame["rating"], rows=config.gate_scale_rows)),
     )
     listings = _listings(night.inputs) | {"ratings": files}
     read = [{"what": what, **asdict(file)} for what, found in listings.items() for file in found]

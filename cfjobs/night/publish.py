@@ -47,8 +47,16 @@ def commit(
     """
     started = time.perf_counter()
     parts = tuple(Part(**part) for record in scored for part in record.parts)
-    described = (night.load("described", Described) or Described()).figures
-    metrics = metrics | {f"{name}{OF_PUBLISHED}": value for name, value in described.items()}
+    described = night.load("described", Described) or Described()
+    metrics = metrics | {f"{name}{OF_PUBLISHED}": value for name, value in described.figures.items()}
+    metrics |= {
+        "scale_low": prepared.y_range[0],
+        "scale_high": prepared.y_range[1],
+        "churn_published": described.churn,
+    }
+    if described.overridden:
+        before = f"{verdict}; " if verdict.startswith("overridden: ") else "overridden: "
+        verdict = before + "; ".join(described.overridden)
     model = model_store.load_model(trained.model_uri, users=range(0))
     if model.ranking is not None:
         metrics["stars_weight"] = model.stars_weight

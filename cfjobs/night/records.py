@@ -114,7 +114,8 @@ class Prepared(Record):
     """The clean ratings of a night, in its work folder.
 
     User rows 0..n_users - 1 are the model's, those up to n_users + n_cold_users get the popularity list:
-    users without a rating and, when an existing model scores, users that it does not know.
+    users without a rating and, when an existing model scores, users that it does not know. scale: the fields of
+    `evaluation.gate.Scale`.
     """
 
     counts: dict[str, int]
@@ -122,6 +123,7 @@ class Prepared(Record):
     n_movies: int
     n_cold_users: int
     y_range: tuple[float, float]
+    scale: tuple[float, float, float, float] | None = None
 
 
 On = Literal["train", "all"]
@@ -168,9 +170,14 @@ class Scored(Record):
 
 
 class Described(Record):
-    """What the published lists are like: the figures of `evaluation.metrics.OF_LISTS`, over the users with ratings."""
+    """What the published lists are like: the figures of `evaluation.metrics.OF_LISTS`, over the users with ratings.
+
+    churn: since the last night, where it could be told. overridden: what the gate had said of the lists.
+    """
 
     figures: dict[str, float] = Field(default_factory=dict)
+    churn: float | None = None
+    overridden: list[str] = Field(default_factory=list)
 
 
 class Written(Record):

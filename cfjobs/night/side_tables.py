@@ -152,6 +152,8 @@ def write_metrics(night: Night, _model: Model) -> Ready:
         return write_table(night, tables.METRICS, schema, iter([]))
     described = (night.load("described", Described) or Described()).figures
     frame = night.frame("measures")
+    if not described:
+        return write_table(night, tables.METRICS, schema, iter([frame]))
     of_all = frame.filter(pl.col("metric").is_in(list(described)), band=ALL)
     published = of_all.with_columns(
         pl.col("metric") + OF_PUBLISHED,

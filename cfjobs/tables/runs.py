@@ -6,7 +6,7 @@ versions of the other tables, so all of them go back together.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
@@ -41,12 +41,13 @@ class PublishedNight(Record):
 
 @dataclass(frozen=True)
 class LastNight:
-    """What the `runs` table keeps of the last published night."""
+    """What the `runs` table keeps of the last published night. row: as it stands there."""
 
     run_date: date
     metrics: Metrics
     counts: Mapping[str, int]
     config: Mapping[str, Any]
+    row: Mapping[str, Any] = field(default_factory=dict)
 
 
 # History --------------------------------------------------------------------------------------------
@@ -82,7 +83,7 @@ def last(output: str, *, before: date) -> LastNight | None:
         return None
     row = earlier[-1]
     metrics, counts, config = (json.loads(row[name]) for name in ("metrics", "counts", "config"))
-    return LastNight(row["run_date"], metrics, counts, config)
+    return LastNight(row["run_date"], metrics, counts, config, row)
 
 
 def stale(output: str, run_date: date) -> str | None:

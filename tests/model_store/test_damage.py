@@ -54,5 +54,5 @@ def test_every_damage_of_every_file_ends_in_one_line(model: Path, name: str) -> 
 def test_a_file_that_is_read_by_ranges_must_have_its_length(model: Path, kind: str) -> None:
     whole = (model / "network.safetensors").read_bytes()
     (model / "network.safetensors").write_bytes(damage(whole, kind))
-    with pytest.raises(DamagedFile, match="network.safetensors: is damaged"):
+    with pytest.raises(DamagedFile, match=r"network\.safetensors: is damaged"):
         ModelSlices(str(model), device=torch.device("cpu"))

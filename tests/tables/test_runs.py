@@ -17,11 +17,10 @@ import pytest
 
 from cfjobs import storage
 from cfjobs.config import Config
-from cfjobs.errors import CfjobsError, DamagedFile, GateRefused, InputError
+from cfjobs.errors import CfjobsError, DamagedFile, GateRefused, InputError, StorageFault
 from cfjobs.lists.writer import PartsWriter
 from cfjobs.night import backfill, story
 from cfjobs.night.records import Inputs
-from cfjobs.storage import lease
 from cfjobs.storage.lease import Busy, claimed
 from cfjobs.storage.parquet import parquet_bytes
 from cfjobs.tables import delta, retention, rollback, runs
@@ -226,6 +225,31 @@ def test_a_night_worse_than_the_last_is_refused_and_the_last_stays(data_set: Pat
     assert runs.published(output)[-1].gate.startswith("overridden: ")
 
 
+def test_lists_that_became_few_are_refused_after_the_scoring_and_an_override_is_recorded(
+    data_set: Path, tmp_path: Path
+) -> None:
+    output = str(tmp_path / "out")
+    run(data_set, output, config=LOOSE)
+    before = rows(output)
+    strict = LOOSE.model_copy(update={"min_score": 1e9, "gate_max_lists_shrink": 0.0})
+    with pytest.raises(GateRefused, match="122 on 2026-03-01: fewer than gate_max_lists_shrink"):
+        run(data_set, output, run_date=DAYS[1], config=strict)
+    with pytest.raises(GateRefused, match="not one list was written"):
+        run(
+            data_set,
+            output,
+            run_date=DAYS[1],
+            config=strict.model_copy(update={"gate_override": True}),
+            users=None,
+        )
+    assert rows(output).equals(before)
+    forced = strict.model_copy(update={"gate_override": True})
+    assert "2 lists were written" in run(data_set, output, run_date=DAYS[1], config=forced).gate
+    found = runs.published(output)[-1]
+    assert found.gate.startswith("overridden: 2 lists were written")
+    assert (found.metrics["scale_low"], found.metrics["scale_high"]) == (0.5, 5.0)
+
+
 def test_broken_lists_are_never_published(
     data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,7 +359,7 @@ def test_a_lease_that_is_not_renewed_passes_on_and_its_owner_learns_it(bucket: s
     with claimed(bucket, "x", lease_s=1) as ours:
         storage.write_bytes(uri, json.dumps(other).encode())  # as if we had been frozen, and were replaced
         time.sleep(1)
-        with pytest.raises(lease.StorageFault, match="another took its place"):
+        with pytest.raises(StorageFault, match="another took its place"):
             ours.check()
     assert storage.exists(uri), "what another holds is not removed"
 
