@@ -117,10 +117,9 @@ def _check(
 ) -> tuple[int, int]:
     """The rows and lists of a shard."""
     for part in _parts(record):
-        if not delta.is_whole(night.output, tables.TOP_N, part):
-            raise DamagedFile(
-                f"{storage.join(night.output, tables.TOP_N.name, part.path)}: is gone or cut off"
-            )
+        uri = storage.join(night.output, tables.TOP_N.name, part.path)
+        if not storage.exists(uri):
+            raise DamagedFile(f"{uri}: is gone")
     n_lists = after = 0
     n_left = {part.path: part.rows for part in _parts(record)}
     for block in ahead(_blocks(night, shard, record)):
