@@ -272,6 +272,50 @@ class Config(BaseModel):
         le=1,
         description="Refuse when the share of rejected rows is above the last published night's by more than this (0.01 = one row in a hundred); null accepts any.",
     )
+    gate_max_days_ahead: int | None = Field(
+        1,
+        ge=0,
+        description="Refuse a date that is more days than this after today (UTC): it would be the newest night until then; null accepts any.",
+    )
+    gate_scale_rows: int = Field(
+        10,
+        ge=0,
+        description="The ends of the rating scale must not hang on this many ratings or fewer (at most a tenth of them) that lie far from all others; 0 accepts them. Not looked at where y_range is given.",
+    )
+    gate_scale_stretch: float = Field(
+        1.0,
+        gt=0,
+        description="How far such ratings may stretch the scale beyond the others, as a share of its width without them.",
+    )
+    gate_max_scale_change: float | None = Field(
+        0.1,
+        ge=0,
+        description="Refuse when an end of the rating scale is further from the last published night's than this share of its width; null accepts any.",
+    )
+    gate_max_lists_shrink: float | None = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Refuse when the written lists or their rows are fewer than the last published night's by more than this share; null accepts any but none at all.",
+    )
+    gate_max_coverage_drop: float | None = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Refuse when the movies in anybody's first ten of the written lists are fewer than the last published night's by more than this share; null accepts any.",
+    )
+    gate_max_popular_rise: float | None = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="Refuse when the share of the first ten places that goes to the tenth of the movies with most ratings is above the last published night's by more than this; null accepts any.",
+    )
+    gate_max_churn: float | None = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Refuse when more than this share of the first ten places of users who had a list last night shows a movie that was not in theirs; null accepts any.",
+    )
     gate_override: bool = Field(
         False,
         description="Publish although the gate refuses its metrics or counts; the override is recorded in the runs table. Broken lists are never published.",
@@ -306,7 +350,9 @@ class Config(BaseModel):
         description="Memory in GB (2^30 bytes) that the process that scores a shard may take, its libraries included.",
     )
     threads: int | None = Field(
-        None, ge=1, description="Processor threads of scoring; without it, every core (on Ray: one a task)."
+        None,
+        ge=1,
+        description="Processor threads of scoring; without it, as many as the process may use processors (on Ray: one a task).",
     )
     runner: Literal["here", "ray"] = Field(
         "here",

@@ -5,10 +5,16 @@ import os
 import torch
 
 from cfjobs.errors import InputError
+from cfjobs.resources import processors
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a configuration: `auto` takes a GPU when there is one, under torchrun its own. InputError for one that is absent."""
+    """The device of a configuration: `auto` takes a GPU when there is one, under torchrun its own. InputError for one that is absent.
+
+    torch starts no more threads than the process may use processors: it knows of affinity and not of quotas.
+    """
+    if torch.get_num_threads() > (n := processors()):
+        torch.set_num_threads(n)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)

@@ -8,10 +8,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from cfjobs.errors import CfjobsError, GateRefused, StorageFault
+from cfjobs.errors import CfjobsError, DamagedFile, GateRefused, StorageFault
 from cfjobs.night import story
 from cfjobs.night.records import Night, Prepared
 from cfjobs.report.markdown import gate_table
+from cfjobs.storage.lease import LeaseLost
 from flows.observe import GATE_REFUSED, event, table_artifact
 
 P = ParamSpec("P")
@@ -23,8 +24,11 @@ class WorkerLost(CfjobsError):
 
 
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a retry may help: the object store did not answer, or a worker died. A wrong input stays wrong."""
-    return isinstance(state.result(raise_on_failure=False), (StorageFault, WorkerLost))
+    """Whether a retry may help: the object store did not answer, or a worker died. A wrong input stays wrong; what is
+    damaged is made again by the next run; and a lost lease is another run's."""
+    result = state.result(raise_on_failure=False)
+    passing = isinstance(result, (StorageFault, WorkerLost))
+    return passing and not isinstance(result, (DamagedFile, LeaseLost))
 
 
 def stage(

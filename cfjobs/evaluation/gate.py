@@ -2,16 +2,22 @@
 
     metrics   not worse than the last published night's beyond a tolerance, better than the popularity list
     counts    ratings, users and the share of rejected rows plausible against the last published night
-    lists     every rule of `top_n`, row by row
+    scale     its ends held by more than a handful of far-away ratings, and where they were last night
+    lists     as many and as long, of as many movies, as popular, and as alike, as the last published night's; never none
+    rows      every rule of `top_n`, row by row
 
-Metrics and counts can be overridden, and the override is recorded; a broken list is never published.
+All but the last, and lists that are none, can be overridden, and the override is recorded.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
+
+import polars as pl
 
 from cfjobs.config import Config
 from cfjobs.tables.runs import LastNight, Metrics
+from cfjobs.tables.schema import OF_PUBLISHED
 
 LOWER_IS_BETTER = ("rmse", "mae")
 HIGHER_IS_BETTER = ("ndcg_at_10", "recall_at_10")
@@ -30,11 +36,152 @@ class Comparison:
     reason: str
 
 
+@dataclass(frozen=True)
+class Scale:
+    """The ends of the rating scale, and where they would be without the few ratings that are farthest out."""
+
+    low: float
+    high: float
+    low_rest: float
+    high_rest: float
+
+    @classmethod
+    def of(cls, ratings: pl.Series, *, rows: int) -> Self:
+        """Of a night's ratings; rows: how many at each end are few, at most a tenth of them."""
+        few = min(rows, ratings.len() // 10)
+        low, high = ratings.bottom_k(few + 1).sort(), ratings.top_k(few + 1).sort()
+        return cls(float(low[0]), float(high[-1]), float(low[-1]), float(high[0]))
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the written lists are like. churn: of the first ten places of users who had a list last night, the share
+    with a movie that was not in it; None without such users."""
+
+    lists: int
+    rows: int
+    figures: Mapping[str, float]
+    churn: float | None = None
+
+
+def none_at_all(written: Written) -> str | None:
+    """Why lists must not be published whatever the configuration says: there are none."""
+    return None if written.lists and written.rows else "not one list was written"
+
+
+def list_comparisons(config: Config, written: Written, last: LastNight | None) -> list[Comparison]:
+    """Everything the gate looks at once the lists are written."""
+    if last is None:
+        return []
+    tonight = config.model_dump(mode="json")
+    lines = _fewer(config, "lists", written.lists, last.counts.get("lists"), last)
+    if all(last.config.get(key) == tonight[key] for key in ("top_n", "min_score")):
+        lines += _fewer(config, "rows of lists", written.rows, last.counts.get("rows"), last)
+    if all(last.config.get(key) == tonight[key] for key in LIST_KEYS):
+        lines += _variety(config, written, last)
+    return lines
+
+
+LIST_KEYS = ("rank_by", "model", "top_n", "min_ratings", "min_score")
+"""Configuration that decides which movies are listed: the variety of nights that differ in it is not compared."""
+
+
+def _fewer(config: Config, words: str, got: int, before: int | None, last: LastNight) -> list[Comparison]:
+    tolerance = config.gate_max_lists_shrink
+    if tolerance is None or not before:
+        return []
+    limit = before * (1 - tolerance)
+    reason = f"{got:,} {words} were written, {before:,} on {last.run_date}: fewer than gate_max_lists_shrink {tolerance:g} allows"
+    return [Comparison(f"{words} against {last.run_date}", got, limit, got >= limit, reason)]
+
+
+def _variety(config: Config, written: Written, last: LastNight) -> list[Comparison]:
+    lines = []
+    got, before = (
+        f.get(f"coverage{end}") for f, end in ((written.figures, ""), (last.metrics, OF_PUBLISHED))
+    )
+    if config.gate_max_coverage_drop is not None and got is not None and before is not None:
+        limit = before * (1 - config.gate_max_coverage_drop)
+        reason = f"{got:.2%} of the movies are in anybody's first ten, {before:.2%} on {last.run_date}: fewer than gate_max_coverage_drop {config.gate_max_coverage_drop:g} allows"
+        lines.append(
+            Comparison(f"published coverage against {last.run_date}", got, limit, got >= limit, reason)
+        )
+    name = "popular_share_at_10"
+    got, before = written.figures.get(name), last.metrics.get(f"{name}{OF_PUBLISHED}")
+    if config.gate_max_popular_rise is not None and got is not None and before is not None:
+        limit = before + config.gate_max_popular_rise
+        reason = f"{got:.1%} of the first ten places go to the most rated movies, {before:.1%} on {last.run_date}: more than gate_max_popular_rise {config.gate_max_popular_rise:g} allows"
+        lines.append(
+            Comparison(f"published popular share against {last.run_date}", got, limit, got <= limit, reason)
+        )
+    if config.gate_max_churn is not None and written.churn is not None:
+        reason = f"{written.churn:.1%} of the first ten places show a movie that was not there on {last.run_date}: more than gate_max_churn {config.gate_max_churn:g}"
+        lines.append(
+            Comparison(
+                f"churn since {last.run_date}",
+                written.churn,
+                config.gate_max_churn,
+                written.churn <= config.gate_max_churn,
+                reason,
+            )
+        )
+    return lines
+
+
+def _scale_alone(config: Config, scale: Scale) -> list[Comparison]:
+    """The ends of the scale against what they would be without a handful of ratings."""
+    width = scale.high_rest - scale.low_rest
+    if config.y_range is not None or not config.gate_scale_rows or width <= 0:
+        return []
+    lines = []
+    for end, at, rest in (("highest", scale.high, scale.high_rest), ("lowest", scale.low, scale.low_rest)):
+        stretch = abs(at - rest) / width
+        reason = (
+            f"the {end} rating, {at:g}, hangs on {config.gate_scale_rows} ratings or fewer; without them the scale ends at {rest:g} "
+            f"(gate_scale_rows, gate_scale_stretch {config.gate_scale_stretch:g}); mend them, or give y_range"
+        )
+        passed = stretch <= config.gate_scale_stretch
+        lines.append(
+            Comparison(
+                f"stretch of the scale by its {end}", stretch, config.gate_scale_stretch, passed, reason
+            )
+        )
+    return lines
+
+
+def _against_scale(config: Config, scale: Scale, last: LastNight | None) -> list[Comparison]:
+    tolerance = config.gate_max_scale_change
+    if last is None or tolerance is None:
+        return []
+    before = {end: last.metrics.get(f"scale_{end}") for end in ("low", "high")}
+    if before["low"] is None or before["high"] is None:
+        return []
+    room = tolerance * (before["high"] - before["low"])
+    lines = []
+    for end, got in (("low", scale.low), ("high", scale.high)):
+        was = before[end]
+        assert was is not None
+        reason = f"the {end} end of the rating scale is {got:g}, {was:g} on {last.run_date}: further than gate_max_scale_change {tolerance:g} allows"
+        lines.append(
+            Comparison(
+                f"{end} end of the scale against {last.run_date}", got, was, abs(got - was) <= room, reason
+            )
+        )
+    return lines
+
+
 def comparisons(
-    config: Config, *, metrics: Metrics, counts: Mapping[str, int], last: LastNight | None
+    config: Config,
+    *,
+    metrics: Metrics,
+    counts: Mapping[str, int],
+    last: LastNight | None,
+    scale: Scale | None = None,
 ) -> list[Comparison]:
     """Everything the gate looks at before the scoring; a night passes when every line did."""
     lines = _limits(config, metrics) + _popularity(config, metrics)
+    if scale is not None:
+        lines += _scale_alone(config, scale) + _against_scale(config, scale, last)
     if last is not None:
         if _measured_alike(config, last):
             lines += _against_metrics(config, metrics, last)

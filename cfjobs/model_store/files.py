@@ -2,13 +2,18 @@
 
 MODEL_URI/network.safetensors   the weights
 MODEL_URI/unfinished.safetensors   for a warm start: what the network forgets when its training ends, if anything
-MODEL_URI/model.json            the network's name, settings and sizes, the encoding of side features, and the configuration
+MODEL_URI/model.json            the network's name, settings and sizes, the encoding of side features, and the configuration;
+                                size and SHA-256 of every other file, and of itself
 MODEL_URI/users.parquet         user_id by row, n_ratings
 MODEL_URI/movies.parquet        movie_id by row, n_ratings, and the columns of the movies table
 """
 
+import hashlib
 import io
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,17 +22,21 @@ import polars as pl
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from cfjobs import models, storage
 from cfjobs.config import Config, validated
-from cfjobs.errors import InputError
+from cfjobs.errors import CfjobsError, DamagedFile, InputError
 from cfjobs.features import Encoding
 from cfjobs.models.network import Network
 from cfjobs.models.ranker import RankingConfig, RankingModel
 from cfjobs.models.recipe import Settings
 from cfjobs.ratings.catalogue import NOT_DESCRIBED, Encodings, encoded
+from cfjobs.storage.faults import first_line
 from cfjobs.storage.parquet import TableFile, parquet_bytes
 from cfjobs.storage.tensors import TensorFile
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -70,14 +79,16 @@ def save_model(uri: str, model: Model, *, for_warm_start: bool = False) -> None:
 
     for_warm_start: with what a training needs to go on from it.
     """
-    _write_tensors(uri, "network", model.network.state_dict())
+    files = {"network.safetensors": _tensor_bytes(model.network.state_dict())}
     if for_warm_start and model.network.unfinished:
-        _write_tensors(uri, "unfinished", model.network.unfinished)
+        files["unfinished.safetensors"] = _tensor_bytes(model.network.unfinished)
     if model.ranking is not None:
-        _write_tensors(uri, "ranking", model.ranking.tensors())
+        files["ranking.safetensors"] = _tensor_bytes(model.ranking.tensors())
     for name, frame in (("users", model.users), ("movies", model.movies)):
-        storage.write_bytes(storage.join(uri, f"{name}.parquet"), parquet_bytes(frame))
-    description = {
+        files[f"{name}.parquet"] = parquet_bytes(frame)
+    for name, data in files.items():
+        storage.write_bytes(storage.join(uri, name), data)
+    description: dict[str, Any] = {
         "format": FORMAT,
         "network": model.config.model,
         "settings": asdict(model.network.settings),
@@ -90,23 +101,125 @@ def save_model(uri: str, model: Model, *, for_warm_start: bool = False) -> None:
             for what, encoding in (("movies", model.encodings.movies), ("users", model.encodings.users))
         },
         "config": model.config.model_dump(mode="json"),
+        "files": {name: {"size": len(data), "sha256": _sum(data)} for name, data in files.items()},
     }
+    description["sha256"] = _own_sum(description)
     storage.write_bytes(storage.join(uri, "model.json"), json.dumps(description, indent=1).encode())
 
 
 def load_model(uri: str, *, users: range | None = None) -> Model:
-    """Read a model onto the CPU; InputError when the URI does not hold one.
+    """Read a model onto the CPU; InputError when the URI does not hold one, DamagedFile when it is not whole.
 
     users: read the rows of these users alone; row 0 is then the first of them.
     """
+    description = _description(uri)
+    with _whole(uri):
+        return _load(uri, description, users)
+
+
+def check(uri: str) -> None:
+    """Read every file of a model and hold it against what was written, a block at a time.
+
+    Raises DamagedFile for one that is missing or is not as it was written, InputError where there is no model.
+    """
+    for name, written in _description(uri).get("files", {}).items():
+        where, found = storage.join(uri, name), hashlib.sha256()
+        _check_size(where, written["size"])
+        for start in range(0, written["size"], _BLOCK):
+            found.update(storage.read_range(where, start, min(start + _BLOCK, written["size"])))
+        _check_sum(where, found.hexdigest(), written["sha256"])
+
+
+def is_whole(uri: str) -> bool:
+    """Whether a model is there as it was written; what is not is logged."""
     try:
-        description = json.loads(storage.read_bytes(storage.join(uri, "model.json")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"model {uri}: model.json is damaged; name another model") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        check(uri)
+    except (InputError, DamagedFile) as error:
+        log.warning("%s", error)
+        return False
+    return True
+
+
+_BLOCK = 1 << 26
+
+
+def _description(uri: str) -> dict[str, Any]:
+    where = storage.join(uri, "model.json")
+    data = storage.read_bytes(where)
+    try:
+        description = json.loads(data)
+    except ValueError as error:
+        raise DamagedFile(f"{where}: is damaged; {_REMEDY}") from error
+    known = isinstance(description, dict)
+    if known and ("sha256" in description or "files" in description):
+        _check_sum(where, _own_sum(description), description.get("sha256"))
+    if not known or description.get("format") != FORMAT:
         raise InputError(
             f"model {uri}: is of format {_format_of(description)}, this version reads format {FORMAT}; train it again"
         )
+    return description  # type: ignore[no-any-return]
+
+
+_REMEDY = "name another model, or train it again"
+
+
+@contextmanager
+def _whole(uri: str) -> Iterator[None]:
+    """Turns what libraries say of wrong bytes into DamagedFile."""
+    try:
+        yield
+    except CfjobsError:
+        raise
+    except (
+        SafetensorError,
+        pl.exceptions.PolarsError,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise DamagedFile(f"model {uri}: is damaged ({first_line(error)}); {_REMEDY}") from error
+
+
+def _check_size(where: str, size: int) -> None:
+    try:
+        found = storage.size(where)
+    except InputError as error:
+        raise DamagedFile(f"{where}: is gone; {_REMEDY}") from error
+    if found != size:
+        raise DamagedFile(f"{where}: is damaged, it has {found:,} bytes of {size:,}; {_REMEDY}")
+
+
+def _check_sum(where: str, found: str, written: object) -> None:
+    if found != written:
+        raise DamagedFile(f"{where}: is damaged, its bytes are not those that were written; {_REMEDY}")
+
+
+def _sum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _own_sum(description: dict[str, Any]) -> str:
+    rest = {name: value for name, value in description.items() if name != "sha256"}
+    return _sum(json.dumps(rest, sort_keys=True).encode())
+
+
+def _read(uri: str, name: str, description: dict[str, Any]) -> bytes:
+    """One file of a model, whole and as it was written."""
+    where = storage.join(uri, name)
+    written = description.get("files", {}).get(name)
+    if written is None:
+        return storage.read_bytes(where)
+    _check_size(where, written["size"])
+    data = storage.read_bytes(where)
+    _check_sum(where, _sum(data), written["sha256"])
+    return data
+
+
+def _load(uri: str, description: dict[str, Any], users: range | None) -> Model:
     shape: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in description["settings"].items()
@@ -117,21 +230,24 @@ def load_model(uri: str, *, users: range | None = None) -> Model:
         n_movies=description["n_movies"],
         settings=Settings(**shape),
     )
-    network.load_state_dict(_network_tensors(uri, users))
+    network.load_state_dict(_network_tensors(uri, description, users))
     network.eval()
     ranking = None
     if description["ranking"] is not None:
         ranking = RankingModel(
-            **_read_tensors(uri, "ranking"), config=RankingConfig(**description["ranking"])
+            **_tensors(_read(uri, "ranking.safetensors", description)),
+            config=RankingConfig(**description["ranking"]),
         )
-    movies = pl.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, "movies.parquet"))))
+    movies = pl.read_parquet(io.BytesIO(_read(uri, "movies.parquet", description)))
     learnt = {
         what: Encoding.from_json(columns) if columns else None
         for what, columns in description.get("features", {}).items()
     }
     config = validated(description["config"])
     weight = float(description.get("stars_weight", 0.0))
-    return Model(network, ranking, config, _users(uri, users), movies, Encodings(**learnt), weight)
+    return Model(
+        network, ranking, config, _users(uri, description, users), movies, Encodings(**learnt), weight
+    )
 
 
 def user_rows(tensors: TensorFile, users: range) -> dict[str, torch.Tensor]:
@@ -145,34 +261,38 @@ def user_rows(tensors: TensorFile, users: range) -> dict[str, torch.Tensor]:
     }
 
 
-def _network_tensors(uri: str, users: range | None) -> dict[str, torch.Tensor]:
+def _network_tensors(uri: str, description: dict[str, Any], users: range | None) -> dict[str, torch.Tensor]:
     if users is None:
-        return _read_tensors(uri, "network")
+        return _tensors(_read(uri, "network.safetensors", description))
     tensors = TensorFile(storage.join(uri, "network.safetensors"))
     of_users = user_rows(tensors, users)
     return of_users | {name: tensors.tensor(name) for name in tensors.shapes if name not in of_users}
 
 
-def _users(uri: str, users: range | None) -> pl.DataFrame:
-    file = storage.join(uri, "users.parquet")
+def _users(uri: str, description: dict[str, Any], users: range | None) -> pl.DataFrame:
     if users is None:
-        return pl.read_parquet(io.BytesIO(storage.read_bytes(file)))
-    return TableFile(file, columns=["user_id", "n_ratings"]).rows(users.start, users.stop)
+        return pl.read_parquet(io.BytesIO(_read(uri, "users.parquet", description)))
+    return TableFile(storage.join(uri, "users.parquet"), columns=["user_id", "n_ratings"]).rows(
+        users.start, users.stop
+    )
 
 
 def load_unfinished(uri: str) -> dict[str, torch.Tensor]:
     """The tensors that a training goes on from in place of the model's own; none where they are the same."""
-    absent = not storage.exists(storage.join(uri, "unfinished.safetensors"))
-    return {} if absent else _read_tensors(uri, "unfinished")
+    if not storage.exists(storage.join(uri, "unfinished.safetensors")):
+        return {}
+    with _whole(uri):
+        return _tensors(_read(uri, "unfinished.safetensors", _description(uri)))
 
 
-def _write_tensors(uri: str, name: str, tensors: dict[str, torch.Tensor]) -> None:
-    on_cpu = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    storage.write_bytes(storage.join(uri, f"{name}.safetensors"), safetensors.torch.save(on_cpu))
+def _tensor_bytes(tensors: dict[str, torch.Tensor]) -> bytes:
+    return safetensors.torch.save(
+        {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    )
 
 
-def _read_tensors(uri: str, name: str) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load(storage.read_bytes(storage.join(uri, f"{name}.safetensors")))
+def _tensors(data: bytes) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load(data)
 
 
 def _format_of(description: Any) -> Any:

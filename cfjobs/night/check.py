@@ -9,13 +9,16 @@ import polars as pl
 
 from cfjobs import storage, tables
 from cfjobs.errors import DamagedFile, GateRefused
+from cfjobs.evaluation.gate import Written, list_comparisons, none_at_all, refusals
 from cfjobs.evaluation.places import Places
 from cfjobs.lists.read_ahead import ahead
 from cfjobs.night.records import Described, Night, Prepared, Scored, Shard
 from cfjobs.night.score import score_again, shards
 from cfjobs.storage.parquet import SortedFile, TableFile
+from cfjobs.tables import runs
 from cfjobs.tables.delta import Part
 from cfjobs.tables.rules import list_faults
+from cfjobs.tables.runs import LastNight, Source
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +34,70 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
     """
     n_rows = n_lists = 0
     places = _places(night, prepared)
+    churn = _Churn(night, n_users=prepared.n_users)
     for shard, record in zip(shards(night, prepared), scored, strict=True):
         try:
-            rows, found = _check(night, prepared, shard, record, places=places)
+            rows, found = _check(night, prepared, shard, record, places=places, churn=churn)
         except DamagedFile as error:
             if str(error).startswith(night.work):
-                raise DamagedFile(f"{error}; remove {night.work} and run the night again") from error
+                raise night.damaged(str(error).partition(": ")[0], error) from error
             score_again(night, shard)
             raise DamagedFile(
                 f"{error}; nothing was published, run the night again to score shard {shard.number} anew"
             ) from error
         n_rows, n_lists = n_rows + rows, n_lists + found
-    night.done("described", Described(figures=places.figures()))
     log.info("checked %d rows of %d lists", n_rows, n_lists)
+    last = runs.last(night.output, before=night.run_date)
+    written = Written(n_lists, n_rows, places.figures(), churn.since(last) if last else None)
+    overridden = _judge(night, written, last)
+    night.done("described", Described(figures=places.figures(), churn=written.churn, overridden=overridden))
     return n_rows
+
+
+def _judge(night: Night, written: Written, last: LastNight | None) -> list[str]:
+    """What an override overrides. Raises GateRefused for lists that must not be published."""
+    if words := none_at_all(written):
+        raise GateRefused(f"the gate refused: {words}; the published tables are as they were")
+    lines = list_comparisons(night.config, written, last)
+    for line in lines:
+        log.info("gate: %s is %.4g, limit %.4g", line.what, line.got, line.limit)
+    reasons = refusals(lines)
+    if reasons and not night.config.gate_override:
+        raise GateRefused(
+            f"the gate refused the written lists: {'; '.join(reasons)}; the published tables are as they were (gate_override=true publishes all the same)"
+        )
+    return reasons
+
+
+class _Churn:
+    """The first places of some users' lists, tonight's and last night's. n_users: of the night."""
+
+    def __init__(self, night: Night, *, n_users: int) -> None:
+        self._output = night.output
+        self._some = pl.col("user_id").hash(seed=0) % max(1, n_users // CHURN_USERS) == 0
+        self._blocks: list[pl.DataFrame] = []
+
+    def add(self, rows: pl.DataFrame) -> None:
+        first = rows.filter(self._some, pl.col("rank") <= runs.FIRST)
+        self._blocks.append(first.select("user_id", "movie_id"))
+
+    def since(self, last: LastNight) -> float | None:
+        """The share of places of users who had a list then whose movie was not in its first places."""
+        if not self._blocks:
+            return None
+        tonight = pl.concat(self._blocks)
+        scan = Source(self._output, dict(last.row)).first_lists()
+        before = scan.filter(self._some).select("user_id", "movie_id").collect()
+        if before.schema != tonight.schema:
+            return None
+        both = tonight.join(before.select("user_id").unique(), on="user_id", how="semi")
+        if both.is_empty():
+            return None
+        return both.join(before, on=["user_id", "movie_id"], how="anti").height / both.height
+
+
+CHURN_USERS = 50_000
+"""Users whose lists are compared with last night's, about: enough for a share to a fraction of a per cent."""
 
 
 def _places(night: Night, prepared: Prepared) -> Places:
@@ -64,9 +117,13 @@ def _places(night: Night, prepared: Prepared) -> Places:
 
 
 def _check(
-    night: Night, prepared: Prepared, shard: Shard, record: Scored, *, places: Places
+    night: Night, prepared: Prepared, shard: Shard, record: Scored, *, places: Places, churn: _Churn
 ) -> tuple[int, int]:
     """The rows and lists of a shard."""
+    for part in _parts(record):
+        uri = storage.join(night.output, tables.TOP_N.name, part.path)
+        if not storage.exists(uri):
+            raise DamagedFile(f"{uri}: is gone")
     n_lists = after = 0
     n_left = {part.path: part.rows for part in _parts(record)}
     for block in ahead(_blocks(night, shard, record)):
@@ -75,6 +132,7 @@ def _check(
         _refuse(block.path, faults)
         if not shard.cold:
             places.add(block.rows)
+            churn.add(block.rows)
         after = block.users.stop - shard.start
         n_left[block.path] -= block.rows.height
         n_lists += block.rows["user_id"].n_unique()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cfjobs import evaluation, lists, model_store, training
 from cfjobs.device import resolve_device
 from cfjobs.errors import GateRefused
-from cfjobs.evaluation.gate import Comparison, comparisons, refusals
+from cfjobs.evaluation.gate import Comparison, Scale, comparisons, refusals
 from cfjobs.models.predict import predict
 from cfjobs.night import side_tables
 from cfjobs.night.prepare import held_out
@@ -65,7 +65,9 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
 def compared(night: Night, prepared: Prepared, metrics: Metrics) -> list[Comparison]:
     """What the gate looks at: metrics and counts against the limits, popularity and the last published night."""
     last = runs.last(night.output, before=night.run_date)
-    return comparisons(with_question(night, prepared), metrics=metrics, counts=prepared.counts, last=last)
+    scale = Scale(*prepared.scale) if prepared.scale else None
+    config = with_question(night, prepared)
+    return comparisons(config, metrics=metrics, counts=prepared.counts, last=last, scale=scale)
 
 
 def gate(night: Night, metrics: Metrics, compared: Sequence[Comparison]) -> str:

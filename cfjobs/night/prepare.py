@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from cfjobs import __version__, model_store, models, ratings, storage, tables
 from cfjobs.config import Config
 from cfjobs.device import resolve_device
-from cfjobs.errors import InputError, Stale
+from cfjobs.errors import DamagedFile, InputError, Stale
+from cfjobs.evaluation.gate import Scale
 from cfjobs.lists import eligible
 from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.night.score import top_n_schema
 from cfjobs.ratings import catalogue, holdout
 from cfjobs.ratings.question import Question, ordered_share, question_of
 from cfjobs.storage.lease import Claim, claimed
-from cfjobs.storage.parquet import parquet_bytes
+from cfjobs.storage.parquet import TableFile, parquet_bytes
 from cfjobs.tables import delta, runs
 
 log = logging.getLogger(__name__)
@@ -47,11 +48,18 @@ def start(
     models.recipe_of(config)
     now = now or datetime.now(UTC)
     run_date = run_date or now.date()
+    ahead = config.gate_max_days_ahead
+    if ahead is not None and run_date > now.astimezone(UTC).date() + timedelta(days=ahead):
+        raise InputError(
+            f"run date {run_date}: is more than {ahead} days after today, {now.astimezone(UTC).date()}, and would be the newest night until then; "
+            "give another date, or raise gate_max_days_ahead"
+        )
     resolve_device(config.device)
     inputs = _found(inputs)
     if inputs.model is None:
         catalogue.check_tables(config, movies=inputs.movies, users=inputs.users)
     output = storage.normal(output)
+    _check_apart(inputs, output)
     if not force and (reason := runs.stale(output, run_date)):
         raise Stale(reason)
     listings = _listings(inputs)
@@ -77,6 +85,16 @@ def start(
     return night
 
 
+def _check_apart(inputs: Inputs, output: str) -> None:
+    """InputError when tonight's tables would be read as tomorrow's input, or the input lies among the tables."""
+    for what in ("ratings", "movies", "users", *inputs.limits):
+        uri = getattr(inputs, what)
+        if uri and (storage.within(output, uri) or storage.within(uri, output)):
+            raise InputError(
+                f"output {output}: lies in the {what} {uri}, or they in it; the tables would be read as {what}: give them folders of their own"
+            )
+
+
 def claimed_night(night: Night) -> AbstractContextManager[Claim]:
     """Hold the claim of the night's date, so that one run at a time works on it. Raises Busy while another does.
 
@@ -96,7 +114,7 @@ def resumed(night: Night) -> Night:
 
 def prepare(night: Night) -> Prepared:
     """Read, clean and index the ratings into the work folder. Nothing is written for an input that is refused."""
-    if done := night.load("prepared", Prepared):
+    if (done := night.load("prepared", Prepared)) and _is_whole(night):
         return done
     config = night.config
     files = ratings.list_parquet(night.inputs.ratings, what="ratings")
@@ -121,6 +139,7 @@ def prepare(night: Night) -> Prepared:
         clean = catalogue.with_unrated(clean, movies)
     user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
     user_table = catalogue.users_with_columns(user_ids, None if night.inputs.model else users, config)
+    _check_titles(clean.movies)
     if not night.inputs.model:
         catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
     if config.top_n > clean.movies.height:
@@ -143,6 +162,7 @@ def prepare(night: Night) -> Prepared:
         n_cold_users=clean.cold_users.len(),
         y_range=(low, high),
         question=_question(clean, config),
+        scale=astuple(Scale.of(clean.frame["rating"], rows=config.gate_scale_rows)),
     )
     listings = _listings(night.inputs) | {"ratings": files}
     read = [{"what": what, **asdict(file)} for what, found in listings.items() for file in found]
@@ -171,6 +191,27 @@ def _question(clean: ratings.Ratings, config: Config) -> Question:
         100 * ordered_share(user_idx, timestamp),
     )
     return found
+
+
+def _check_titles(movies: pl.DataFrame) -> None:
+    """InputError for titles that are not text: a table of the night would need them as text in the end."""
+    kind = movies.schema.get("title", pl.String())
+    if kind.is_nested() or kind in {pl.Binary, pl.Object}:
+        raise InputError(f"movies: column 'title' is {kind}, expected text; cast it on export")
+
+
+def _is_whole(night: Night) -> bool:
+    """Whether what a run has prepared is still there, its Parquet footers whole."""
+    names = ["ratings", "movies", "rejected", "users"]
+    names += ["listed"] * bool(night.inputs.allow or night.inputs.deny)
+    names += ["excluded"] * bool(night.inputs.exclude)
+    try:
+        for name in names:
+            TableFile(storage.join(night.work, f"{name}.parquet"), columns=[])
+    except (InputError, DamagedFile) as error:
+        log.warning("%s: so the night is prepared anew", error)
+        return False
+    return storage.exists(storage.join(night.work, "inputs.json"))
 
 
 def _write_candidates(night: Night, user_ids: pl.Series, movie_ids: pl.Series) -> None:
@@ -222,7 +263,12 @@ def _found(inputs: Inputs) -> Inputs:
     A folder that holds `ratings.parquet` or `ratings/` is a data set: it gives the ratings and, where they are
     not given, the movies and users beside them.
     """
-    given = {what: storage.normal(uri) for what, uri in inputs.model_dump().items() if uri}
+    given = {what: uri for what, uri in inputs.model_dump().items() if uri is not None}
+    if empty := [what for what, uri in given.items() if not uri.strip()]:
+        raise InputError(
+            f"{', '.join(empty)}: an empty URI; leave it out if there is none (is a variable unset that should name it?)"
+        )
+    given = {what: storage.normal(uri) for what, uri in given.items()}
     root = given["ratings"]
     names = {file.uri.removeprefix(root).lstrip("/").partition("/")[0] for file in storage.list_files(root)}
     beside = {

@@ -15,10 +15,11 @@ from pydantic import Field, ValidationError
 
 from cfjobs import storage
 from cfjobs.config import Config
-from cfjobs.errors import DamagedFile
+from cfjobs.errors import DamagedFile, InputError
 from cfjobs.lists.blend import Blend
 from cfjobs.ratings.question import Question
 from cfjobs.record import AnyRecord, Record
+from cfjobs.storage.faults import first_line
 from cfjobs.training.checkpoint import Checkpoints
 
 log = logging.getLogger(__name__)
@@ -85,15 +86,19 @@ class Night(Record):
             return None
 
     def frame(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
-        """A table of the work folder."""
+        """A table of the work folder. Raises DamagedFile for one that is gone or damaged; the next run makes it again."""
         uri = storage.join(self.work, f"{name}.parquet")
-        data = storage.read_bytes(uri)
         try:
-            return pl.read_parquet(io.BytesIO(data), columns=columns)
-        except pl.exceptions.PolarsError as error:
-            raise DamagedFile(
-                f"{uri}: is damaged ({str(error).splitlines()[0][:200]}); remove {self.work} and run the night again"
-            ) from error
+            return pl.read_parquet(io.BytesIO(storage.read_bytes(uri)), columns=columns)
+        except (InputError, pl.exceptions.PolarsError) as error:
+            raise self.damaged(uri, error) from error
+
+    def damaged(self, uri: str, error: Exception) -> DamagedFile:
+        """What to say of a file of the work folder that is gone or damaged; `prepare` makes it again next time."""
+        self.undone("prepared")
+        return DamagedFile(
+            f"{uri}: is gone or damaged ({first_line(error)}); nothing was published, run the night again to prepare it anew"
+        )
 
     def checkpoints(self, name: str, *, write: bool = True) -> Checkpoints:
         """The checkpoints of one of the night's trainings; without `write` for a process that only goes on from them."""
@@ -110,7 +115,8 @@ class Prepared(Record):
     """The clean ratings of a night, in its work folder.
 
     User rows 0..n_users - 1 are the model's, those up to n_users + n_cold_users get the popularity list:
-    users without a rating and, when an existing model scores, users that it does not know.
+    users without a rating and, when an existing model scores, users that it does not know. scale: the fields of
+    `evaluation.gate.Scale`.
     """
 
     counts: dict[str, int]
@@ -118,6 +124,7 @@ class Prepared(Record):
     n_movies: int
     n_cold_users: int
     y_range: tuple[float, float]
+    scale: tuple[float, float, float, float] | None = None
     question: Question = "next"
 
 
@@ -170,9 +177,20 @@ class Scored(Record):
 
 
 class Described(Record):
-    """What the published lists are like: the figures of `evaluation.metrics.OF_LISTS`, over the users with ratings."""
+    """What the published lists are like: the figures of `evaluation.metrics.OF_LISTS`, over the users with ratings.
+
+    churn: since the last night, where it could be told. overridden: what the gate had said of the lists.
+    """
 
     figures: dict[str, float] = Field(default_factory=dict)
+    churn: float | None = None
+    overridden: list[str] = Field(default_factory=list)
+
+
+class Written(Record):
+    """The parts of the tables beside `top_n`, by table, which wait for their commits."""
+
+    tables: dict[str, list[dict[str, Any]]]
 
 
 class Published(Record):

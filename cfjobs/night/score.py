@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Self
 from uuid import uuid4
 
@@ -31,6 +32,7 @@ from cfjobs.model_store.slices import ModelSlices
 from cfjobs.night.records import Night, Prepared, Scored, Shard, Shards, Trained
 from cfjobs.storage.parquet import SortedFile, TableFile
 from cfjobs.tables import delta
+from cfjobs.tables.delta import Part
 from cfjobs.topn.packing import Kept
 from cfjobs.topn.problem import Pairs
 
@@ -68,7 +70,18 @@ def scored_already(night: Night, prepared: Prepared) -> list[Scored] | None:
     """The records of all shards, scored perhaps on other workers; None when one is missing."""
     found = [night.load(_name(shard), Scored) for shard in shards(night, prepared)]
     done = [record for record in found if record is not None]
-    return done if len(done) == len(found) else None
+    whole = len(done) == len(found) and all(map(partial(_is_there, night), shards(night, prepared), done))
+    return done if whole else None
+
+
+def _is_there(night: Night, shard: Shard, done: Scored) -> bool:
+    """Whether the parts of a finished shard are there: a retention or another engine's VACUUM may have taken them."""
+    for part in done.parts:
+        if not delta.is_whole(night.output, tables.TOP_N, Part(**part)):
+            log.warning("shard %d: %s is gone or cut off, so it is scored again", shard.number, part["path"])
+            score_again(night, shard)
+            return False
+    return True
 
 
 def score_again(night: Night, shard: Shard) -> None:
@@ -99,7 +112,7 @@ def score(
     night: Night, prepared: Prepared, trained: Trained, shard: Shard, *, progress: Progress | None = None
 ) -> Scored:
     """Score the users of a shard against every movie and write their parts of `top_n`, which no commit names yet."""
-    if done := night.load(_name(shard), Scored):
+    if (done := night.load(_name(shard), Scored)) and _is_there(night, shard, done):
         return done
     work = _Work.of(night, prepared, trained)
     attempt = uuid4().hex[:8]

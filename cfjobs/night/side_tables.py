@@ -1,12 +1,13 @@
 """The tables beside `top_n`: what the model learnt, how it was measured, and what was set aside.
 
-Each function makes the night's partition of one table and returns the table's version. The long ones are
-written in parts of bounded size, which one commit names.
+Each function writes the night's rows of one table, in parts of bounded size, and reads them back; no commit names
+them yet (`publish.py`).
 """
 
+import logging
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -21,11 +22,14 @@ from cfjobs.evaluation.bootstrap import ALL
 from cfjobs.evaluation.metrics import Measure
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
-from cfjobs.night.records import Night
+from cfjobs.night.records import Described, Night, Written
 from cfjobs.storage.parquet import parquet_bytes
 from cfjobs.tables import delta
+from cfjobs.tables.delta import Part, Ready
 from cfjobs.tables.schema import OF_PUBLISHED
 from cfjobs.topn.problem import NO_MOVIE
+
+log = logging.getLogger(__name__)
 
 PART_ROWS = 1_000_000
 
@@ -54,18 +58,29 @@ def keep_measures(
     night.write("predicted.parquet", parquet_bytes(frame))
 
 
-def publish_all(night: Night, model: Model, *, described: Mapping[str, float]) -> dict[str, int]:
-    """Every table beside `top_n` but `runs`; table versions by name. described: what the published lists are like."""
-    return {
-        tables.MOVIE_EMBEDDINGS.name: publish_embeddings(night, model),
-        tables.SIMILAR_MOVIES.name: publish_similar(night, model),
-        tables.HOLDOUT_PREDICTIONS.name: publish_holdout(night, model),
-        tables.METRICS.name: publish_metrics(night, described),
-        tables.REJECTED.name: publish_rejected(night),
-    }
+def write_all(night: Night, model: Model) -> list[Ready]:
+    """Every table beside `top_n` but `runs`. What a killed run had finished is taken from its record."""
+    done = night.load("written", Written)
+    found = [_whole(night, done, table, _schema(table, model)) if done else None for table in _WRITERS]
+    ready = [ready or write(night, model) for ready, write in zip(found, _WRITERS.values(), strict=True)]
+    if None in found:
+        parts = {one.table.name: [asdict(part) for part in one.parts] for one in ready}
+        night.done("written", Written(tables=parts))
+    return ready
 
 
-def publish_embeddings(night: Night, model: Model) -> int:
+def _whole(night: Night, done: Written, table: tables.Table, schema: pa.Schema) -> Ready | None:
+    """What a record says was written, if it is all there."""
+    parts = tuple(Part(**part) for part in done.tables.get(table.name, ()))
+    if table.name not in done.tables or not all(delta.is_whole(night.output, table, part) for part in parts):
+        log.warning(
+            "%s of %s: is not there as it was written, so it is written again", table.name, night.run_date
+        )
+        return None
+    return Ready(table, schema, parts)
+
+
+def write_embeddings(night: Night, model: Model) -> Ready:
     """`movie_embeddings`: one row for each movie that the model knows."""
     rows = _known_rows(model)
     movies = model.movies[rows]
@@ -81,10 +96,10 @@ def publish_embeddings(night: Night, model: Model) -> int:
         pl.Series("pc2", places[:, 1]),
     )
     schema = _schema(tables.MOVIE_EMBEDDINGS, model)
-    return _publish(night, tables.MOVIE_EMBEDDINGS, schema, iter([frame.drop(tables.RUN_DATE)]))
+    return write_table(night, tables.MOVIE_EMBEDDINGS, schema, iter([frame.drop(tables.RUN_DATE)]))
 
 
-def publish_similar(night: Night, model: Model) -> int:
+def write_similar(night: Night, model: Model) -> Ready:
     """`similar_movies`: the nearest movies of each movie that the model knows."""
     rows = _known_rows(model)
     ids = model.movies["movie_id"][rows]
@@ -104,10 +119,10 @@ def publish_similar(night: Night, model: Model) -> int:
                 }
             )
 
-    return _publish(night, tables.SIMILAR_MOVIES, schema, blocks())
+    return write_table(night, tables.SIMILAR_MOVIES, schema, blocks())
 
 
-def publish_holdout(night: Night, model: Model) -> int:
+def write_holdout(night: Night, model: Model) -> Ready:
     """`holdout_predictions`: what `keep_measures` left, with outside ids."""
     schema = _schema(tables.HOLDOUT_PREDICTIONS, model)
 
@@ -127,41 +142,42 @@ def publish_holdout(night: Night, model: Model) -> int:
                 pl.col("user_ratings").cast(pl.Int64),
             )
 
-    return _publish(night, tables.HOLDOUT_PREDICTIONS, schema, blocks())
+    return write_table(night, tables.HOLDOUT_PREDICTIONS, schema, blocks())
 
 
-def publish_metrics(night: Night, described: Mapping[str, float]) -> int:
+def write_metrics(night: Night, _model: Model) -> Ready:
     """`metrics`: one row a metric and band, and one for each figure of the published lists, beside the measured lists'."""
-    schema = _plain_schema(tables.METRICS)
-    rows = schema.empty_table()
-    if _there(night, "measures"):
-        frame = night.frame("measures")
-        of_all = frame.filter(pl.col("metric").is_in(list(described)), band=ALL)
-        frame = pl.concat(
-            [
-                frame,
-                of_all.with_columns(
-                    pl.col("metric") + OF_PUBLISHED,
-                    pl.col("metric").replace_strict(dict(described), return_dtype=pl.Float64).alias("value"),
-                    pl.col("value").alias("baseline"),
-                    pl.lit(None, pl.Float64).alias("low"),
-                    pl.lit(None, pl.Float64).alias("high"),
-                ).select(frame.columns),
-            ]
-        )
-        rows = frame.select(pl.lit(night.run_date).alias(tables.RUN_DATE), pl.all()).to_arrow().cast(schema)
-    return delta.publish_rows(
-        night.output, tables.METRICS, rows, run_date=night.run_date, run_id=night.run_id
+    schema = plain_schema(tables.METRICS)
+    if not _there(night, "measures"):
+        return write_table(night, tables.METRICS, schema, iter([]))
+    described = (night.load("described", Described) or Described()).figures
+    frame = night.frame("measures")
+    if not described:
+        return write_table(night, tables.METRICS, schema, iter([frame]))
+    of_all = frame.filter(pl.col("metric").is_in(list(described)), band=ALL)
+    published = of_all.with_columns(
+        pl.col("metric") + OF_PUBLISHED,
+        pl.col("metric").replace_strict(described, return_dtype=pl.Float64).alias("value"),
+        pl.col("value").alias("baseline"),
+        pl.lit(None, pl.Float64).alias("low"),
+        pl.lit(None, pl.Float64).alias("high"),
     )
+    blocks = iter([pl.concat([frame, published.select(frame.columns)])])
+    return write_table(night, tables.METRICS, schema, blocks)
 
 
-def publish_rejected(night: Night) -> int:
+def write_rejected(night: Night, _model: Model) -> Ready:
     """`rejected_ratings`: the rows that were set aside."""
-    rejected = night.frame("rejected").select(pl.lit(night.run_date).alias(tables.RUN_DATE), pl.all())
-    rows = rejected.to_arrow().cast(_plain_schema(tables.REJECTED))
-    return delta.publish_rows(
-        night.output, tables.REJECTED, rows, run_date=night.run_date, run_id=night.run_id
-    )
+    return write_table(night, tables.REJECTED, plain_schema(tables.REJECTED), iter([night.frame("rejected")]))
+
+
+_WRITERS: dict[tables.Table, Callable[[Night, Model], Ready]] = {
+    tables.MOVIE_EMBEDDINGS: write_embeddings,
+    tables.SIMILAR_MOVIES: write_similar,
+    tables.HOLDOUT_PREDICTIONS: write_holdout,
+    tables.METRICS: write_metrics,
+    tables.REJECTED: write_rejected,
+}
 
 
 def movie_vectors(model: Model) -> NDArray[np.float32]:
@@ -208,20 +224,17 @@ def _there(night: Night, name: str) -> bool:
     return storage.exists(storage.join(night.work, f"{name}.parquet"))
 
 
-def _publish(night: Night, table: tables.Table, schema: pa.Schema, blocks: Iterator[pl.DataFrame]) -> int:
-    """Make frames without the date the night's partition of a table, in parts of about PART_ROWS rows."""
+def write_table(
+    night: Night, table: tables.Table, schema: pa.Schema, blocks: Iterator[pl.DataFrame]
+) -> Ready:
+    """Write frames without the date as the night's rows of a table, in parts of about PART_ROWS rows."""
     in_file = schema.remove(schema.get_field_index(tables.RUN_DATE))
     parts = []
     for number, rows in enumerate(_gathered(blocks)):
         name = f"{night.run_id}-{number:05d}"
-        parts.append(
-            delta.write_part(
-                night.output, table, rows.to_arrow().cast(in_file), run_date=night.run_date, name=name
-            )
-        )
-    return delta.publish_parts(
-        night.output, table, schema, parts, run_date=night.run_date, run_id=night.run_id
-    )
+        columns = rows.select(in_file.names).to_arrow().cast(in_file)
+        parts.append(delta.write_part(night.output, table, columns, run_date=night.run_date, name=name))
+    return Ready(table, schema, tuple(parts))
 
 
 def _gathered(blocks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -243,5 +256,6 @@ def _schema(table: tables.Table, model: Model) -> pa.Schema:
     )
 
 
-def _plain_schema(table: tables.Table) -> pa.Schema:
+def plain_schema(table: tables.Table) -> pa.Schema:
+    """The schema of a table without outside ids."""
     return table.schema(user_type=pa.string(), movie_type=pa.string())

@@ -112,7 +112,14 @@ def story(night: Night, stages: Stages) -> tuple[Published, Trained]:
             stages.check(night, prepared, scored)
         claim.check()
         published = stages.commit(
-            night, prepared, final, scored, metrics=metrics, verdict=verdict, seconds=seconds
+            night,
+            prepared,
+            final,
+            scored,
+            metrics=metrics,
+            verdict=verdict,
+            seconds=seconds,
+            claim=claim,
         )
         return published, measured
 

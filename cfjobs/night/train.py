@@ -28,7 +28,7 @@ def fit(
     progress: Progress | None = None,
 ) -> Trained:
     """Train on the ratings outside the holdout, or on all, and save the model."""
-    if done := trained_already(night, on=on):
+    if (done := trained_already(night, on=on)) and model_store.is_whole(done.model_uri):
         return done
     config = night.config
     order = _order(night, prepared, on=on, stop_share=stop_share)
@@ -153,8 +153,9 @@ def _model_uri(night: Night, *, on: On) -> str:
 
 
 def existing(night: Night) -> Trained:
-    """The night's existing model, as a training's record."""
+    """The night's existing model, as a training's record. Raises DamagedFile when it is not whole."""
     assert night.inputs.model is not None
+    model_store.check(night.inputs.model)
     return Trained(model_uri=night.inputs.model, share=1.0, losses=[])
 
 

@@ -19,10 +19,9 @@ from dataclasses import replace
 
 import polars as pl
 import torch
-from safetensors import SafetensorError
 
 from cfjobs import model_store, models, ratings, storage, tables
-from cfjobs.errors import InputError
+from cfjobs.errors import DamagedFile, InputError
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import Network
 from cfjobs.models.ranker import RankingModel
@@ -45,7 +44,7 @@ log = logging.getLogger(__name__)
 _UNTIL = "trained_until"
 _MAX_LEAKED = 0.01
 _LEAST_SEEN = 0.9  # of the ratings: small steps learn little anew
-_DOES_NOT_FIT = (ValueError, KeyError, TypeError, SafetensorError, pl.exceptions.PolarsError)
+_DOES_NOT_FIT = (ValueError, KeyError, TypeError, DamagedFile, pl.exceptions.PolarsError)
 _SHAPE = ("n_factors", "hidden", "y_range", "y_padding", "ensemble")
 
 

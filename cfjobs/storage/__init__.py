@@ -24,7 +24,7 @@ from cfjobs.storage.files import (
     write_if,
 )
 from cfjobs.storage.s3 import options
-from cfjobs.storage.uri import FileInfo, is_s3, join, normal
+from cfjobs.storage.uri import FileInfo, is_s3, join, normal, within
 
 __all__ = [
     "explained",
@@ -49,4 +49,5 @@ __all__ = [
     "is_s3",
     "join",
     "normal",
+    "within",
 ]

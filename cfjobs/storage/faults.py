@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,18 +25,12 @@ def explained(uri: str) -> Iterator[None]:
         yield
     except CfjobsError:
         raise
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(f"{uri}: there is no such file; check the path") from error
-    except PermissionError as error:
-        raise InputError(f"{uri}: permission denied; run as a user who may use it") from error
-    except OSError as error:
-        raise _of_os_error(uri, error) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] in {"boto3", "botocore", "s3transfer"}:
+        library = type(error).__module__.partition(".")[0]
+        if library in {"boto3", "botocore", "s3transfer"}:  # some are OSErrors too
             raise _of_boto(uri, error) from error
-        if type(error).__module__.startswith(
-            ("deltalake", "_internal", "polars", "pyarrow")
-        ) and _is_remote_fault(error):
+        remote = library in {"deltalake", "_internal", "polars", "pyarrow"} and _is_remote_fault(error)
+        if remote or isinstance(error, OSError):
             raise _of_os_error(uri, error) from error
         raise
 
@@ -68,15 +63,36 @@ def _of_client_error(uri: str, error: "ClientError") -> CfjobsError:
     return StorageFault(f"{uri}: the object store answered {code}; retry, and look at the store if it stays")
 
 
+_PERMANENT = {
+    errno.ENOENT: "there is no such file; check the path",
+    errno.EISDIR: "is a folder, expected a file; check the path",
+    errno.ENOTDIR: "a part of the path is a file, expected a folder; check the path",
+    errno.EEXIST: "a part of the path is a file, expected a folder; check the path",
+    errno.EACCES: "permission denied; run as a user who may use it",
+    errno.EPERM: "permission denied; run as a user who may use it",
+    errno.EROFS: "the file system is read-only; mount it for writing or name another place",
+    errno.ENAMETOOLONG: "the name is too long for this file system; name a shorter path",
+    errno.EINVAL: "this file system does not take such a name or request; name another place",
+    errno.ELOOP: "its links go round in a circle; mend them",
+    errno.ENOSPC: "the disk is full; free some space, then rerun: finished work is kept",
+    errno.EDQUOT: "the disk quota is used up; free some space, then rerun: finished work is kept",
+    errno.EFBIG: "the disk is full for a file of this size; free some space or raise the limit, then rerun: finished work is kept",
+}
+"""What no retry helps with: errors of the system, and what a user can do about them."""
+
+
+def _number_of(error: Exception) -> int | None:
+    """The system's number of an error; libraries in Rust write it into their text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
 def _of_os_error(uri: str, error: Exception) -> CfjobsError:
-    text = str(error)
-    full = {code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if f"(os error {code})" in text}
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        full.add(error.errno)
-    if full:
-        return StorageFault(
-            f"{uri}: the disk is full ({os.strerror(full.pop())}); free some space, then rerun: finished work is kept"
-        )
+    text, number = str(error), _number_of(error)
+    if number in _PERMANENT:
+        return InputError(f"{uri}: {_PERMANENT[number]} ({os.strerror(number)})")
     if any(
         code in text
         for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403 Forbidden")
@@ -100,8 +116,7 @@ def _is_remote_fault(error: Exception) -> bool:
             "error sending request",
             "commit failed",
             "no space left",
-            f"os error {errno.EDQUOT}",
-            f"os error {errno.EFBIG}",
+            *(f"os error {number})" for number in _PERMANENT),
         )
     )
 

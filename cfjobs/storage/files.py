@@ -266,7 +266,8 @@ def check_writable(uri: str) -> None:
             bucket, key = bucket_key(uri)
             client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
     folder = Path(uri)
-    created = [] if is_s3(uri) else [path for path in (folder, *folder.parents) if not path.exists()]
+    with explained(uri):
+        created = [] if is_s3(uri) else [path for path in (folder, *folder.parents) if not path.exists()]
     probe = join(uri, f"_probe-{uuid4().hex}")
     write_bytes(probe, b"cfjobs looks whether it may write here\n")
     delete(probe)

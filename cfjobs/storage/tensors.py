@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cfjobs.storage.files import read_range
+from cfjobs.errors import DamagedFile
+from cfjobs.storage.faults import first_line
+from cfjobs.storage.files import read_range, size
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -19,14 +21,31 @@ _DTYPES = {
 }  # fmt: skip
 
 
+def _checked(about: dict[str, Any]) -> int:
+    """Where a tensor ends; ValueError when its place does not fit its shape."""
+    start, stop = about["data_offsets"]
+    if stop - start != math.prod(about["shape"]) * _DTYPES[about["dtype"]].itemsize or start < 0:
+        raise ValueError("the place of a tensor does not fit its shape")
+    return int(stop)
+
+
 class TensorFile:
-    """The tensors of one file."""
+    """The tensors of one file. Raises DamagedFile for one that was cut off or whose header is wrong."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         n_bytes = int.from_bytes(read_range(uri, 0, 8), "little")
-        self._header: dict[str, Any] = json.loads(read_range(uri, 8, 8 + n_bytes))
-        self._header.pop("__metadata__", None)
+        there = size(uri)
+        try:
+            if 8 + n_bytes > there:
+                raise ValueError(f"its header has {n_bytes:,} bytes, the file {there:,}")
+            self._header: dict[str, Any] = json.loads(read_range(uri, 8, 8 + n_bytes))
+            self._header.pop("__metadata__", None)
+            ends = [_checked(about) for about in self._header.values()]
+            if 8 + n_bytes + max(ends, default=0) != there:
+                raise ValueError(f"it has {there:,} bytes, expected {8 + n_bytes + max(ends, default=0):,}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedFile(f"{uri}: is damaged ({first_line(error)})") from error
         self._begin = 8 + n_bytes
 
     @property

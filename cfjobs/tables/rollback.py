@@ -2,26 +2,27 @@
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
+from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
-from deltalake.transaction import CommitProperties
 
 from cfjobs import storage
 from cfjobs.errors import InputError
 from cfjobs.record import Record
 from cfjobs.storage.lease import COMMIT, claimed
-from cfjobs.tables import delta
-from cfjobs.tables.runs import commits, paths, rows, table_at
+from cfjobs.tables import delta, latest
+from cfjobs.tables.delta import Seen, paths
+from cfjobs.tables.runs import commits, rows, table_at
 from cfjobs.tables.schema import ROLLBACKS, RUN_DATE, RUNS
 
 log = logging.getLogger(__name__)
 
 
 class Rollback(Record):
-    """What a rollback did, or would do."""
+    """What a rollback did, or would do. nights_left_out: published then, but their models or files are gone since."""
 
     to_date: date
     to_run: str
@@ -32,6 +33,7 @@ class Rollback(Record):
     restored: dict[str, int]
     nights_gone: list[date]
     nights_back: list[date]
+    nights_left_out: list[date]
 
 
 # Rollback -------------------------------------------------------------------------------------------
@@ -44,32 +46,66 @@ def rollback(output: str, *, to: str, who: str, why: str, dry_run: bool = False)
     rollback can be rolled back; `runs` goes last. Who and why are in each commit and in the `rollbacks` table.
     """
     output = storage.normal(output)
+    if dry_run:
+        return _planned(output, to=to, who=who, why=why, dry_run=True)
+    with claimed(output, COMMIT, wait_s=120) as lease:
+        done = _planned(output, to=to, who=who, why=why, dry_run=False)
+        seen = Seen(output, lease)
+        if lease.taken_over:
+            seen.fence()
+        lease.renew()
+        _record_rollback(output, done)
+        for name, table_version in done.restored.items():
+            _restore(seen, name, table_version, done)
+    latest.write(output)
+    log.info("rolled back to %s, run %s, by %s: %s", done.to_date, done.to_run, who, why or "no reason given")
+    return done
+
+
+def _planned(output: str, *, to: str, who: str, why: str, dry_run: bool) -> Rollback:
+    """What a rollback to this night comes to. InputError when there is no such night, or something of it is gone."""
     runs = table_at(output, RUNS.name)
     version = _version_of(runs, to)
     target = table_at(output, RUNS.name, version=version)
-    row = max(rows(target), key=lambda row: row["finished_at"])
+    nights = rows(target)
+    row = max(nights, key=lambda row: row["finished_at"])
     wanted = {**json.loads(row["table_versions"]), RUNS.name: version}
-    now_dates, then_dates = ({row["run_date"] for row in rows(table)} for table in (runs, target))
-    before = {name: table_at(output, name).version() for name in wanted}
-    done = Rollback(
+    gone = _gone(output, wanted, nights)
+    if row["run_date"] in gone:
+        raise InputError(
+            f"rollback: the night of {row['run_date']} cannot come back, {gone[row['run_date']]} is gone (by `cfjobs retain`, or by hand); "
+            "roll back to a later night"
+        )
+    now_dates, then_dates = ({row["run_date"] for row in found} for found in (rows(runs), nights))
+    return Rollback(
         to_date=row["run_date"],
         to_run=row["run_id"],
         who=who,
         why=why,
         dry_run=dry_run,
-        before=before,
+        before={name: table_at(output, name).version() for name in wanted},
         restored=wanted,
-        nights_gone=sorted(now_dates - then_dates),
-        nights_back=sorted(then_dates - now_dates),
+        nights_gone=sorted(now_dates - (then_dates - gone.keys())),
+        nights_back=sorted(then_dates - now_dates - gone.keys()),
+        nights_left_out=sorted(gone),
     )
-    if dry_run:
-        return done
-    with claimed(output, COMMIT, wait_s=120):
-        _record_rollback(output, done)
-        for name, table_version in wanted.items():
-            _restore(output, name, table_version, done)
-    log.info("rolled back to %s, run %s, by %s: %s", done.to_date, done.to_run, who, why or "no reason given")
-    return done
+
+
+def _gone(output: str, wanted: Mapping[str, int], nights: Sequence[dict[str, Any]]) -> dict[date, str]:
+    """The nights that cannot come back, because a retention removed them, and what of each is missing first."""
+    gone = {
+        row["run_date"]: str(row["model_uri"])
+        for row in nights
+        if not storage.exists(storage.join(row["model_uri"], "model.json"))
+    }
+    for name, version in wanted.items():
+        back = paths(table_at(output, name, version=version)) - paths(table_at(output, name))
+        for path in sorted(back):
+            uri = storage.join(output, name, path)
+            day = date.fromisoformat(path.partition("/")[0].removeprefix(f"{RUN_DATE}="))
+            if day not in gone and not storage.exists(uri):
+                gone[day] = uri
+    return gone
 
 
 def _version_of(runs: DeltaTable, to: str) -> int:
@@ -85,20 +121,34 @@ def _version_of(runs: DeltaTable, to: str) -> int:
     return max(found)
 
 
-def _restore(output: str, name: str, version: int, rollback: Rollback) -> None:
-    uri = storage.join(output, name)
-    table = table_at(output, name)
-    if paths(table) == paths(table_at(output, name, version=version)):
+def _restore(seen: Seen, name: str, version: int, rollback: Rollback) -> None:
+    uri = storage.join(seen.output, name)
+    table = seen.table(name)
+    if table is None:
         return
-    metadata = {"rolled_back_to": rollback.to_run, "who": rollback.who, "why": rollback.why}
-    with storage.explained(uri):
-        try:
-            table.restore(version, commit_properties=CommitProperties(custom_metadata=metadata))
-        except DeltaError as error:
-            raise InputError(
-                f"table {uri}: version {version} cannot be restored ({str(error).splitlines()[0][:200]}); "
-                "its files may be gone by `cfjobs retain`: roll back to a later night"
-            ) from error
+    who = {"rolled_back_to": rollback.to_run, "who": rollback.who, "why": rollback.why}
+    left_out = ", ".join(f"'{day}'" for day in rollback.nights_left_out)
+    then = paths(table_at(seen.output, name, version=version))
+    then = {
+        path for path in then if not any(f"{RUN_DATE}={day}/" in path for day in rollback.nights_left_out)
+    }
+    if paths(table) == then:
+        return
+    seen.commit(
+        name,
+        lambda properties: table.restore(version, ignore_missing_files=True, commit_properties=properties),
+        **who,
+    )
+    if left_out:
+        seen.look_again(name)
+        restored = seen.table(name)
+        assert restored is not None
+        seen.commit(
+            name,
+            lambda properties: restored.delete(f"{RUN_DATE} in ({left_out})", commit_properties=properties),
+            **who,
+        )
+    log.info("%s: restored to version %d", uri, version)
 
 
 def _record_rollback(output: str, rollback: Rollback) -> None:

@@ -6,7 +6,7 @@ versions of the other tables, so all of them go back together.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +43,13 @@ class PublishedNight(Record):
 
 @dataclass(frozen=True)
 class LastNight:
-    """What the `runs` table keeps of the last published night."""
+    """What the `runs` table keeps of the last published night. row: as it stands there."""
 
     run_date: date
     metrics: Metrics
     counts: Mapping[str, int]
     config: Mapping[str, Any]
+    row: Mapping[str, Any] = field(default_factory=dict)
 
 
 # History --------------------------------------------------------------------------------------------
@@ -59,8 +60,16 @@ def published(output: str) -> list[PublishedNight]:
     runs = delta.open_table(output, RUNS.name)
     if runs is None:
         return []
+    nights = [_night_of(row) for row in rows(runs)]
+    if all(night.version is not None for night in nights):
+        return nights
     versions = {run_id: version for version, run_id in sorted(commits(runs).items())}
-    return [_night_of(row, versions.get(row["run_id"])) for row in rows(runs)]
+    return [
+        night.model_copy(
+            update={"version": night.version if night.version is not None else versions.get(night.run_id)}
+        )
+        for night in nights
+    ]
 
 
 def newest(output: str) -> date | None:
@@ -76,7 +85,7 @@ def last(output: str, *, before: date) -> LastNight | None:
         return None
     row = earlier[-1]
     metrics, counts, config = (json.loads(row[name]) for name in ("metrics", "counts", "config"))
-    return LastNight(row["run_date"], metrics, counts, config)
+    return LastNight(row["run_date"], metrics, counts, config, row)
 
 
 def stale(output: str, run_date: date) -> str | None:
@@ -119,16 +128,13 @@ def commits(runs: DeltaTable) -> dict[int, str]:
     return {entry["version"]: entry["run_id"] for entry in history if entry.get("run_id")}
 
 
-def _night_of(row: dict[str, Any], version: int | None) -> PublishedNight:
+def _night_of(row: dict[str, Any]) -> PublishedNight:
+    """A row of `runs`; nights of before version 1.1 do not name the version of `runs` itself."""
     values = row | {name: json.loads(row[name]) for name in ("table_versions", "metrics", "counts")}
+    version = values["table_versions"].pop(RUNS.name, None)
     return PublishedNight(
         version=version, **{name: values[name] for name in PublishedNight.model_fields if name != "version"}
     )
-
-
-def paths(table: DeltaTable) -> set[str]:
-    """The files of a version, below the table."""
-    return {path.as_py() for path in table.get_add_actions(flatten=True)["path"]}  # type: ignore[attr-defined]  # as above
 
 
 @dataclass(frozen=True)

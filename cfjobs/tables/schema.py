@@ -247,7 +247,7 @@ RUNS = Table(
         Column(
             "table_versions",
             "string",
-            "JSON object: Delta version of each other table of this night.",
+            "JSON object: Delta version of each table of this night, `runs` included.",
             '{"top_n": 7}',
         ),
         Column(
@@ -259,10 +259,15 @@ RUNS = Table(
         Column(
             "metrics",
             "string",
-            "JSON object: the holdout metrics over all users, and their baselines.",
+            "JSON object: the holdout metrics over all users, and their baselines; what the published lists are like (`_published`), and the ends of the rating scale.",
             '{"rmse": 0.866}',
         ),
-        Column("seconds", "string", "JSON object: seconds of each stage.", '{"train": 11.2}'),
+        Column(
+            "seconds",
+            "string",
+            "JSON object: seconds of each stage, and `window`: from the first commit to this row, while the latest versions of two tables may be of two nights.",
+            '{"train": 11.2}',
+        ),
         Column(
             "losses",
             "string",

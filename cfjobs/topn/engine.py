@@ -26,12 +26,12 @@ place in the caller's matrix.
 """
 
 import math
-import os
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 
+from cfjobs.resources import processors
 from cfjobs.topn.packing import Kept, Screen
 from cfjobs.topn.problem import (
     Job,
@@ -70,9 +70,9 @@ def top_n_batches(
 
     x: [U, D] float32, read in contiguous ranges. q: [M, D] float32. movie_bias: [M] float32.
     seen, excluded: pairs never listed. candidates: [M] bool, the movies that may be listed.
-    min_score: list only scores of at least this. net: score with this network instead of x . q.
+    min_score: list only scores of at least this, rounded to float32 as scores are. net: score with this network instead of x . q.
     users: the contiguous range of users wanted (a shard); all if left out.
-    device: of the torch backend. threads: of the numba backend; every core if left out.
+    device: of the torch backend. threads: of the numba backend; all that the process may use if left out.
     memory_gb: room for what this call adds to its inputs: the movies' copies and the batches in work.
     kept: carries the movies' copies to further calls with the same movies, candidates and n.
 
@@ -103,7 +103,7 @@ def top_n_batches(
         raise ValueError("the numba backend takes nets of one hidden layer; use backend='torch'")
     job = Job(
         x=x, q=movie_rows, bias=bias, seen=seen, excluded=excluded, listed=listed, net=net, users=users,
-        n=min(n, max(1, n_movies)), width=n, floor=-math.inf if min_score is None else float(min_score),
+        n=min(n, max(1, n_movies)), width=n, floor=-math.inf if min_score is None else float(np.float32(min_score)),
     )  # fmt: skip
     if backend == "torch":
         from cfjobs.topn.gpu import torch_batches
@@ -111,7 +111,7 @@ def top_n_batches(
         return torch_batches(job, device=device, memory_gb=memory_gb)
     from cfjobs.topn.cpu import numba_batches
 
-    threads = threads or os.cpu_count() or 1
+    threads = threads or processors()
     return numba_batches(job, screen=screen, threads=threads, memory_gb=memory_gb, kept=kept)
 
 

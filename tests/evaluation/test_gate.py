@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from cfjobs.config import Config
-from cfjobs.evaluation.gate import comparisons, refusals
+from cfjobs.evaluation.gate import Scale, Written, comparisons, list_comparisons, none_at_all, refusals
 from cfjobs.tables.rules import list_faults
 from cfjobs.tables.runs import LastNight
 
@@ -154,3 +154,95 @@ def test_popularity_is_not_missed_by_chance_alone() -> None:
     metrics = {"ndcg_at_10": 0.14, "ndcg_at_10_high": 0.16, "ndcg_at_10_popular": 0.17}
     assert judged(metrics=metrics, last=None) == []
     assert judged(config=Config(gate_popularity_tolerance=0), metrics=metrics, last=None)
+
+
+# What goes out --------------------------------------------------------------------------------------
+
+FIGURES = {"coverage": 0.2, "popular_share_at_10": 0.5}
+LISTED = replace(
+    LAST,
+    metrics=METRICS | {"coverage_published": 0.2, "popular_share_at_10_published": 0.5, "scale_low": 0.5, "scale_high": 5.0},
+    counts=COUNTS | {"lists": 100, "rows": 2000},
+)  # fmt: skip
+
+
+def judged_lists(
+    *,
+    lists: int = 100,
+    rows: int = 2000,
+    churn: float | None = 0.4,
+    config: Config = Config(),
+    **figures: float,
+) -> list[str]:
+    written = Written(lists, rows, FIGURES | figures, churn)
+    return refusals(list_comparisons(config, written, LISTED))
+
+
+def test_lists_like_those_of_last_night_pass_and_so_do_the_first() -> None:
+    assert judged_lists() == []
+    assert list_comparisons(Config(), Written(1, 1, {}), None) == []
+
+
+@pytest.mark.parametrize(
+    ("worse", "knob"),
+    [
+        ({"lists": 50}, "gate_max_lists_shrink"),
+        ({"rows": 1000}, "gate_max_lists_shrink"),
+        ({"coverage": 0.05}, "gate_max_coverage_drop"),
+        ({"popular_share_at_10": 0.95}, "gate_max_popular_rise"),
+        ({"churn": 0.99}, "gate_max_churn"),
+    ],
+)
+def test_lists_unlike_those_of_last_night_are_refused_by_a_knob_that_can_be_switched_off(
+    worse: dict[str, Any], knob: str
+) -> None:
+    refused = judged_lists(**worse)
+    assert len(refused) == 1
+    assert knob in refused[0]
+    assert judged_lists(**worse, config=Config(**{knob: None})) == []
+
+
+def test_variety_is_not_compared_with_lists_of_another_kind() -> None:
+    assert judged_lists(churn=1.0, config=Config(rank_by="rating")) == []
+    assert judged_lists(rows=200, config=Config(top_n=10)) == []
+    assert judged_lists(lists=50, config=Config(top_n=10)) != []
+
+
+def test_no_list_at_all_is_refused_whatever_the_configuration() -> None:
+    assert none_at_all(Written(0, 0, {}))
+    assert none_at_all(Written(1, 5, {})) is None
+
+
+def judged_scale(
+    values: list[float], *, config: Config = Config(), last: LastNight | None = None
+) -> list[str]:
+    scale = Scale.of(pl.Series("rating", values), rows=config.gate_scale_rows)
+    return refusals(comparisons(config, metrics={}, counts={}, last=last, scale=scale))
+
+
+STARS = [value / 2 for value in range(1, 11)] * 50
+
+
+@pytest.mark.parametrize(
+    ("wild", "end"), [([500.0], "highest"), ([11.0] * 3, "highest"), ([-99.0], "lowest")]
+)
+def test_a_few_wild_ratings_do_not_set_the_scale(wild: list[float], end: str) -> None:
+    refused = judged_scale(STARS + wild)
+    assert len(refused) == 1
+    assert f"the {end} rating" in refused[0]
+    assert judged_scale(STARS + wild, config=Config(gate_scale_rows=0)) == []
+    assert judged_scale(STARS + wild, config=Config(y_range=(0.5, 5.0))) == []
+    assert judged_scale(STARS + wild * 20) == [], "many are no accident"
+
+
+@pytest.mark.parametrize(
+    "values", [STARS, [*STARS, 0.0], [1.0] * 500 + [5.0], [1.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0] * 3]
+)
+def test_a_scale_whose_ends_are_rare_but_near_passes(values: list[float]) -> None:
+    assert judged_scale(values) == []
+
+
+def test_a_scale_five_times_smaller_is_no_better_night() -> None:
+    assert judged_scale(STARS, last=LISTED) == []
+    assert "gate_max_scale_change" in judged_scale([value / 5 for value in STARS], last=LISTED)[-1]
+    assert judged_scale([v / 5 for v in STARS], last=LISTED, config=Config(gate_max_scale_change=None)) == []

@@ -17,11 +17,10 @@ import pytest
 
 from cfjobs import storage
 from cfjobs.config import Config
-from cfjobs.errors import CfjobsError, DamagedFile, GateRefused, InputError
+from cfjobs.errors import CfjobsError, DamagedFile, GateRefused, InputError, StorageFault
 from cfjobs.lists.writer import PartsWriter
 from cfjobs.night import backfill, story
 from cfjobs.night.records import Inputs
-from cfjobs.storage import lease
 from cfjobs.storage.lease import Busy, claimed
 from cfjobs.storage.parquet import parquet_bytes
 from cfjobs.tables import delta, retention, rollback, runs
@@ -127,8 +126,14 @@ def test_retention_keeps_what_readers_of_kept_versions_need(data_set: Path, outp
     for night in kept:
         assert at_version(output, night.table_versions["top_n"]).equals(read_before[night.run_date])
         assert storage.exists(storage.join(night.model_uri, "model.json"))
-    rollback.rollback(output, to=str(DAYS[2]), who="ada", why="kept nights can be gone back to")
-    assert DAYS[3] not in rows(output)["run_date"]
+    done_back = rollback.rollback(output, to=str(DAYS[2]), who="ada", why="kept nights can be gone back to")
+    assert done_back.nights_left_out == DAYS[:2], "their models are gone"
+    for name in ("top_n", "metrics", "runs"):
+        assert rows(output, name)["run_date"].unique().to_list() == DAYS[2:3]
+    with pytest.raises(InputError, match=r"the night of 2026-03-02 cannot come back, .* is gone"):
+        rollback.rollback(output, to=str(DAYS[1]), who="ada", why="")
+    with pytest.raises(InputError, match="cannot come back"):
+        rollback.rollback(output, to=str(DAYS[1]), who="ada", why="", dry_run=True)
 
 
 def test_files_of_old_nights_go_once_no_kept_version_holds_them(data_set: Path, tmp_path: Path) -> None:
@@ -204,23 +209,45 @@ def test_a_night_worse_than_the_last_is_refused_and_the_last_stays(data_set: Pat
     before = rows(output)
     ratings = pl.read_parquet(data_set / "ratings.parquet")
     few = ratings.filter(pl.col("user_id") <= 60)
-    storage.write_bytes(storage.join(output, "in", "ratings.parquet"), parquet(few))
+    few_uri = f"{output}-few/ratings.parquet"
+    storage.write_bytes(few_uri, parquet(few))
     for config, reason in (
         (LOOSE, "fewer than gate_max_shrink"),
         (LOOSE.model_copy(update={"gate_max_shrink": None, "gate_rating_tolerance": 0.0}), "worse than"),
     ):
-        night = story.start(
-            Inputs(ratings=storage.join(output, "in")), output=output, run_date=DAYS[1], config=config
-        )
+        night = story.start(Inputs(ratings=few_uri), output=output, run_date=DAYS[1], config=config)
         with pytest.raises(GateRefused, match=reason):
             story.nightly(night)
         assert rows(output).equals(before)
     forced = LOOSE.model_copy(update={"gate_override": True})
-    night = story.start(
-        Inputs(ratings=storage.join(output, "in")), output=output, run_date=DAYS[1], config=forced
-    )
+    night = story.start(Inputs(ratings=few_uri), output=output, run_date=DAYS[1], config=forced)
     assert "fewer than gate_max_shrink" in story.nightly(night).gate
     assert runs.published(output)[-1].gate.startswith("overridden: ")
+
+
+def test_lists_that_became_few_are_refused_after_the_scoring_and_an_override_is_recorded(
+    data_set: Path, tmp_path: Path
+) -> None:
+    output = str(tmp_path / "out")
+    run(data_set, output, config=LOOSE)
+    before = rows(output)
+    strict = LOOSE.model_copy(update={"min_score": 1e9, "gate_max_lists_shrink": 0.0})
+    with pytest.raises(GateRefused, match="122 on 2026-03-01: fewer than gate_max_lists_shrink"):
+        run(data_set, output, run_date=DAYS[1], config=strict)
+    with pytest.raises(GateRefused, match="not one list was written"):
+        run(
+            data_set,
+            output,
+            run_date=DAYS[1],
+            config=strict.model_copy(update={"gate_override": True}),
+            users=None,
+        )
+    assert rows(output).equals(before)
+    forced = strict.model_copy(update={"gate_override": True})
+    assert "2 lists were written" in run(data_set, output, run_date=DAYS[1], config=forced).gate
+    found = runs.published(output)[-1]
+    assert found.gate.startswith("overridden: 2 lists were written")
+    assert (found.metrics["scale_low"], found.metrics["scale_high"]) == (0.5, 5.0)
 
 
 def test_broken_lists_are_never_published(
@@ -290,9 +317,11 @@ def test_a_damaged_work_folder_is_named_and_no_shard_is_scored_anew_for_it(
     trained = story.fit(night, prepared, on="train")
     scored = [story.score(night, prepared, trained, shard) for shard in story.shards(night, prepared)]
     night.write("ratings.parquet", b"PAR1 no more")
-    with pytest.raises(DamagedFile, match=rf"ratings.parquet: is damaged .* remove {re.escape(night.work)}"):
+    with pytest.raises(DamagedFile, match=r"ratings.parquet: is gone or damaged .* run the night again"):
         story.check(night, prepared, scored)
     assert story.scored_already(night, prepared) == scored
+    story.nightly(night)
+    assert rows(night.output).height == sum(part["rows"] for record in scored for part in record.parts)
 
 
 def parquet(frame: pl.DataFrame) -> bytes:
@@ -330,7 +359,7 @@ def test_a_lease_that_is_not_renewed_passes_on_and_its_owner_learns_it(bucket: s
     with claimed(bucket, "x", lease_s=1) as ours:
         storage.write_bytes(uri, json.dumps(other).encode())  # as if we had been frozen, and were replaced
         time.sleep(1)
-        with pytest.raises(lease.StorageFault, match="another took its place"):
+        with pytest.raises(StorageFault, match="another took its place"):
             ours.check()
     assert storage.exists(uri), "what another holds is not removed"
 
