@@ -39,6 +39,7 @@ class Model:
     users: user_id, n_ratings by row. movies: movie_id, n_ratings and any further columns by row. n_ratings
     counts training ratings: a row with none is an unknown id, unless the movie is described by side features.
     encodings: of those features. stars_weight: of the predicted stars beside the ranking network's affinity.
+    profile: the ranking network for a user whose ratings have no times, where `ranking` goes by the latest.
     """
 
     network: Network
@@ -48,6 +49,7 @@ class Model:
     movies: pl.DataFrame
     encodings: Encodings = NOT_DESCRIBED
     stars_weight: float = 0.0
+    profile: RankingModel | None = None
 
     def knows_movies(self) -> NDArray[np.bool_]:
         """Movies that the networks can tell from any other [M]: those with training ratings, and described ones."""
@@ -75,6 +77,8 @@ def save_model(uri: str, model: Model, *, for_warm_start: bool = False) -> None:
         _write_tensors(uri, "unfinished", model.network.unfinished)
     if model.ranking is not None:
         _write_tensors(uri, "ranking", model.ranking.tensors())
+    if model.profile is not None:
+        _write_tensors(uri, "profile", model.profile.tensors())
     for name, frame in (("users", model.users), ("movies", model.movies)):
         storage.write_bytes(storage.join(uri, f"{name}.parquet"), parquet_bytes(frame))
     description = {
@@ -85,6 +89,7 @@ def save_model(uri: str, model: Model, *, for_warm_start: bool = False) -> None:
         "n_movies": model.network.n_movies,
         "ranking": asdict(model.ranking.config) if model.ranking else None,
         "stars_weight": model.stars_weight,
+        "profile": asdict(model.profile.config) if model.profile else None,
         "features": {
             what: encoding.as_json() if encoding else None
             for what, encoding in (("movies", model.encodings.movies), ("users", model.encodings.users))
@@ -119,11 +124,8 @@ def load_model(uri: str, *, users: range | None = None) -> Model:
     )
     network.load_state_dict(_network_tensors(uri, users))
     network.eval()
-    ranking = None
-    if description["ranking"] is not None:
-        ranking = RankingModel(
-            **_read_tensors(uri, "ranking"), config=RankingConfig(**description["ranking"])
-        )
+    ranking = _ranking(uri, "ranking", description)
+    profile = _ranking(uri, "profile", description) if users is None else None
     movies = pl.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, "movies.parquet"))))
     learnt = {
         what: Encoding.from_json(columns) if columns else None
@@ -131,7 +133,12 @@ def load_model(uri: str, *, users: range | None = None) -> Model:
     }
     config = validated(description["config"])
     weight = float(description.get("stars_weight", 0.0))
-    return Model(network, ranking, config, _users(uri, users), movies, Encodings(**learnt), weight)
+    return Model(network, ranking, config, _users(uri, users), movies, Encodings(**learnt), weight, profile)
+
+
+def _ranking(uri: str, name: str, description: dict[str, Any]) -> RankingModel | None:
+    config = description.get(name)
+    return RankingModel(**_read_tensors(uri, name), config=RankingConfig(**config)) if config else None
 
 
 def user_rows(tensors: TensorFile, users: range) -> dict[str, torch.Tensor]:
