@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cfjobs.report import charts
 from cfjobs.report.charts import Chart
 from cfjobs.report.facts import Facts, Reader
-from cfjobs.report.html import card, figure, grid, section, table, text, title
+from cfjobs.report.html import card, figure, from_json, grid, section, table, text, title
 from cfjobs.tables.runs import FIRST
 from cfjobs.tables.schema import OF_PUBLISHED
 
@@ -58,7 +58,22 @@ def lists(facts: Facts) -> str:
         f"<h3>Recommended most</h3>{most}",
         f"<h3>Variety</h3>{table((('what', 'text'), ('published', 'number'), ('measured', 'number'), ('popularity list', 'number')), said)}",
     ]
-    return section("Who gets what", "Over the first ten places of every list.", grid(cards))
+    about = f"{_order(facts)} Figures are over the first ten places of every list."
+    return section("Who gets what", about, grid(cards))
+
+
+def _order(facts: Facts) -> str:
+    """What the night's lists answer, and what orders them."""
+    config = from_json(facts.run, "config")
+    asked = {
+        "next": "what the user chooses next",
+        "any": "what else belongs in the user’s profile, whatever the order of their ratings",
+    }.get(config.get("question"), "what the user chooses")
+    if config.get("rank_by") == "rating":
+        return "Ordered by predicted stars."
+    weight = from_json(facts.run, "metrics").get("stars_weight")
+    stars = f", and {weight:g} × predicted stars: what they would like" if weight else ""
+    return f"Ordered by affinity: {asked}{stars}."
 
 
 def _popularity_curve(facts: Facts) -> str:
