@@ -48,6 +48,7 @@ class Model:
     users: user_id, n_ratings by row. movies: movie_id, n_ratings and any further columns by row. n_ratings
     counts training ratings: a row with none is an unknown id, unless the movie is described by side features.
     encodings: of those features. stars_weight: of the predicted stars beside the ranking network's affinity.
+    profile: the ranking network for a user whose ratings have no times, where `ranking` goes by the latest.
     """
 
     network: Network
@@ -57,6 +58,7 @@ class Model:
     movies: pl.DataFrame
     encodings: Encodings = NOT_DESCRIBED
     stars_weight: float = 0.0
+    profile: RankingModel | None = None
 
     def knows_movies(self) -> NDArray[np.bool_]:
         """Movies that the networks can tell from any other [M]: those with training ratings, and described ones."""
@@ -84,6 +86,8 @@ def save_model(uri: str, model: Model, *, for_warm_start: bool = False) -> None:
         files["unfinished.safetensors"] = _tensor_bytes(model.network.unfinished)
     if model.ranking is not None:
         files["ranking.safetensors"] = _tensor_bytes(model.ranking.tensors())
+    if model.profile is not None:
+        files["profile.safetensors"] = _tensor_bytes(model.profile.tensors())
     for name, frame in (("users", model.users), ("movies", model.movies)):
         files[f"{name}.parquet"] = parquet_bytes(frame)
     for name, data in files.items():
@@ -96,6 +100,7 @@ def save_model(uri: str, model: Model, *, for_warm_start: bool = False) -> None:
         "n_movies": model.network.n_movies,
         "ranking": asdict(model.ranking.config) if model.ranking else None,
         "stars_weight": model.stars_weight,
+        "profile": asdict(model.profile.config) if model.profile else None,
         "features": {
             what: encoding.as_json() if encoding else None
             for what, encoding in (("movies", model.encodings.movies), ("users", model.encodings.users))
@@ -232,12 +237,8 @@ def _load(uri: str, description: dict[str, Any], users: range | None) -> Model:
     )
     network.load_state_dict(_network_tensors(uri, description, users))
     network.eval()
-    ranking = None
-    if description["ranking"] is not None:
-        ranking = RankingModel(
-            **_tensors(_read(uri, "ranking.safetensors", description)),
-            config=RankingConfig(**description["ranking"]),
-        )
+    ranking = _ranking(uri, "ranking", description)
+    profile = _ranking(uri, "profile", description) if users is None else None
     movies = pl.read_parquet(io.BytesIO(_read(uri, "movies.parquet", description)))
     learnt = {
         what: Encoding.from_json(columns) if columns else None
@@ -245,9 +246,16 @@ def _load(uri: str, description: dict[str, Any], users: range | None) -> Model:
     }
     config = validated(description["config"])
     weight = float(description.get("stars_weight", 0.0))
-    return Model(
-        network, ranking, config, _users(uri, description, users), movies, Encodings(**learnt), weight
-    )
+    known = _users(uri, description, users)
+    return Model(network, ranking, config, known, movies, Encodings(**learnt), weight, profile)
+
+
+def _ranking(uri: str, name: str, description: dict[str, Any]) -> RankingModel | None:
+    config = description.get(name)
+    if not config:
+        return None
+    tensors = _tensors(_read(uri, f"{name}.safetensors", description))
+    return RankingModel(**tensors, config=RankingConfig(**config))
 
 
 def user_rows(tensors: TensorFile, users: range) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """The stage that trains: both networks on the ratings outside the holdout, or on all; the model is saved."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ def fit(
     movies = _with_counts(movie_table, task.kept["movie_idx"])
     blend = _blend(night, task)
     model = Model(fitted.network, fitted.ranking, config, users, movies, encodings, blend.weight)
+    if on == "all" or not config.refit:
+        model = replace(model, profile=training.fit_profile(task, device=resolve_device(config.device)))
     refit_from = config.steady if on == "all" else config.refit
     gone_on_from = config.warm_start or (config.warm_refit and refit_from)
     model_store.save_model(uri, model, for_warm_start=gone_on_from)

@@ -19,10 +19,12 @@ from cfjobs.training import fold_in
 
 @dataclass(frozen=True)
 class OneUser:
-    """One user's ratings. user: their id where it was given. frame: movie_id, rating, the latest last, a movie once."""
+    """One user's ratings. user: their id where it was given. frame: movie_id, rating, the latest last, a movie once.
+    timed: whether the file had times."""
 
     user: str | int | None
     frame: pl.DataFrame
+    timed: bool = True
 
 
 def list_of(
@@ -47,7 +49,7 @@ def list_of(
 def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> OneUser:
     """Ratings of one user from a .csv or Parquet file: movie, rating and, where the file has them, timestamp and user.
 
-    Without timestamps the file is taken as oldest first. The latest rating of a movie stands. Columns are named as
+    Without timestamps the file is taken as oldest first where a movie is rated twice. The latest rating of a movie stands. Columns are named as
     the configuration says. InputError for what is not the ratings of one user.
     """
     table = _read(storage.normal(uri))
@@ -67,7 +69,8 @@ def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> 
     frame = frame.sort("timestamp", maintain_order=True).unique("movie", keep="last", maintain_order=True)
     if timestamp in table.columns:
         frame = frame.sort("timestamp", "movie_id", nulls_last=True, maintain_order=True)
-    return OneUser(_user(table, user, config, model, uri), frame.select("movie_id", "movie", "rating"))
+    columns = frame.select("movie_id", "movie", "rating")
+    return OneUser(_user(table, user, config, model, uri), columns, timed=timestamp in table.columns)
 
 
 def known_movies(one: OneUser, model: Model) -> tuple[pl.DataFrame, list[str]]:
@@ -81,7 +84,7 @@ def known_movies(one: OneUser, model: Model) -> tuple[pl.DataFrame, list[str]]:
 def model_of(one: OneUser, known: pl.DataFrame, model: Model) -> Model:
     """The model with this user as its only one, row 0; the movies are the model's.
 
-    The ranking network reads the history as it is. The rating network's row is the trained one when the file has
+    The ranking network reads the history as it is; without times it is the one that asks for no order. The rating network's row is the trained one when the file has
     as many ratings as the model was trained on for this user, so that nothing is new; otherwise it is folded in.
     """
     name = model.config.model
@@ -102,7 +105,8 @@ def model_of(one: OneUser, known: pl.DataFrame, model: Model) -> Model:
             rating=torch.from_numpy(known["rating"].to_numpy(writable=True)),
             l2=models.recipe_of(model.config).l2,
         )
-    return replace(model, network=network, users=users)
+    ranking = model.ranking if one.timed or model.profile is None else model.profile
+    return replace(model, network=network, ranking=ranking, users=users)
 
 
 def _trained_row(one: OneUser, known: pl.DataFrame, model: Model) -> int | None:

@@ -23,6 +23,7 @@ def lists(facts: Facts) -> dict[str, Any]:
     """What the lists are like: how alike, how popular, how different from the last night."""
     users = max(facts.variety["lists"], 1)
     return {
+        "order": _order(facts),
         "popularity": _popularity_curve(facts),
         "changed": facts.changed,
         "changes": None if facts.changed is None else _changes(facts.changed),
@@ -32,6 +33,20 @@ def lists(facts: Facts) -> dict[str, Any]:
         "new": _movies("New in lists tonight", facts.newly_listed.head(_NEW_MOVIES), users=users),
         "variety": _variety(facts),
     }
+
+
+def _order(facts: Facts) -> str:
+    """What the night's lists answer, and what orders them."""
+    config = from_json(facts.run, "config")
+    asked = {
+        "next": "what the user chooses next",
+        "any": "what else belongs in the user’s profile, whatever the order of their ratings",
+    }.get(config.get("question"), "what the user chooses")
+    if config.get("rank_by") == "rating":
+        return "Ordered by predicted stars."
+    weight = from_json(facts.run, "metrics").get("stars_weight")
+    stars = f", and {weight:g} × predicted stars: what they would like" if weight else ""
+    return f"Ordered by affinity: {asked}{stars}."
 
 
 def _movies(caption: str, movies: pl.DataFrame, *, users: float) -> Table:

@@ -23,6 +23,9 @@ from cfjobs.training.warm_start import COLD, Start
 
 log = logging.getLogger(__name__)
 
+_PROFILE_MOVIES = 2_048
+"""Movies of the network for users without times: a few seconds at any size of the data."""
+
 Progress = Callable[[float, str], None]
 """Called with the share done, 0 to 1, and a few words."""
 
@@ -134,6 +137,21 @@ def fit_ranker(task: Task, kit: Kit) -> RankingModel:
         on_step=_step_reporter(config.n_steps, kit.progress),
         checkpoints=kit.ranking,
         processes=kit.processes,
+    )
+
+
+def fit_profile(task: Task, *, device: torch.device) -> RankingModel | None:
+    """For users whose ratings come without times: the ranking network in closed form beside the one that asks what is
+    next; None where there is no such network, or it is that already."""
+    if task.config.rank_by == "rating" or task.question == "any":
+        return None
+    return fit_linear(
+        History.of(task.kept, n_users=task.n_users),
+        n_movies=task.n_movies,
+        config=ranking_config(task.config, y_range=task.y_range),
+        device=device,
+        seed=task.config.seed,
+        most_movies=_PROFILE_MOVIES,
     )
 
 

@@ -39,14 +39,18 @@ def fit_linear(
     config: RankingConfig,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    most_movies: int = _MOST_MOVIES,
 ) -> RankingModel:
-    """The tower in closed form. Scores are scaled to a spread of 1, so that predicted stars can stand beside them."""
+    """The tower in closed form. Scores are scaled to a spread of 1, so that predicted stars can stand beside them.
+
+    most_movies: between which B is; the time goes with its cube.
+    """
     device = torch.device(device)
     history = history.to(device)
     config = replace(config, recency_half=_EVER, max_history=1 << 31, n_steps=1)
     counts = torch.bincount(history.movie_idx, minlength=n_movies)
     popularity = (counts + 0.5) / (counts + 0.5).sum()
-    top = torch.argsort(counts, descending=True, stable=True)[:_MOST_MOVIES]
+    top = torch.argsort(counts, descending=True, stable=True)[:most_movies]
     top = top[counts[top] > 0].sort().values
     generator = torch.Generator().manual_seed(seed)
     users = torch.randperm(history.n_users, generator=generator)[:_MOST_USERS].sort().values.to(device)
@@ -96,9 +100,9 @@ def _products(
 
 def _weights(gram: Tensor, target: Tensor, *, l2: float) -> Tensor:
     """B [m, m]: P X'Y with a zero diagonal, P = (X'X + l2)^-1."""
-    regular = gram.double()
-    regular.diagonal().add_(max(l2, 1e-6))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(regular)).float()
+    regular = gram.clone()
+    regular.diagonal().add_(max(l2, 1.0))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(regular))
     free = inverse @ target
     return free - inverse * (free.diagonal() / inverse.diagonal())
 

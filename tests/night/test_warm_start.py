@@ -215,6 +215,7 @@ def test_a_night_without_warm_start_keeps_nothing_more(
     names = {path.name for path in Path(cold.model_uri).iterdir()}
     assert names == {
         "network.safetensors",
+        "profile.safetensors",
         "ranking.safetensors",
         "model.json",
         "users.parquet",

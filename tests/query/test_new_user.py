@@ -50,6 +50,18 @@ def test_with_exactly_their_ratings_a_user_gets_the_published_list(
             assert (folded.frame[column] - own.frame[column]).abs().max() < 1e-5  # type: ignore[operator]  # numbers
 
 
+def test_without_times_the_order_of_the_rows_changes_nothing(
+    published: str, data_set: Path, tmp_path: Path
+) -> None:
+    mine = ratings_of(data_set, 17).select("movie_id", "rating")
+    found = [
+        lookup.fold_in(published, written(mine.sample(fraction=1, shuffle=True, seed=seed), tmp_path)).frame
+        for seed in range(3)
+    ]
+    assert found[0]["movie_id"].equals(found[1]["movie_id"])
+    assert found[0]["movie_id"].equals(found[2]["movie_id"])
+
+
 def test_one_more_rating_is_seen_and_changes_the_list(published: str, data_set: Path, tmp_path: Path) -> None:
     before = lookup.user_list(published, "17").frame
     more = ratings_of(data_set, 17).sort("timestamp").select("movie_id", "rating")

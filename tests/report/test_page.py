@@ -65,6 +65,15 @@ def test_the_night_writes_its_page_and_the_run_names_it(two_nights: Path, html: 
         assert heading in found.said, heading
 
 
+def test_the_page_says_what_orders_the_lists(two_nights: Path, html: str) -> None:
+    runs = pl.read_delta(str(two_nights / "out" / "runs")).filter(run_date=NIGHT)
+    weight = json.loads(runs["metrics"][0])["stars_weight"]
+    assert "Ordered by affinity: what the user chooses next" in html
+    assert f"and {weight:g} \N{MULTIPLICATION SIGN} predicted stars" in html or weight == 0
+    former = Path(report.uri(str(two_nights / "out"), date(2026, 2, 28))).read_text(encoding="utf-8")
+    assert "Ordered by predicted stars." in former
+
+
 def test_titles_are_text_whatever_they_say(html: str) -> None:
     found = Elements(html)
     assert len(found.named("script")) == 2
