@@ -22,7 +22,7 @@ def view(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     metrics = [from_json(run, "metrics") for run in shown]
     counts = [from_json(run, "counts") for run in shown]
     series = [
-        *((_name(metric), [night.get(metric) for night in metrics]) for metric in _DRAWN),
+        *((metric_names.of(metric), [night.get(metric) for night in metrics]) for metric in _DRAWN),
         (_count("Lists"), [night.get("lists") for night in counts]),
         (_count("Ratings kept"), [night.get("kept") for night in counts]),
     ]
@@ -32,7 +32,7 @@ def view(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "link": f"{RUN_DATE}={run[RUN_DATE].isoformat()}/index.html",
             "gate": run["gate"],
             "values": [
-                *(_name(metric).written(measured.get(metric)) for metric in _TABLED),
+                *(metric_names.of(metric).written(measured.get(metric)) for metric in _TABLED),
                 *(_count(name).written(counted.get(name)) for name in _COUNTS),
             ],
         }
@@ -43,13 +43,9 @@ def view(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "first": runs[0][RUN_DATE],
         "last": runs[-1][RUN_DATE],
         "figures": [found for about, values in series if (found := _over_time(about, shown, values))],
-        "columns": [*(_name(metric).name for metric in _TABLED), *_COUNTS],
+        "columns": [*(metric_names.of(metric).name for metric in _TABLED), *_COUNTS],
         "nights": nights[::-1],
     }
-
-
-def _name(metric: str) -> MetricName:
-    return metric_names.of(metric.removesuffix(OF_PUBLISHED))
 
 
 def _count(name: str) -> MetricName:
