@@ -3,6 +3,7 @@
 facts                  what the page shows, from the published tables of the night
 page                   the sections in their order; each gives its template what it shows
 rating_errors, lists, movies, run   the sections
+nights                 the page of all nights
 html, templates/       tables, figures and the templates, with autoescape
 charts, charts.css     the only maker of charts: SVG for this page, for `lr-find`, for the summary of a run
 metric_names           what people call the metrics
@@ -15,6 +16,7 @@ from datetime import date
 
 from cfjobs import storage
 from cfjobs.report import facts, page
+from cfjobs.tables.runs import published_nights
 from cfjobs.tables.schema import RUN_DATE
 
 log = logging.getLogger(__name__)
@@ -26,10 +28,12 @@ def uri(output: str, run_date: date) -> str:
 
 
 def build(output: str, *, run_date: date | None = None) -> str:
-    """Make the page of a published night, the latest by default, and write it. Returns its URI."""
+    """Write the page of a published night, the latest by default, and the page of all nights. Returns the URI of the first."""
     found = facts.gather(output, run_date=run_date)
     where = uri(output, found.run["run_date"])
     storage.write_bytes(where, page.document(found).encode("utf-8"))
+    nights = page.nights_document(published_nights(output))
+    storage.write_bytes(storage.join(output, "reports", "index.html"), nights.encode("utf-8"))
     return where
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from cfjobs.evaluation.gate import Comparison
 from cfjobs.report import metric_names, rating_errors
 from cfjobs.tables.runs import PublishedNight
+from cfjobs.tables.schema import OF_PUBLISHED
 
 _WIDTH = 640
-_METRICS = ("rmse", "ndcg_at_10", "recall_at_10", "coverage")
+_METRICS = ("rmse", "ndcg_at_10", "recall_at_10", "coverage" + OF_PUBLISHED)
 _COUNTS = ("read", "rejected", "kept", "users", "movies", "lists")
 
 Losses = Sequence[tuple[int, float, float | None]]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cfjobs.tables.schema import OF_PUBLISHED
+
 BIASES, POPULARITY = "biases alone", "popularity list"
 
 
@@ -48,5 +50,7 @@ METRICS = {
 
 
 def of(metric: str) -> MetricName:
-    """The name of a metric; of one that is not known, its own with spaces."""
-    return METRICS.get(metric) or MetricName(metric.replace("_", " ").capitalize(), better=0)
+    """The name of a metric, measured on the holdout or on the published lists; of an unknown one, its own with spaces."""
+    return METRICS.get(metric.removesuffix(OF_PUBLISHED)) or MetricName(
+        metric.replace("_", " ").capitalize(), better=0
+    )

@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from cfjobs.cli import app, query
 from cfjobs.config import Config
 from cfjobs.night import story
 from cfjobs.night.records import Inputs
-from cfjobs.report import facts, metric_names
+from cfjobs.report import facts, metric_names, nights, page
 from tests.browser import Tab, browser, chromium
 from tests.conftest import HOSTILE_TITLES
 
@@ -91,7 +91,7 @@ def test_nothing_on_the_page_comes_from_elsewhere(html: str) -> None:
     links = [
         str(a[key]) for _, a in found.tags for key in ("src", "href", "action", "data", "srcset") if key in a
     ]
-    assert [link for link in links if not link.startswith("#")] == ["data:,"]
+    assert [link for link in links if not link.startswith("#")] == ["data:,", "../index.html"]
     assert "url(" not in html
     assert "@import" not in html
     ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
@@ -158,6 +158,34 @@ def test_churn_of_users_without_new_ratings(two_nights: Path) -> None:
     quiet, with_new = found.changed["quiet"]
     assert 0 <= with_new <= quiet <= found.changed["users"]
     assert with_new <= found.changed["changed"]
+
+
+def test_the_page_of_all_nights_links_to_each(two_nights: Path) -> None:
+    index = two_nights / "out" / "reports" / "index.html"
+    found = Elements(index.read_text(encoding="utf-8"))
+    links = [str(link["href"]) for link in found.named("a")]
+    assert links == [f"run_date={night}/index.html" for night in ("2026-03-01", "2026-02-28")]
+    assert all((index.parent / link).exists() for link in links)
+    runs = pl.read_delta(str(two_nights / "out" / "runs"))
+    for metrics in runs["metrics"]:
+        assert metric_names.of("rmse").written(json.loads(metrics)["rmse"]) in found.said
+
+
+@pytest.mark.parametrize("n_nights", [1, 2, 3, 400])
+def test_the_page_of_all_nights_draws_from_the_third_night_on_and_stays_small(n_nights: int) -> None:
+    runs = [
+        {
+            "run_date": date(2026, 1, 1) + timedelta(days=number),
+            "metrics": json.dumps({"rmse": 0.8 + number % 7 / 100, "coverage_published": None}),
+            "counts": json.dumps({"lists": 10, "kept": 10 + number}),
+            "gate": HOSTILE_TITLES[0],
+        }
+        for number in range(n_nights)
+    ]
+    found = Elements(page.nights_document(runs))
+    assert len(found.named("figure")) == (3 if n_nights >= 3 else 0)
+    assert len(found.named("a")) == min(n_nights, nights.MOST_NIGHTS)
+    assert not found.named("script")
 
 
 def test_a_past_night_is_told_as_it_was(two_nights: Path) -> None:
