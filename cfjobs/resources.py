@@ -15,6 +15,50 @@ def words() -> str:
     return "; ".join([f"memory {resident() / _GB:.2f} GB, at most {peak / _GB:.2f} GB", *_gpus()])
 
 
+def memory_left() -> float:
+    """Bytes that this process may still take: of the machine, and of its cgroup; infinite where the system does not say."""
+    return min(
+        _machine_left(Path("/proc/meminfo")), _group_left(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    )
+
+
+def _machine_left(meminfo: Path) -> float:
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
+        return 1024 * float(lines["MemAvailable"].split()[0])
+    except (OSError, ValueError, KeyError):
+        return math.inf
+
+
+def _group_left(membership: Path, root: Path) -> float:
+    """What the limits of the cgroup and those above it leave; the page cache counts as free. Version 2 of cgroups."""
+    least = math.inf
+    for at in _groups(membership, root):
+        try:
+            limit = (at / "memory.max").read_text(encoding="ascii").strip()
+            if limit == "max":
+                continue
+            used = int((at / "memory.current").read_text(encoding="ascii"))
+            stat = dict(
+                line.split() for line in (at / "memory.stat").read_text(encoding="ascii").splitlines()
+            )
+            least = min(least, int(limit) - used + int(stat.get("inactive_file", 0)))
+        except (OSError, ValueError):
+            continue
+    return least
+
+
+def _groups(membership: Path, root: Path) -> list[Path]:
+    """The folder of the process's cgroup, version 2, and those above it; a container may see its own as the root."""
+    try:
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = [line.split(":", 2)[2] for line in lines if line.startswith("0::")]
+    folder = root / found[0].lstrip("/") if found else root
+    return [at for at in (folder, *folder.parents) if at.is_relative_to(root)]
+
+
 def processors() -> int:
     """Processors that this process may use, at least 1: by its affinity (taskset, cpusets) and its cgroup's quota.
 

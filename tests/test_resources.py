@@ -50,3 +50,14 @@ def test_affinity_counts_and_one_processor_is_always_there(monkeypatch: pytest.M
         os.sched_setaffinity(0, allowed)
     monkeypatch.setattr(resources, "_quota", lambda *_: 0.1)
     assert resources.processors() == 1
+
+
+def test_the_least_limit_of_memory_holds_and_the_page_cache_is_free(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for folder, limit, used in (("a", "1000", "600"), ("a/b", "max", "500")):
+        (tmp_path / folder / "memory.max").write_text(limit)
+        (tmp_path / folder / "memory.current").write_text(used)
+        (tmp_path / folder / "memory.stat").write_text("anon 1\ninactive_file 50\n")
+    (tmp_path / "membership").write_text("0::/a/b\n")
+    assert resources._group_left(tmp_path / "membership", tmp_path) == 450
+    assert 0 < resources.memory_left() < 1e15

@@ -1,4 +1,4 @@
-"""The commands for the nights that were published: history, rollback, retain, backfill."""
+"""The commands for the nights that were published: history, rollback, retain, doctor, backfill."""
 
 import getpass
 import os
@@ -90,6 +90,34 @@ def retain(
 
     done = retention.retain(output, nights=nights, min_age=timedelta(hours=min_age_hours), dry_run=dry_run)
     show(done.model_dump(mode="json"), as_json=as_json)
+
+
+@app.command()
+def doctor(
+    output: OutputUri,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Bring half a night back to the one that `runs` names, write latest.json, remove old leftovers.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at an installation: tables against their logs and guarantees, versions in `runs`, models, leases, leftovers, clock.
+
+    Says what is wrong and what would mend it. Exit code 0 when it is sound, 1 when a fault is left.
+    """
+    from cfjobs.night import doctor
+
+    found = doctor.examine(output, repair=repair)
+    if as_json:
+        show(doctor.as_json(found), as_json=True)
+    else:
+        for line in doctor.as_text(found):
+            console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+    if not found.sound:
+        raise typer.Exit(1)
 
 
 @app.command()

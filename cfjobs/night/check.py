@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from cfjobs import storage, tables
+from cfjobs.config import Config
 from cfjobs.errors import DamagedFile, GateRefused
 from cfjobs.evaluation.gate import Written, list_comparisons, none_at_all, refusals
 from cfjobs.evaluation.places import Places
@@ -23,6 +24,8 @@ from cfjobs.tables.runs import LastNight, Source
 log = logging.getLogger(__name__)
 
 BLOCK_ROWS = 500_000
+RATINGS_AT_ONCE = 5_000_000
+_PER_ROW = 600  # bytes that the check of a row takes at most, two blocks being read ahead
 
 
 def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
@@ -104,13 +107,20 @@ def _places(night: Night, prepared: Prepared) -> Places:
     """Nothing yet of what the night's lists are like. A movie's ratings are those outside the holdout, by which the
     measured lists are described too."""
     movie_ids = night.frame("movies", ["movie_id"])["movie_id"]
-    movie_idx = night.frame("ratings", ["movie_idx"])["movie_idx"]
+    held_out = None
     if storage.exists(storage.join(night.work, "holdout.parquet")):
-        movie_idx = movie_idx.filter(~night.frame("holdout")["held_out"])
-    n_ratings = np.bincount(movie_idx, minlength=movie_ids.len())
+        held_out = night.frame("holdout")["held_out"]
+    n_ratings, at = np.zeros(movie_ids.len(), np.int64), 0
+    rated = TableFile(storage.join(night.work, "ratings.parquet"), columns=["movie_idx"])
+    for block in rated.blocks(RATINGS_AT_ONCE):
+        movie_idx = block["movie_idx"]
+        if held_out is not None:
+            movie_idx = movie_idx.filter(~held_out[at : at + block.height])
+        n_ratings += np.bincount(movie_idx, minlength=movie_ids.len())
+        at += block.height
     return Places(
         movie_ids,
-        n_ratings.astype(np.int64),
+        n_ratings,
         n_ratings >= max(1, night.config.min_ratings),
         n_users=prepared.n_users,
     )
@@ -176,12 +186,17 @@ def _blocks(night: Night, shard: Shard, record: Scored) -> Iterator[_Block]:
     columns = [column.name for column in tables.TOP_N.columns if column.name != tables.RUN_DATE]
     for path in (part.path for part in _parts(record)):
         file = TableFile(storage.join(night.output, tables.TOP_N.name, path), columns=columns)
-        for rows in file.blocks(BLOCK_ROWS):
+        for rows in file.blocks(_block_rows(night.config)):
             first, last = (int(ids.search_sorted(id_)) for id_ in (rows["user_id"][0], rows["user_id"][-1]))
             users = range(shard.start + first, shard.start + min(last + 1, ids.len()))
             here = rated.between(users.start, users.stop)
             seen = {"user_id": ids[here["user_idx"] - shard.start], "movie_id": movie_ids[here["movie_idx"]]}
             yield _Block(path, rows, shard, ids, users, pl.DataFrame(seen))
+
+
+def _block_rows(config: Config) -> int:
+    """Rows that are checked at once: an eighth of `memory_gb`."""
+    return max(10_000, min(BLOCK_ROWS, int(config.memory_gb * 2**30 / 8 / _PER_ROW)))
 
 
 def _parts(record: Scored) -> list[Part]:

@@ -1,13 +1,15 @@
 """The stage that trains: both networks on the ratings outside the holdout, or on all; the model is saved."""
 
+import logging
 import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
-from cfjobs import model_store, storage, training
+from cfjobs import model_store, resources, storage, training
 from cfjobs.device import resolve_device, under_torchrun
 from cfjobs.lists.blend import Blend
 from cfjobs.model_store.files import Model
@@ -16,8 +18,11 @@ from cfjobs.night.prepare import held_out
 from cfjobs.night.records import LEARNT, Night, On, Prepared, Trained, trained_already
 from cfjobs.ratings import catalogue
 from cfjobs.tables import runs
+from cfjobs.training import footprint
 from cfjobs.training.distributed import current
 from cfjobs.training.fit import Progress
+
+log = logging.getLogger(__name__)
 
 
 def fit(
@@ -32,6 +37,7 @@ def fit(
     if (done := trained_already(night, on=on)) and model_store.is_whole(done.model_uri):
         return done
     config = night.config
+    _check_memory(night, prepared)
     order = _order(night, prepared, on=on, stop_share=stop_share)
     if config.processes > 1 and not under_torchrun():
         torchrun.run(order, processes=config.processes, progress=progress)
@@ -62,6 +68,18 @@ def fit(
             model_uri=uri, share=fitted.share, losses=losses, warm_from=task.start.model_uri, blend=blend
         ),
     )
+
+
+def _check_memory(night: Night, prepared: Prepared) -> None:
+    """Say what the training takes before it starts. InputError when this machine cannot have as much."""
+    needed = footprint.least(
+        night.config, ratings=prepared.counts.get("kept", 0), users=prepared.n_users, movies=prepared.n_movies
+    )
+    device = resolve_device(night.config.device)
+    on_gpu = device.type == "cuda"
+    there = float(torch.cuda.mem_get_info(device)[0]) if on_gpu else resources.memory_left()
+    log.info("training takes %.2f GB at least, %.2f GB are left", needed / 1e9, there / 1e9)
+    footprint.check_fits(needed, there=there, where=f"on {device}" if on_gpu else "to this process")
 
 
 def _blend(night: Night, task: training.Task) -> Blend:

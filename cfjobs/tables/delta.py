@@ -205,7 +205,7 @@ def _made(output: str, name: str, version: int, token: str) -> bool:
     """Whether a version of a table exists and its commit is the one with this token."""
     try:
         made = open_table(output, name, version=version)
-    except DeltaError:
+    except DamagedFile:
         return False
     return made is not None and made.history(1)[0].get("commit_id") == token
 
@@ -237,13 +237,21 @@ def append_rows(output: str, table: Table, rows: pa.Table) -> None:
 
 
 def open_table(output: str, name: str, *, version: int | None = None) -> DeltaTable | None:
-    """The Delta table of this name under the output URI; None when no night has been published there."""
+    """The Delta table of this name under the output URI; None when no night has been published there.
+
+    Raises DamagedFile when its log, or what the log has of this version, cannot be read.
+    """
     uri = storage.join(output, name)
-    with storage.explained(uri):
-        try:
+    try:
+        with storage.explained(uri):
             return DeltaTable(uri, version=version, storage_options=storage.options(uri))
-        except TableNotFoundError:
-            return None
+    except TableNotFoundError:
+        return None
+    except DeltaError as error:
+        of_version = "" if version is None else f" for version {version}"
+        raise DamagedFile(
+            f"table {uri}: its log cannot be read{of_version} ({first_line(error)}); `cfjobs doctor` says more"
+        ) from error
 
 
 def check_id_types(output: str, table: Table, schema: pa.Schema) -> None:

@@ -28,21 +28,32 @@ RECIPES = """## Recipes
 
 `out` is the output URI, a folder or `s3://bucket/prefix`. For the latter, credentials come from the environment.
 
+**One night, also while the next is being published.** A night is one commit a table, `runs` last; `seconds.window` of
+`runs` says for how long the newest versions of two tables may be of two nights. Two ways to never see that:
+
+- ask for the date that `runs` has: `where run_date = (select max(run_date) from runs)`, in any engine. It holds for
+  every night of a new date, as each table keeps both dates;
+- read every table at the version that the newest row of `runs` names. It holds for a date that is run again too. Each
+  first block below does it. `out/latest.json` has the same: `{"run_date", "run_id", "tables": {"top_n": 7, ...}}`.
+
 ### Polars
 
 ```python
+import json
+
 import polars as pl
 
 out = "out"
-lists = pl.scan_delta(f"{out}/top_n")
 nights = pl.read_delta(f"{out}/runs").sort("run_date")
-tonight = nights["run_date"][-1]
+tonight, at = nights["run_date"][-1], json.loads(nights["table_versions"][-1])
+lists = pl.scan_delta(f"{out}/top_n", version=at["top_n"])
 ```
 
 Tonight's list for a user, with titles:
 
 ```python
-titles = pl.scan_delta(f"{out}/movie_embeddings").filter(run_date=tonight).select("movie_id", "title")
+embeddings = pl.scan_delta(f"{out}/movie_embeddings", version=at["movie_embeddings"])
+titles = embeddings.filter(run_date=tonight).select("movie_id", "title")
 mine = (
     lists.filter(run_date=tonight, user_id=1)
     .join(titles, on="movie_id", how="left")
@@ -97,7 +108,7 @@ Explain the night: where are the stars wrong, and by how much?
 
 ```python
 worst = (
-    pl.scan_delta(f"{out}/holdout_predictions")
+    pl.scan_delta(f"{out}/holdout_predictions", version=at["holdout_predictions"])
     .filter(run_date=tonight)
     .group_by("movie_id")
     .agg(pl.len().alias("n"), pl.col("residual").mean().alias("mean_residual"))
@@ -115,13 +126,17 @@ print(worst)
 Without its `delta` extension, and so without a download, over the Arrow data sets of `deltalake`:
 
 ```python
+import json
+
 import duckdb
 from deltalake import DeltaTable
 
 out = "out"
 db = duckdb.connect()
+nights = DeltaTable(f"{out}/runs").to_pyarrow_table().sort_by("run_date").to_pylist()
+at = json.loads(nights[-1]["table_versions"])
 for name in ("top_n", "movie_embeddings", "similar_movies", "metrics", "runs"):
-    db.register(name, DeltaTable(f"{out}/{name}").to_pyarrow_dataset())
+    db.register(name, DeltaTable(f"{out}/{name}", version=at[name]).to_pyarrow_dataset())
 db.sql("set variable tonight = (select max(run_date) from runs)")
 db.sql("set variable last_night = (select max(run_date) from runs where run_date < getvariable('tonight'))")
 ```
@@ -190,12 +205,15 @@ from deltalake import DeltaTable
 out = "out"
 
 
+nights = DeltaTable(f"{out}/runs").to_pandas().sort_values("run_date")
+at = json.loads(nights["table_versions"].iloc[-1])
+
+
 def read(name, version=None, **filters):
-    table = DeltaTable(f"{out}/{name}", version=version)
+    table = DeltaTable(f"{out}/{name}", version=at[name] if version is None else version)
     return table.to_pandas(filters=[(column, "=", value) for column, value in filters.items()] or None)
 
 
-nights = read("runs").sort_values("run_date")
 tonight, last_night = nights["run_date"].iloc[-1], nights["run_date"].iloc[-2]
 ```
 
@@ -245,6 +263,9 @@ create table top_n using delta location 's3://bucket/out/top_n';
 create table movie_embeddings using delta location 's3://bucket/out/movie_embeddings';
 create table runs using delta location 's3://bucket/out/runs';
 
+-- one night, also while the next is being published; or `top_n version as of N`, with N from `runs.table_versions`
+create view top_n_tonight as select * from top_n where run_date = (select max(run_date) from runs);
+
 -- tonight's list for a user, with titles
 select l.rank, l.movie_id, m.title, l.predicted_rating
 from top_n l left join movie_embeddings m using (run_date, movie_id)
@@ -279,6 +300,9 @@ Athena engine 3 reads Delta tables once they are declared; it takes the columns 
 create external table top_n location 's3://bucket/out/top_n' tblproperties ('table_type' = 'DELTA');
 create external table movie_embeddings location 's3://bucket/out/movie_embeddings' tblproperties ('table_type' = 'DELTA');
 create external table runs location 's3://bucket/out/runs' tblproperties ('table_type' = 'DELTA');
+
+-- one night, also while the next is being published
+create view top_n_tonight as select * from top_n where run_date = (select max(run_date) from runs);
 
 -- tonight's list for a user, with titles
 select l.rank, l.movie_id, m.title, l.predicted_rating

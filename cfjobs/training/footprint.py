@@ -1,11 +1,14 @@
 """What a training holds in memory, in bytes: derived from the code, held to by tests/training/test_footprint.py.
 
+A training says so before it starts, and is refused where it cannot fit (`check_fits`).
+
 A parameter trained by batches costs 20 bytes: float32 for itself, its gradient, Adam's two moments, and the best weights so far.
 """
 
 from dataclasses import dataclass
 
 from cfjobs.config import Config
+from cfjobs.errors import InputError
 
 _PARAMETER = 5 * 4
 _EXAMPLE = 8 + 8 + 4 + 8  # user, movie, rating; its place in the epoch's order
@@ -54,3 +57,26 @@ def of_ranking_network(config: Config) -> Footprint:
     row = 4 * (2 * config.ranking_factors + 1)
     user = 8 + 4 + 8 + 8  # where the history begins, the mean, a place among the users and in the queue
     return Footprint(_EVENT, user, 3 * row + 4)  # itself, two moments; the popularity
+
+
+def least(config: Config, *, ratings: int, users: int, movies: int) -> int:
+    """Bytes that the training of both networks, one after the other, takes at least."""
+    sizes = {"ratings": ratings, "users": users, "movies": movies}
+    pairs = min(ratings, movies * config.max_raters, _MAX_PAIRS)
+    rating = of_rating_network(config).bytes(**sizes, pairs=pairs)
+    if config.model == "dot_raters":
+        rating = min(rating, of_dot_raters_by_blocks(config).bytes(**sizes, pairs=pairs))
+    ranking = 0 if config.rank_by == "rating" else of_ranking_network(config).bytes(**sizes)
+    return max(rating, ranking)
+
+
+_MAX_PAIRS = 4_000_000  # of raters and movies, as `max_raters` says
+
+
+def check_fits(needed: int, *, there: float, where: str) -> None:
+    """InputError when a training takes more memory than there is; `where` says of what."""
+    if needed > there:
+        raise InputError(
+            f"training takes {needed / 1e9:.1f} GB at least, and {there / 1e9:.1f} GB are left {where}; lower n_factors, "
+            "ranking_factors or ensemble, leave out users and movies with few ratings, or train on a larger machine"
+        )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cfjobs import models, training
 from cfjobs.config import Config
+from cfjobs.errors import InputError
 from cfjobs.models.ranker import History, RankingConfig
 from cfjobs.training import footprint
 from cfjobs.training.checkpoint import Checkpoints, State
@@ -151,3 +152,15 @@ def test_the_page_says_so_too() -> None:
         found = footprint_of(Config())
         for number in (found.rating, found.user, found.movie):
             assert re.search(rf"\b{number:,}\b", page), number
+
+
+def test_a_training_that_cannot_fit_is_refused_before_it_starts() -> None:
+    needed = footprint.least(Config(), ratings=10**9, users=10**7, movies=10**5)
+    footprint.check_fits(needed, there=needed, where="here")
+    with pytest.raises(
+        InputError, match=r"training takes .* GB at least, and 1.0 GB are left here; lower n_factors"
+    ):
+        footprint.check_fits(needed, there=1e9, where="here")
+    assert footprint.least(Config(ensemble=8), ratings=10**6, users=10**6, movies=10**4) > footprint.least(
+        Config(), ratings=10**6, users=10**6, movies=10**4
+    )
