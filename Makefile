@@ -1,5 +1,6 @@
 # make demo   one night through the real flow, on generated data (RATINGS=path-or-uri for your own)
 # make serve  a whole installation on this machine: Prefect, workers, an object store, until Ctrl-C
+# make image  the container image, with docker, podman or buildah (TORCH_INDEX_URL=URL for another build of torch)
 # make test   lint, types, import contracts, tests
 # Both set up .venv from constraints.txt by themselves.
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help demo serve test lint types imports tests format clean
+.PHONY: help demo serve image test lint types imports tests format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -17,6 +18,9 @@ demo: .venv/installed
 
 serve: .venv/installed-dev
 	@exec $(BIN)/python -m deploy.serve
+
+image:
+	@$(PYTHON) -m deploy.image --torch-index-url "$(TORCH_INDEX_URL)" -- $(ENGINE_ARGUMENTS)
 
 test: lint types imports tests
 

@@ -26,6 +26,12 @@ class GateRefused(CfjobsError):
     exit_code = 3
 
 
+class TooOld(CfjobsError):
+    """The newest published night is older than it may be."""
+
+    exit_code = 4
+
+
 class TrainingDiverged(InputError):
     """The loss became NaN or infinite: a knob has to be turned, retrying does not help."""
 

@@ -1,33 +1,71 @@
 """Who is told when a night goes wrong: automations and the blocks they speak through, by name.
 
-Blocks: `cfjobs-webhook` (made from CFJOBS_ALERT_WEBHOOK) and `cfjobs-email` (SendGrid, made from
-CFJOBS_SENDGRID_API_KEY, CFJOBS_EMAIL_FROM and CFJOBS_EMAIL_TO). One that is there already is left as it is; where
-there is neither, the automations still show in Prefect's event feed.
+Blocks: `cfjobs-webhook`, made from CFJOBS_ALERT_WEBHOOK, and `cfjobs-email`, made from CFJOBS_SMTP, CFJOBS_EMAIL_FROM
+and CFJOBS_EMAIL_TO. One that is there already is left as it is; where there is neither, nobody is told, and
+`deploy.apply` says so.
+
+Each automation matches a tag of our own deployments, so runs of others on the same server are never touched: `cfjobs`
+is on every one, `cfjobs-night` on those that publish. The latter alone are told of when they end badly, since the end
+of a training or a scoring on another worker is in the message of the night that waited for it.
 """
 
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
 from uuid import UUID
 
-from prefect.blocks.notifications import SendgridEmail
+from prefect.blocks.notifications import SlackWebhook
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
+from prefect.events import emit_event
 from prefect.events.actions import ActionTypes, CallWebhook, ChangeFlowRunState, DoNothing, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
+from cfjobs.errors import InputError
+
 WEBHOOK = "cfjobs-webhook"
 EMAIL = "cfjobs-email"
 RUNBOOK = "deploy/README.md"
+OURS = "cfjobs"
+NIGHT = "cfjobs-night"
+NOBODY = (
+    "NOBODY WILL BE TOLD when a night fails or does not start: set CFJOBS_ALERT_WEBHOOK, or CFJOBS_SMTP, "
+    "CFJOBS_EMAIL_FROM and CFJOBS_EMAIL_TO, and deploy again"
+)
 
-_HEARTBEAT = "prefect.flow-run.heartbeat"
-_ENDS = {f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut")}
-_SILENCE = timedelta(seconds=90)  # three heartbeats of 30 s
-_OURS: dict[str, Any] = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.cfjobs"}
+HEARTBEAT_SECONDS = 30
+"""Between two signs of life of a run; PREFECT_FLOWS_HEARTBEAT_FREQUENCY of prefect.yaml and the pools says the same."""
+ZOMBIE_AFTER = timedelta(seconds=3 * HEARTBEAT_SECONDS)
+STRANDED_AFTER = timedelta(minutes=15)
+SILENT_AFTER = timedelta(hours=26)
+
+LOST = "cfjobs.run.lost"
+"""A run that was under way when the whole installation stopped (deploy/leftovers.py)."""
+DEPLOYED = "cfjobs.deployed"
+
+_PUBLISHED = "cfjobs.published"
+_BEAT = "prefect.flow-run.heartbeat"
+_BEGUN = "prefect.flow-run.Running"
+_WAITING = "prefect.flow-run.Pending"
+_AT_REST = {f"prefect.flow-run.{name}" for name in ("Suspended", "Paused", "AwaitingRetry", "Scheduled")}
+_ENDS = {
+    f"prefect.flow-run.{name}"
+    for name in ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Skipped", "Lost")
+}
+_SCHEME = {"smtp": "insecure", "smtp+starttls": "starttls", "smtps": "ssl"}
+
+
+@dataclass(frozen=True)
+class Alerts:
+    """What was set up: the names of the automations, and of the receivers that they speak to."""
+
+    names: list[str]
+    receivers: list[str]
 
 
 def automations(blocks: dict[str, UUID]) -> list[AutomationCore]:
@@ -35,11 +73,9 @@ def automations(blocks: dict[str, UUID]) -> list[AutomationCore]:
     return [
         AutomationCore(
             name="cfjobs: a run failed",
-            description=f"A run of the job failed, crashed or timed out. {RUNBOOK}: a run failed.",
-            trigger=EventTrigger(
-                expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"},
-                match={"prefect.resource.id": "prefect.flow-run.*"},
-                match_related=_OURS,
+            description=f"A night failed, crashed or timed out. {RUNBOOK}: a run failed.",
+            trigger=of_runs(
+                {"Failed", "Crashed", "TimedOut"}, NIGHT, {"prefect.state-message": "!*the gate refused*"}
             ),
             actions=tell(
                 blocks,
@@ -48,14 +84,40 @@ def automations(blocks: dict[str, UUID]) -> list[AutomationCore]:
             ),
         ),
         AutomationCore(
+            name="cfjobs: a run was lost",
+            description=f"A run was under way when the installation stopped. {RUNBOOK}: a run crashed.",
+            trigger=EventTrigger(expect={LOST}, match={"prefect.resource.id": "prefect.flow-run.*"}),
+            actions=tell(
+                blocks,
+                "{{ event.resource.name }} was lost",
+                "the installation was stopped while it ran; run it again",
+            ),
+        ),
+        AutomationCore(
+            name="cfjobs: a run was cancelled",
+            description=f"A night was cancelled: by somebody, or since another was running. {RUNBOOK}: a run was cancelled.",
+            trigger=of_runs({"Cancelled"}, NIGHT),
+            actions=tell(
+                blocks,
+                "{{ flow_run.name }} was cancelled",
+                "{{ flow_run.state.message or 'by somebody' }}",
+            ),
+        ),
+        AutomationCore(
+            name="cfjobs: a run was skipped",
+            description=f"A night started so late that a newer one is published. {RUNBOOK}: a run is late.",
+            trigger=of_runs({"Skipped"}, NIGHT),
+            actions=tell(blocks, "{{ flow_run.name }} was skipped", "{{ flow_run.state.message }}"),
+        ),
+        AutomationCore(
             name="cfjobs: a run is late",
             description=f"A run was due and no worker has taken it. {RUNBOOK}: a run is late.",
-            trigger=EventTrigger(
-                expect={"prefect.flow-run.Late"},
-                match={"prefect.resource.id": "prefect.flow-run.*"},
-                match_related=_OURS,
+            trigger=of_runs({"Late"}, OURS),
+            actions=tell(
+                blocks,
+                "{{ flow_run.name }} is late",
+                "no worker of the pool {{ work_pool.name if work_pool else '' }} has taken it",
             ),
-            actions=tell(blocks, "{{ flow_run.name }} is late", "no worker has taken it"),
         ),
         AutomationCore(
             name="cfjobs: the gate refused",
@@ -68,38 +130,93 @@ def automations(blocks: dict[str, UUID]) -> list[AutomationCore]:
             ),
         ),
         AutomationCore(
+            name="cfjobs: no night was published",
+            description=f"For {_span(SILENT_AFTER)}, whatever the reason. {RUNBOOK}: no night was published.",
+            trigger=EventTrigger(
+                after={_PUBLISHED, DEPLOYED},
+                expect={_PUBLISHED},
+                match={"prefect.resource.id": ["cfjobs.night.*", "cfjobs.installation"]},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=SILENT_AFTER,
+            ),
+            actions=tell(
+                blocks,
+                f"no night was published for {_span(SILENT_AFTER)}",
+                "is the schedule active, a worker running, the last night refused?",
+                link=False,
+            ),
+        ),
+        AutomationCore(
             name="cfjobs: crash zombie runs",
             description=f"A run gives no sign of life: its worker is gone. It is marked as crashed. {RUNBOOK}: a run crashed.",
             trigger=EventTrigger(
-                after={_HEARTBEAT},
-                expect={_HEARTBEAT, *_ENDS},
+                after={_BEGUN, _BEAT},
+                expect={_BEGUN, _BEAT, *_AT_REST, *_ENDS},
                 match={"prefect.resource.id": "prefect.flow-run.*"},
+                match_related=_tag(OURS),
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
-                within=_SILENCE,
+                within=ZOMBIE_AFTER,
             ),
             actions=[
                 ChangeFlowRunState(
                     state=StateType.CRASHED,
-                    message=f"no heartbeat for {_SILENCE.seconds} s: the worker or its machine is gone",
+                    message=f"no heartbeat for {ZOMBIE_AFTER.seconds} s: the worker or its machine is gone",
+                )
+            ],
+        ),
+        AutomationCore(
+            name="cfjobs: crash stranded runs",
+            description=f"A worker took a run and never began it. It is marked as crashed. {RUNBOOK}: a run crashed.",
+            trigger=EventTrigger(
+                after={_WAITING},
+                expect={_BEGUN, *_AT_REST, *_ENDS},
+                match={"prefect.resource.id": "prefect.flow-run.*"},
+                match_related=_tag(OURS),
+                for_each={"prefect.resource.id"},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=STRANDED_AFTER,
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.CRASHED,
+                    message=f"pending for {_span(STRANDED_AFTER)}: a worker took the run and never began it",
                 )
             ],
         ),
     ]
 
 
-def tell(blocks: dict[str, UUID], subject: str, body: str) -> list[ActionTypes]:
-    """Send this through the blocks that there are."""
+def of_runs(states: set[str], tag: str, match: dict[str, str] | None = None) -> EventTrigger:
+    """Each time that a run with this tag enters one of these states."""
+    return EventTrigger(
+        expect={f"prefect.flow-run.{state}" for state in states},
+        match={"prefect.resource.id": "prefect.flow-run.*", **(match or {})},
+        match_related=_tag(tag),
+    )
+
+
+def _tag(name: str) -> dict[str, Any]:
+    return {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{name}"}
+
+
+def tell(blocks: dict[str, UUID], subject: str, body: str, *, link: bool = True) -> list[ActionTypes]:
+    """Send this through the blocks that there are, with a link to the run's page."""
+    where = "{% if flow_run %}{{ (flow_run | ui_url) or '' }}{% endif %}" if link else ""
     told: list[ActionTypes] = []
     if WEBHOOK in blocks:
-        text = f"{{% set text %}}cfjobs: {subject}: {body}{{% endset %}}"
-        payload = text + '{"text": {{ text | tojson }}}'
+        text = f"{{% set text %}}cfjobs: {subject}: {body} {where}{{% endset %}}"
+        payload = text + '{"text": {{ text | trim | tojson }}}'
         told.append(CallWebhook(block_document_id=blocks[WEBHOOK], payload=payload))
     if EMAIL in blocks:
         told.append(
             SendNotification(
-                block_document_id=blocks[EMAIL], subject=f"cfjobs: {subject}", body=f"{body}\n\n{RUNBOOK}"
+                block_document_id=blocks[EMAIL],
+                subject=f"cfjobs: {subject}",
+                body=f"{body}\n\n{where}\n\nWhat to do: {RUNBOOK}",
             )
         )
     return told or [DoNothing()]
@@ -109,14 +226,15 @@ def ensure_blocks(client: SyncPrefectClient) -> dict[str, UUID]:
     """The alert blocks by name: those that are there, and those that the environment describes."""
     if url := os.environ.get("CFJOBS_ALERT_WEBHOOK"):
         Webhook(url=SecretStr(url)).save(WEBHOOK, overwrite=True)
-    if key := os.environ.get("CFJOBS_SENDGRID_API_KEY"):
-        SendgridEmail(
-            api_key=SecretStr(key),
-            sender_email=os.environ["CFJOBS_EMAIL_FROM"],
-            to_emails=os.environ["CFJOBS_EMAIL_TO"].split(","),
-        ).save(EMAIL, overwrite=True)
+    if server := os.environ.get("CFJOBS_SMTP"):
+        missing = [name for name in ("CFJOBS_EMAIL_FROM", "CFJOBS_EMAIL_TO") if not os.environ.get(name)]
+        if missing:
+            raise InputError(f"CFJOBS_SMTP is set and {missing[0]} is not; export the address")
+        url = mail_url(server, sender=os.environ["CFJOBS_EMAIL_FROM"], to=os.environ["CFJOBS_EMAIL_TO"])
+        # Prefect has no block for SMTP; this one takes every URL of Apprise, its library for notifications.
+        SlackWebhook(url=SecretStr(url)).save(EMAIL, overwrite=True)
     found: dict[str, UUID] = {}
-    for name, kind in ((WEBHOOK, "webhook"), (EMAIL, "sendgrid-email")):
+    for name, kind in ((WEBHOOK, "webhook"), (EMAIL, "slack-webhook")):
         try:
             found[name] = client.read_block_document_by_name(name, kind).id
         except ObjectNotFound:
@@ -124,12 +242,33 @@ def ensure_blocks(client: SyncPrefectClient) -> dict[str, UUID]:
     return found
 
 
-def apply(client: SyncPrefectClient) -> Sequence[str]:
-    """Create every automation, or replace one that differs; returns their names.
+def mail_url(server: str, *, sender: str, to: str) -> str:
+    """Apprise's URL for mail by this server.
+
+    server: smtp://, smtp+starttls:// or smtps://, then [user:password@]host[:port]. to: addresses, with commas.
+    """
+    parts = urlsplit(server)
+    if parts.scheme not in _SCHEME or not parts.hostname:
+        raise InputError(
+            "CFJOBS_SMTP: expected smtp://, smtp+starttls:// or smtps://, then user:password@host:port"
+        )
+    login = (
+        f"{quote(parts.username, safe='')}:{quote(parts.password or '', safe='')}@" if parts.username else ""
+    )
+    mode = _SCHEME[parts.scheme]
+    port = f":{parts.port}" if parts.port else ""
+    options = {"smtp": parts.hostname, "from": sender, "to": to, "mode": mode, "format": "text"}
+    scheme = "mailto" if mode == "insecure" else "mailtos"
+    return f"{scheme}://{login}{parts.hostname}{port}/?{urlencode(options)}"
+
+
+def apply(client: SyncPrefectClient) -> Alerts:
+    """Create every automation, or replace one that differs.
 
     One that is as it should be is left alone: it may be counting the seconds since a run's last heartbeat.
     """
-    wanted = automations(ensure_blocks(client))
+    blocks = ensure_blocks(client)
+    wanted = automations(blocks)
     for automation in wanted:
         found = client.read_automations_by_name(automation.name)
         if len(found) == 1 and _shape(found[0]) == _shape(automation):
@@ -137,7 +276,12 @@ def apply(client: SyncPrefectClient) -> Sequence[str]:
         for old in found:
             client.delete_automation(old.id)
         client.create_automation(automation)
-    return [automation.name for automation in wanted]
+    return Alerts([automation.name for automation in wanted], sorted(blocks))
+
+
+def start_counting() -> None:
+    """Tell the dead man's switch that nights are due from now on; where it counts already, it goes on counting."""
+    emit_event(DEPLOYED, resource={"prefect.resource.id": "cfjobs.installation"})
 
 
 def _shape(automation: AutomationCore) -> dict[str, Any]:
@@ -145,3 +289,8 @@ def _shape(automation: AutomationCore) -> dict[str, Any]:
     return automation.model_dump(
         include={"description": True, "trigger": True, "actions": True}, exclude={"trigger": {"id"}}
     )
+
+
+def _span(time: timedelta) -> str:
+    minutes = int(time.total_seconds()) // 60
+    return f"{minutes // 60} h" if minutes % 60 == 0 else f"{minutes} minutes"

@@ -1,4 +1,4 @@
-"""Runs that were under way when the whole installation stopped: marked as crashed, which frees their slot.
+"""Runs that were under way when the whole installation stopped: ended as lost, told of, and their slot freed.
 
     python -m deploy.leftovers
 
@@ -8,22 +8,42 @@ Only right while no worker runs, as at the start of `make serve`; elsewhere the 
 import sys
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
 from prefect.client.schemas.objects import StateType
+from prefect.events import emit_event
 from prefect.states import Crashed
+
+from deploy.automations import LOST, NIGHT, OURS
 
 _UNDER_WAY = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 
 def main() -> int:
-    """Mark them; returns the exit code."""
-    under_way = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNDER_WAY)))
+    """Mark them; returns the exit code.
+
+    The state has a name of its own, and a night's alert an event of its own: a server that was restarted holds the
+    event of a state back for 15 minutes, since it waits for the event before it, which died with its predecessor.
+    """
+    ours = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNDER_WAY)),
+        tags=FlowRunFilterTags(all_=[OURS]),
+    )
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=under_way):
-            client.set_flow_run_state(
-                run.id, Crashed(message="the installation was stopped while this ran"), force=True
-            )
-            print(f"{run.name}: crashed")
+        for run in client.read_flow_runs(flow_run_filter=ours):
+            lost = Crashed(name="Lost", message="the installation was stopped while this ran; run it again")
+            client.set_flow_run_state(run.id, lost, force=True)
+            if NIGHT in run.tags:
+                resource = {
+                    "prefect.resource.id": f"prefect.flow-run.{run.id}",
+                    "prefect.resource.name": run.name,
+                }
+                emit_event(LOST, resource=resource)
+            print(f"{run.name}: lost")
     return 0
 
 

@@ -5,7 +5,9 @@ from functools import partial
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
+from cfjobs import storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError, Stale
 from cfjobs.night import story
@@ -17,7 +19,7 @@ from flows.observe import log_to_run
 from flows.shards import score_all
 from flows.stages import check, gate, hold_out, measure, prepare, publish, start
 from flows.staleness import night_name, planned_date, scoring_name, skipped
-from flows.summary import announce
+from flows.summary import announce, headline
 from flows.training import train
 
 
@@ -103,8 +105,9 @@ def score(  # noqa: PLR0917  # as above
 
 def told(
     inputs: Inputs, stages: Stages, *, output: str, run_date: date | None, config: Config, force: bool
-) -> Published | State:
-    """The night, from its inputs to its announcement; a date that comes too late is skipped."""
+) -> State:
+    """The night, from its inputs to its announcement: a state that says what was published, with the record as its
+    result. A date that comes too late is skipped."""
     log_to_run()
     try:
         night = start(inputs, output=output, run_date=run_date or planned_date(), config=config, force=force)
@@ -112,7 +115,7 @@ def told(
         return skipped(str(reason))
     published, measured = story.story(night, stages)
     announce(night, published, measured)
-    return published
+    return Completed(message=headline(published), data=published)
 
 
 def stages_of(*, train_deployment: str | None = None, score_deployment: str | None = None) -> Stages:
@@ -139,7 +142,7 @@ def train_elsewhere(deployment: str, night: Night, prepared: Prepared, on: On, s
 
 def newest_model(output: str) -> str:
     """The model of the newest published night."""
-    found = runs.published(output)
+    found = runs.published(storage.normal(output))
     if not found:
         raise InputError(f"output {output}: no night has been published there; name a model to score with")
     return found[-1].model_uri

@@ -34,3 +34,11 @@ def announce(night: Night, published: Published, trained: Trained) -> None:
             "metrics": published.metrics,
         },
     )
+
+
+def headline(published: Published) -> str:
+    """The night in one line, for the run's state, such as `200 lists, gate passed, nDCG@10 0.13`."""
+    parts = [f"{published.counts.get('lists', 0):,} lists", f"gate {published.gate.partition(':')[0]}"]
+    if (ndcg := published.metrics.get("ndcg_at_10")) is not None:
+        parts.append(f"nDCG@10 {ndcg:.2f}")
+    return ", ".join(parts)

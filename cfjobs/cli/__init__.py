@@ -1,7 +1,7 @@
 """The command line `cfjobs`: every stage of the night without Prefect.
 
 Results go to standard output, as text or with --json as one object; logs and progress to standard error.
-Exit codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 1 anything else.
+Exit codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 4 the newest night is too old, 1 anything else.
 """
 
 import json

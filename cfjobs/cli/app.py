@@ -29,7 +29,7 @@ app = typer.Typer(
         cfjobs recs --output out --user 1
 
     Every URI is a local path or s3://bucket/prefix; AWS credentials come from the standard chain.
-    Exit codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 1 anything else.
+    Exit codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 4 the newest night is too old, 1 anything else.
     """,
 )
 

@@ -3,7 +3,7 @@
 import getpass
 import os
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,22 +27,49 @@ from cfjobs.cli.app import (
     progress_bars,
     show,
 )
+from cfjobs.errors import InputError
 
 if TYPE_CHECKING:
     from cfjobs.tables.runs import PublishedNight
 
 
 @app.command()
-def history(output: OutputUri, as_json: AsJson = False) -> None:
+def history(
+    output: OutputUri,
+    max_age: Annotated[
+        str | None,
+        typer.Option(
+            "--max-age",
+            metavar="HOURS|26h|2d",
+            help="Exit with code 4 when no night was published within this time: for cron, or a probe.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """List the published nights: date, version for `cfjobs rollback`, run, gate, metrics and counts."""
     from cfjobs import storage
     from cfjobs.tables import runs
 
+    longest = None if max_age is None else span(max_age)
     found = runs.published(storage.normal(output))
     if as_json:
         show({"nights": [night.model_dump(mode="json") for night in found]}, as_json=True)
     else:
         print_history(found)
+    if longest is not None:
+        runs.check_age(found, output, longest, now=datetime.now(UTC))
+
+
+def span(text: str) -> timedelta:
+    """A time such as 26h, 2d or 90m; a bare number is hours. InputError for anything else."""
+    unit = {"m": "minutes", "h": "hours", "d": "days"}.get(text[-1:], "hours")
+    try:
+        number = float(text.rstrip("mhd") if text[-1:] in "mhd" else text)
+        if not 0 < number < 1e6:
+            raise ValueError(number)
+    except ValueError:
+        raise InputError(f"--max-age: got {text!r}, expected a time such as 26h, 2d or 90m") from None
+    return timedelta(**{unit: number})
 
 
 @app.command()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cfjobs.errors import InputError
-from cfjobs.storage.uri import FileInfo, bucket_key, is_s3
+from cfjobs.storage.uri import FileInfo, bucket_key, is_s3, redacted, refuse_credentials
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -40,7 +40,11 @@ def options(uri: str) -> dict[str, str] | None:
 
 
 def endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    """The store's address; none for AWS. InputError where a user or a password is in it."""
+    found = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if found:
+        refuse_credentials(found, what=f"AWS_ENDPOINT_URL {redacted(found)}")
+    return found
 
 
 def client() -> "S3Client":

@@ -4,12 +4,8 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cfjobs.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -26,8 +22,9 @@ def is_s3(uri: str) -> bool:
 
 
 def normal(uri: str | os.PathLike[str]) -> str:
-    """The URI without a trailing slash; a local path made absolute. Other schemes raise InputError."""
+    """The URI without a trailing slash; a local path made absolute. Other schemes and credentials in it raise InputError."""
     text = os.fspath(uri)
+    refuse_credentials(text, what=redacted(text))
     if not text.strip():
         raise InputError("an empty URI: give a local path or s3://bucket/prefix")
     if wrong := re.match(r"(?i)(s3[an]?|gs|abfss?|az|https?|file):(?!//)", text) or re.match("S3://", text):
@@ -52,6 +49,27 @@ def within(uri: str, folder: str) -> bool:
     if not is_s3(uri) and not is_s3(folder):
         uri, folder = (os.path.realpath(path) for path in (uri, folder))
     return f"{uri}/".startswith(f"{folder.rstrip('/')}/")
+
+
+def refuse_credentials(uri: str, *, what: str) -> None:
+    """Raises InputError for a URI with a user or a password in it: it would stand in every log, table and state."""
+    _, separator, rest = uri.partition("://")
+    host = rest.partition("/")[0]
+    named = host.rpartition(":")[2]
+    if separator and ("@" in host or (":" in host and not named.isdigit())):
+        raise InputError(
+            f"{what}: has credentials in it; take them out, revoke them, and set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or a profile"
+        )
+
+
+def redacted(uri: str) -> str:
+    """The URI as it may be shown: without a user or a password."""
+    scheme, separator, rest = uri.partition("://")
+    host = rest.partition("/")[0]
+    if not separator or not ({"@", ":"} & set(host)):
+        return uri
+    return f"{scheme}://***" + (f"@{rest.rpartition('@')[2]}" if "@" in rest else "")
 
 
 def join(uri: str, *parts: str) -> str:

@@ -7,13 +7,13 @@ versions of the other tables, so all of them go back together.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from deltalake import DeltaTable, QueryBuilder
 
 from cfjobs import storage
-from cfjobs.errors import InputError
+from cfjobs.errors import InputError, TooOld
 from cfjobs.record import Record
 from cfjobs.tables import delta
 from cfjobs.tables.schema import RUN_DATE, RUNS, TOP_N, Table
@@ -86,6 +86,20 @@ def last(output: str, *, before: date) -> LastNight | None:
     row = earlier[-1]
     metrics, counts, config = (json.loads(row[name]) for name in ("metrics", "counts", "config"))
     return LastNight(row["run_date"], metrics, counts, config, row)
+
+
+def check_age(nights: Sequence[PublishedNight], output: str, longest: timedelta, *, now: datetime) -> None:
+    """Raises TooOld when none of these nights of an output was published within this time, whatever its date."""
+    latest = max((night.finished_at for night in nights), default=None)
+    if latest is None:
+        raise TooOld(f"output {output}: no night has been published there")
+    if latest.tzinfo is None:
+        latest = latest.replace(tzinfo=UTC)
+    if now - latest > longest:
+        hours = [time.total_seconds() / 3600 for time in (now - latest, longest)]
+        raise TooOld(
+            f"output {output}: the last night was published {hours[0]:.1f} hours ago, more than {hours[1]:g}; see deploy/README.md: no night was published"
+        )
 
 
 def stale(output: str, run_date: date) -> str | None:

@@ -259,3 +259,39 @@ def test_an_operator_lists_goes_back_and_cleans_up(
     assert answer("rollback", "--to", "2026-03-01", "--reason", "a test")["who"] == "ada"
     assert len(answer("history")["nights"]) == 1
     assert answer("retain", "--nights", "1", "--dry-run")["kept"] == ["2026-03-01"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIAKEY:plantedSECRET@lake/x",
+        "s3://AKIAKEY:planted/SE@CRET@lake/x",
+        "s3://AKIAKEY:plantedSECRET",
+        "https://me:planted@host/x",
+    ],
+)
+def test_credentials_in_a_uri_are_refused_and_not_shown(
+    uri: str, data_set: Path, failure: Callable[..., str]
+) -> None:
+    for place in (("--ratings", uri, "--output", "out"), ("--ratings", str(data_set), "--output", uri)):
+        line = failure("nightly", *place)
+        assert "has credentials in it" in line
+        assert "planted" not in line
+        assert "SE" not in line
+
+
+def test_credentials_in_the_endpoint_are_refused_and_not_shown(failure: Callable[..., str]) -> None:
+    arguments = ("history", "--output", "s3://lake/x")
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    line = failure(*arguments, AWS_ENDPOINT_URL="http://me:planted@127.0.0.1:9", **keys)
+    assert "AWS_ENDPOINT_URL http://***@127.0.0.1:9: has credentials in it" in line
+
+
+def test_an_old_night_is_an_exit_code_for_cron(
+    two_nights: Path, failure: Callable[..., str], tmp_path: Path
+) -> None:
+    output = ("--output", two_nights / "out")
+    assert cfjobs("history", *output, "--max-age", "26h").returncode == 0
+    assert "was published" in failure("history", *output, "--max-age", "0.0001m", code=4)
+    assert "no night" in failure("history", "--output", tmp_path, "--max-age", "26h", code=4)
+    assert "26h" in failure("history", *output, "--max-age", "soon")

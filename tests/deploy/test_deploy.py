@@ -1,6 +1,7 @@
 """What is deployed, as far as it can be checked without the engines: fields, bounds, loopback, least privilege."""
 
 import asyncio
+import importlib
 import json
 import re
 from pathlib import Path
@@ -9,13 +10,19 @@ from uuid import uuid4
 
 import pytest
 import yaml
+from aiosmtpd.controller import Controller
+from prefect import Flow
+from prefect.blocks.notifications import SlackWebhook
+from prefect.events.schemas.automations import EventTrigger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.base import BaseJobConfiguration
 from prefect.workers.process import ProcessJobConfiguration
+from pydantic import SecretStr
 
 from cfjobs.config import load_config
+from cfjobs.errors import InputError
 from deploy import automations
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_port
 
 DEPLOY = ROOT / "deploy"
 POOLS = sorted((DEPLOY / "pools").glob("*.json"))
@@ -32,15 +39,13 @@ def test_the_production_configuration_is_valid_and_keeps_the_gate() -> None:
     assert not config.gate_override
 
 
-def test_every_deployment_has_an_entrypoint_that_is_there_and_a_queue() -> None:
+def test_every_deployment_is_a_flow_in_a_module_and_the_automations_find_it() -> None:
     found = {d["name"]: d for d in loaded("prefect.yaml")["deployments"]}
     assert set(found) == {"nightly", "gpu", "score"}
     for deployment in found.values():
-        file, _, function = deployment["entrypoint"].partition(":")
-        assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8")
-        assert deployment["work_pool"]["name"] == "cfjobs"
+        module, _, function = deployment["entrypoint"].rpartition(".")
+        assert isinstance(getattr(importlib.import_module(module), function), Flow)
         assert "cfjobs" in deployment["tags"], "the automations match this tag"
-    assert found["gpu"]["work_pool"]["work_queue_name"] == "gpu"
     assert found["nightly"]["schedules"][0]["timezone"]
     assert found["nightly"]["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
 
@@ -115,7 +120,7 @@ def test_the_image_carries_no_state_and_no_secret() -> None:
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
     assert {".git", ".venv", ".serve", ".demo", "deploy/compose.env"} <= set(ignored)
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    assert "USER cfjobs" in dockerfile
+    assert "USER 1000" in dockerfile
     assert not re.search(r"(?i)secret|password|AWS_", dockerfile)
 
 
@@ -146,10 +151,61 @@ def test_every_alert_names_its_part_of_the_runbook_and_speaks_through_the_blocks
     runbook = (DEPLOY / "README.md").read_text(encoding="utf-8").lower()
     blocks = {automations.WEBHOOK: uuid4(), automations.EMAIL: uuid4()}
     found = automations.automations(blocks)
-    assert len(found) == 4
     for automation in found:
         heading = automation.description.rpartition(": ")[2].rstrip(".")
         assert f"### {heading}" in runbook, automation.name
     told = {automation.name: {action.type for action in automation.actions} for automation in found}
     assert told["cfjobs: the gate refused"] == {"call-webhook", "send-notification"}
     assert automations.automations({})[0].actions[0].type == "do-nothing"
+
+
+def test_automations_touch_only_our_own_runs_and_give_a_run_three_heartbeats() -> None:
+    for automation in automations.automations({}):
+        trigger = automation.trigger
+        assert isinstance(trigger, EventTrigger)
+        if any(name.startswith("prefect.") for name in trigger.expect):
+            assert "prefect.tag.cfjobs" in str(trigger.match_related), automation.name
+    environments = [d["work_pool"]["job_variables"]["env"] for d in loaded("prefect.yaml")["deployments"]]
+    environments += [json.loads(p.read_text())["variables"]["properties"]["env"]["default"] for p in POOLS]
+    beats = {int(e["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) for e in environments}
+    assert beats == {automations.HEARTBEAT_SECONDS}
+    assert automations.ZOMBIE_AFTER.total_seconds() >= 3 * max(beats)
+
+
+@pytest.mark.parametrize("name", ["Suspended", "Paused", "Skipped", "Cancelled", "Completed"])
+def test_a_run_that_rests_or_has_ended_is_no_zombie(name: str) -> None:
+    zombies = next(a for a in automations.automations({}) if "zombie" in a.name)
+    assert isinstance(zombies.trigger, EventTrigger)
+    assert f"prefect.flow-run.{name}" in zombies.trigger.expect
+
+
+class Inbox:
+    """What a mail server received."""
+
+    def __init__(self) -> None:
+        self.mails: list[str] = []
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
+        self.mails.append(envelope.content.decode())
+        return "250 OK"
+
+
+def test_a_mail_goes_to_the_server_that_the_environment_names() -> None:
+    inbox = Inbox()
+    server = Controller(inbox, hostname="127.0.0.1", port=free_port())
+    server.start()
+    try:
+        url = automations.mail_url(
+            f"smtp://127.0.0.1:{server.port}", sender="night@example.org", to="a@example.org,b@example.org"
+        )
+        SlackWebhook(url=SecretStr(url)).notify(subject="cfjobs: late", body="no worker")  # type: ignore[unused-coroutine]
+    finally:
+        server.stop()
+    assert len(inbox.mails) == 2
+    assert all("cfjobs: late" in mail and "From: " in mail for mail in inbox.mails)
+
+
+def test_a_mail_server_without_a_scheme_is_wrong_input() -> None:
+    with pytest.raises(InputError, match="smtps://") as refused:
+        automations.mail_url("user:planted@mail.example.org", sender="a@b.c", to="a@b.c")
+    assert "planted" not in str(refused.value)
