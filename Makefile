@@ -1,13 +1,14 @@
 # make demo   one night through the real flow, on generated data (RATINGS=path-or-uri for your own)
 # make serve  a whole installation on this machine: Prefect, workers, an object store, until Ctrl-C
-# make test   lint, types, import contracts, tests
+# make test   lint, types, import contracts, tests (two at a time; WORKERS=4 for more)
 # Both set up .venv from constraints.txt by themselves.
 
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help demo serve test lint types imports tests format clean
+.PHONY: help demo serve test lint types imports kernels tests format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -18,7 +19,9 @@ demo: .venv/installed
 serve: .venv/installed-dev
 	@exec $(BIN)/python -m deploy.serve
 
-test: lint types imports tests
+test: .venv/installed-dev
+	@$(MAKE) --no-print-directory --output-sync=target --jobs=2 kernels lint types imports
+	@$(MAKE) --no-print-directory tests
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -30,8 +33,11 @@ types: .venv/installed-dev
 imports: .venv/installed-dev
 	$(BIN)/lint-imports
 
-tests: .venv/installed-dev
-	$(BIN)/pytest
+kernels: .venv/installed-dev
+	@$(BIN)/python -m tests.kernel_cache
+
+tests: kernels
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
