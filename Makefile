@@ -37,7 +37,7 @@ kernels: .venv/installed-dev
 	@$(BIN)/python -m tests.kernel_cache
 
 tests: kernels
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n $(WORKERS)
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

