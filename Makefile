@@ -1,14 +1,15 @@
 # make demo   one night through the real flow, on generated data (RATINGS=path-or-uri for your own)
 # make serve  a whole installation on this machine: Prefect, workers, an object store, until Ctrl-C
 # make image  the container image, with docker, podman or buildah (TORCH_INDEX_URL=URL for another build of torch)
-# make test   lint, types, import contracts, tests
+# make test   lint, types, import contracts, tests (two at a time; WORKERS=4 for more)
 # Both set up .venv from constraints.txt by themselves.
 
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help demo serve image test lint types imports tests format clean
+.PHONY: help demo serve image test lint types imports kernels tests format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -22,7 +23,9 @@ serve: .venv/installed-dev
 image:
 	@$(PYTHON) -m deploy.image --torch-index-url "$(TORCH_INDEX_URL)" -- $(ENGINE_ARGUMENTS)
 
-test: lint types imports tests
+test: .venv/installed-dev
+	@$(MAKE) --no-print-directory --output-sync=target --jobs=2 kernels lint types imports
+	@$(MAKE) --no-print-directory tests
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -34,8 +37,11 @@ types: .venv/installed-dev
 imports: .venv/installed-dev
 	$(BIN)/lint-imports
 
-tests: .venv/installed-dev
-	$(BIN)/pytest
+kernels: .venv/installed-dev
+	@$(BIN)/python -m tests.kernel_cache
+
+tests: kernels
+	$(BIN)/pytest -n $(WORKERS)
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

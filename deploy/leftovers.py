@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.events import emit_event
 from prefect.states import Crashed
 
@@ -35,7 +35,9 @@ def main() -> int:
     )
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=ours):
-            lost = Crashed(name="Lost", message="the installation was stopped while this ran; run it again")
+            lost: State[None] = Crashed(
+                name="Lost", message="the installation was stopped while this ran; run it again"
+            )
             client.set_flow_run_state(run.id, lost, force=True)
             if NIGHT in run.tags:
                 resource = {

@@ -1,4 +1,8 @@
-"""Real parts for the tests: an S3 server and a Prefect server, each started once and ended by pid."""
+"""Real parts for the tests, each started once and ended by pid; and who runs what when tests run side by side.
+
+`pytest -n 2` hands whole files to its workers. Each worker that needs a SeaweedFS has its own; the files that
+need a Prefect server are one worker's, so that one is started.
+"""
 
 import os
 import shutil
@@ -12,12 +16,14 @@ import urllib.request
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import boto3
 import numpy as np
 import polars as pl
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from cfjobs.config import Config
 from cfjobs.datasets import synthetic
@@ -30,6 +36,38 @@ ENVIRONMENT = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "DO_NOT_TRACK": "1",
 }
+SIDE_BY_SIDE = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"}
+"""For workers: threads that wait for each other spin. Polars keeps two, for what several threads sort."""
+ON_ONE_PREFECT = ("flows/test_nightly.py", "flows/test_shards.py", "deploy/test_deploy.py")
+LONGEST = "flows/test_operations.py"
+
+
+class Files(LoadFileScheduling):
+    """Whole files to workers, those on one Prefect server together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "prefect" if file.endswith(ON_ONE_PREFECT) else file
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers start after this, and inherit the environment."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ |= SIDE_BY_SIDE
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
+    """Workers take the files in the order of `pytest_collection_modifyitems`."""
+    config.option.loadscopereorder = False
+    return Files(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first and what waits for Prefect second, so that no worker ends alone with it."""
+    items.sort(
+        key=lambda item: (not str(item.path).endswith(LONGEST), not str(item.path).endswith(ON_ONE_PREFECT))
+    )
 
 
 def free_port() -> int:
