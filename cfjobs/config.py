@@ -305,7 +305,7 @@ class Config(BaseModel):
         description="Refuse when the movies in anybody's first ten of the written lists are fewer than the last published night's by more than this share; null accepts any.",
     )
     gate_max_popular_rise: float | None = Field(
-        0.3,
+        0.4,
         ge=0,
         le=1,
         description="Refuse when the share of the first ten places that goes to the tenth of the movies with most ratings is above the last published night's by more than this; null accepts any.",

@@ -86,10 +86,14 @@ def start(
 
 
 def _check_apart(inputs: Inputs, output: str) -> None:
-    """InputError when tonight's tables would be read as tomorrow's input, or the input lies among the tables."""
+    """InputError when tonight's tables would be read as tomorrow's input, or the input lies among the tables.
+
+    A single file right beside the tables' folders does no harm.
+    """
     for what in ("ratings", "movies", "users", *inputs.limits):
         uri = getattr(inputs, what)
-        if uri and (storage.within(output, uri) or storage.within(uri, output)):
+        beside = bool(uri) and uri.endswith(".parquet") and uri.rpartition("/")[0] == output
+        if uri and not beside and (storage.within(output, uri) or storage.within(uri, output)):
             raise InputError(
                 f"output {output}: lies in the {what} {uri}, or they in it; the tables would be read as {what}: give them folders of their own"
             )

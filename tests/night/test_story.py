@@ -70,7 +70,7 @@ def test_the_published_lists_keep_their_contract(data_set: Path, tmp_path: Path)
     )
     run_row = rows(str(tmp_path), "runs").row(0, named=True)
     assert run_row["run_id"] == published.run_id
-    stages = ["prepare", "split", "train", "evaluate", "refit", "score", "check", "publish"]
+    stages = ["prepare", "split", "train", "evaluate", "refit", "score", "check", "publish", "window"]
     assert list(json.loads(run_row["seconds"])) == list(published.seconds) == stages
     assert not Path(start(data_set, str(tmp_path)).work).exists()
 
