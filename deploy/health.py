@@ -13,7 +13,8 @@ def main() -> int:
     server = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:4200"
     for path, kind in (("/api/health", "json"), ("/dashboard", "html")):
         try:
-            with urllib.request.urlopen(server + path, timeout=5) as answer:
+            request = urllib.request.Request(server + path, headers={"Accept": f"text/{kind}"})
+            with urllib.request.urlopen(request, timeout=5) as answer:
                 found = answer.headers.get_content_type()
         except (urllib.error.URLError, OSError) as error:
             print(f"health: {server}{path}: {error}", file=sys.stderr)

@@ -82,7 +82,7 @@ class Parts:
             )
         self.running[name] = Part(command, environment, process, [*started, time.monotonic()])
 
-    def wait_for(self, name: str, url: str, *, seconds: float = 120) -> None:
+    def wait_for(self, name: str, url: str, *, seconds: float = 240) -> None:
         """Until the URL of a part answers anything."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:

@@ -277,7 +277,7 @@ def test_credentials_in_a_uri_are_refused_and_not_shown(
         line = failure("nightly", *place)
         assert "has credentials in it" in line
         assert "planted" not in line
-        assert "SE" not in line
+        assert "CRET@" not in line
 
 
 def test_credentials_in_the_endpoint_are_refused_and_not_shown(failure: Callable[..., str]) -> None:

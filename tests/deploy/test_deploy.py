@@ -3,20 +3,25 @@
 import asyncio
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import kubernetes_validate
 import pytest
 import yaml
 from aiosmtpd.controller import Controller
 from prefect import Flow
 from prefect.blocks.notifications import SlackWebhook
+from prefect.client.schemas.objects import FlowRun
 from prefect.events.schemas.automations import EventTrigger
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.workers.base import BaseJobConfiguration
 from prefect.workers.process import ProcessJobConfiguration
+from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 from pydantic import SecretStr
 
 from cfjobs.config import load_config
@@ -61,27 +66,59 @@ def test_a_pool_template_uses_the_variables_it_declares(file: Path) -> None:
 
 
 async def filled(file: str) -> Any:
-    """The job of a template with its defaults, filled in by Prefect itself."""
+    """The job of a template with its defaults, filled in by the worker's own class."""
     template = json.loads((DEPLOY / "pools" / file).read_text(encoding="utf-8"))
-    kind = ProcessJobConfiguration if file.startswith("process") else AnyJob
+    kind: Any = ProcessJobConfiguration if file.startswith("process") else KubernetesWorkerJobConfiguration
     return await kind.from_template_and_values(template, {"image": "cfjobs:1", "command": "run"})
 
 
-class AnyJob(BaseJobConfiguration):
-    """A job of any shape: Prefect's own Kubernetes worker is not installed for the tests."""
-
-    model_config = BaseJobConfiguration.model_config | {"extra": "allow"}
-
-
 async def _manifest(file: str) -> dict[str, Any]:
-    found: dict[str, Any] = (await filled(file)).model_dump()["job_manifest"]
+    job = await filled(file)
+    job.prepare_for_flow_run(FlowRun(flow_id=uuid4(), name="night of 2026-03-01"))
+    found: dict[str, Any] = job.job_manifest
     return found
+
+
+def accepted_where_pods_are_restricted(pod: dict[str, Any]) -> bool:
+    """What the pod security standard `restricted` asks for."""
+    outside = pod["securityContext"]
+    return (
+        outside["runAsNonRoot"]
+        and outside["seccompProfile"]["type"] == "RuntimeDefault"
+        and all(
+            inside["securityContext"]["allowPrivilegeEscalation"] is False
+            and inside["securityContext"]["capabilities"]["drop"] == ["ALL"]
+            for inside in pod["containers"]
+        )
+    )
+
+
+def test_the_kubernetes_manifests_are_valid_restricted_and_take_the_password_from_the_secret() -> None:
+    manifests = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")))
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, "1.30", strict=True)
+    workers = [m["spec"]["template"]["spec"] for m in manifests if m["kind"] == "Deployment"]
+    assert {w["containers"][0]["args"][4] for w in workers} == {"cfjobs", "cfjobs-gpu"}
+    for pod in workers:
+        assert accepted_where_pods_are_restricted(pod)
+        named = {v["name"]: v["value"] for v in pod["containers"][0]["env"] if "value" in v}
+        program = "from prefect_kubernetes.settings import KubernetesSettings; w = KubernetesSettings().worker; print(w.api_auth_string_secret_name, w.api_auth_string_secret_key)"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PATH": os.environ["PATH"], **named},  # Prefect reads no settings where it sees pytest's
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == ["cfjobs", "PREFECT_API_AUTH_STRING"]
 
 
 def test_prefect_fills_the_kubernetes_templates_in(prefect_server: str) -> None:
     with temporary_settings({PREFECT_API_URL: prefect_server}):
         cpu, gpu = (asyncio.run(_manifest(name)) for name in ("kubernetes.json", "kubernetes-gpu.json"))
     for manifest, gpus in ((cpu, "0"), (gpu, "1")):
+        kubernetes_validate.validate(manifest, "1.30", strict=True)
+        assert accepted_where_pods_are_restricted(manifest["spec"]["template"]["spec"])
         pod = manifest["spec"]["template"]["spec"]
         container = pod["containers"][0]
         assert container["image"] == "cfjobs:1"
