@@ -93,9 +93,13 @@ class Config(BaseModel):
     )
 
     # Training --------------------------------------------------------------------------------------
+    training: Literal["auto", "blocked_sgd", "minibatch"] = Field(
+        "auto",
+        description="How the rating network is trained: blocked_sgd, a rating at a time on a processor (model = dot_raters), several times faster; or minibatch, by an optimiser on any device. auto is blocked_sgd unless the model, a GPU, several processes, side features, a learned y_padding or a setting of minibatch (optimizer, momentum, weight_decay, schedule, steps, batch_size) asks for minibatch.",
+    )
     optimizer: Literal["auto", "sgd", "adam", "adamw"] = Field(
         "auto",
-        description="auto trains model = dot_raters on a processor a rating at a time, several times faster, unless side features, a learned y_padding, several processes or a knob of batches (steps, batch_size, weight_decay, another schedule) ask for batches; all else by adam. sgd uses momentum.",
+        description="Optimiser of training = minibatch; auto is adam. sgd uses momentum.",
     )
     learning_rate: float | None = Field(
         None,

@@ -2,7 +2,7 @@
 
 MODEL_URI/network.safetensors   the weights
 MODEL_URI/unfinished.safetensors   for a warm start: what the network forgets when its training ends, if anything
-MODEL_URI/model.json            the network's name, settings and sizes, the encoding of side features, and the configuration
+MODEL_URI/model.json            the network's name, settings and sizes, how it was trained, the encoding of side features, and the configuration
 MODEL_URI/users.parquet         user_id by row, n_ratings
 MODEL_URI/movies.parquet        movie_id by row, n_ratings, and the columns of the movies table
 """
@@ -39,6 +39,7 @@ class Model:
     users: user_id, n_ratings by row. movies: movie_id, n_ratings and any further columns by row. n_ratings
     counts training ratings: a row with none is an unknown id, unless the movie is described by side features.
     encodings: of those features. stars_weight: of the predicted stars beside the ranking network's affinity.
+    training: how the rating network was trained; None where a model was saved without saying so.
     """
 
     network: Network
@@ -48,6 +49,7 @@ class Model:
     movies: pl.DataFrame
     encodings: Encodings = NOT_DESCRIBED
     stars_weight: float = 0.0
+    training: models.Training | None = None
 
     def knows_movies(self) -> NDArray[np.bool_]:
         """Movies that the networks can tell from any other [M]: those with training ratings, and described ones."""
@@ -84,6 +86,7 @@ def save_model(uri: str, model: Model, *, for_warm_start: bool = False) -> None:
         "n_users": model.network.n_users,
         "n_movies": model.network.n_movies,
         "ranking": asdict(model.ranking.config) if model.ranking else None,
+        "training": model.training,
         "stars_weight": model.stars_weight,
         "features": {
             what: encoding.as_json() if encoding else None
@@ -131,7 +134,10 @@ def load_model(uri: str, *, users: range | None = None) -> Model:
     }
     config = validated(description["config"])
     weight = float(description.get("stars_weight", 0.0))
-    return Model(network, ranking, config, _users(uri, users), movies, Encodings(**learnt), weight)
+    known = _users(uri, users)
+    return Model(
+        network, ranking, config, known, movies, Encodings(**learnt), weight, description.get("training")
+    )
 
 
 def user_rows(tensors: TensorFile, users: range) -> dict[str, torch.Tensor]:

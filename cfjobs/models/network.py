@@ -62,14 +62,13 @@ class MlpScores:
 class Network(nn.Module, ABC):
     """A network that predicts the rating a user gives a movie.
 
-    recipe, by_blocks: how this network is trained well by batches and, if it can be, a rating at a time; used where the
-    configuration leaves it open. n_members: networks
-    side by side in this one, whose rows a rating pays for each. forgotten: names of the parameters that it has in
-    training only.
+    recipe, block_recipe: how this network is trained well by minibatch and, if it can be, by blocked SGD; used where
+    the configuration leaves it open. n_members: networks side by side in this one, whose rows a rating pays for each.
+    forgotten: names of the parameters that it has in training only.
     """
 
     recipe: ClassVar[Recipe]
-    by_blocks: ClassVar[BlockRecipe | None] = None
+    block_recipe: ClassVar[BlockRecipe | None] = None
     n_members: int = 1
     forgotten: ClassVar[tuple[str, ...]] = ()
 

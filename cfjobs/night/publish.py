@@ -69,6 +69,7 @@ def commit(
             "started_at": night.started_at,
             "finished_at": datetime.now(UTC),
             "model_uri": trained.model_uri,
+            "training": model.training,
             "table_versions": json.dumps(versions),
             "counts": json.dumps(counts),
             "metrics": json.dumps(metrics),

@@ -43,7 +43,9 @@ def fit(
     users = _with_counts(user_table, task.kept["user_idx"])
     movies = _with_counts(movie_table, task.kept["movie_idx"])
     blend = _blend(night, task)
-    model = Model(fitted.network, fitted.ranking, config, users, movies, encodings, blend.weight)
+    model = Model(
+        fitted.network, fitted.ranking, config, users, movies, encodings, blend.weight, fitted.training
+    )
     refit_from = config.steady if on == "all" else config.refit
     gone_on_from = config.warm_start or (config.warm_refit and refit_from)
     model_store.save_model(uri, model, for_warm_start=gone_on_from)
@@ -55,7 +57,12 @@ def fit(
     return night.done(
         f"trained-{on}",
         Trained(
-            model_uri=uri, share=fitted.share, losses=losses, warm_from=task.start.model_uri, blend=blend
+            model_uri=uri,
+            share=fitted.share,
+            losses=losses,
+            training=fitted.training,
+            warm_from=task.start.model_uri,
+            blend=blend,
         ),
     )
 

@@ -103,16 +103,20 @@ def publish_parts(
 
 
 def publish_rows(output: str, table: Table, rows: pa.Table, *, run_date: date, run_id: str) -> int:
-    """Make these rows the night's partition of a table, in one commit. Returns the table's version."""
+    """Make these rows the night's partition of a table, in one commit. Returns the table's version.
+
+    A table that was published before one of its nullable columns existed gets it, null in its earlier nights.
+    """
     uri = storage.join(output, table.name)
     with storage.explained(uri), commits(uri):
         existing = open_table(output, table.name)
         if existing is not None:
-            _check_schema(existing, rows.schema, uri)
+            _check_schema(existing, rows.schema, uri, may_grow=True)
         write_deltalake(
             existing if existing is not None else uri,
             rows,
             mode="overwrite",
+            schema_mode="merge" if existing is not None else None,
             partition_by=[RUN_DATE],
             predicate=f"{RUN_DATE} = '{run_date.isoformat()}'" if existing is not None else None,
             name=table.name if existing is None else None,
@@ -162,10 +166,11 @@ def _version(output: str, name: str) -> int:
     return table.version()
 
 
-def _check_schema(existing: DeltaTable, schema: pa.Schema, uri: str) -> None:
+def _check_schema(existing: DeltaTable, schema: pa.Schema, uri: str, *, may_grow: bool = False) -> None:
     published = {field.name: str(field.type) for field in pa.schema(existing.schema().to_arrow())}
     tonight = {field.name: str(field.type) for field in schema}
-    for name in published.keys() | tonight.keys():
+    new = {field.name for field in schema if may_grow and field.nullable} - published.keys()
+    for name in (published.keys() | tonight.keys()) - new:
         if published.get(name) != tonight.get(name):
             raise InputError(
                 f"table {uri}: column {name!r} is {published.get(name, 'absent')} as published and {tonight.get(name, 'absent')} tonight; "

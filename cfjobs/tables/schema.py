@@ -236,6 +236,13 @@ RUNS = Table(
             "s3://lake/out/models/2026-03-01-4be1c09d77aa",
         ),
         Column(
+            "training",
+            pa.string(),
+            "How that model's rating network was trained: `blocked_sgd` or `minibatch`; null where the model does not say.",
+            "blocked_sgd",
+            nullable=True,
+        ),
+        Column(
             "table_versions",
             pa.string(),
             "JSON object: Delta version of each other table of this night.",

@@ -1,4 +1,4 @@
-"""Training by batches: steps of an optimiser of torch, for any network on any device, in one process or several.
+"""Minibatch training: steps of an optimiser of torch, for any network on any device, in one process or several.
 
     loss = mean over the batch of (rating - predicted)^2 + l2 x (|p_u|^2 + |q_m|^2 + b_u^2 + b_m^2)
 
@@ -23,14 +23,16 @@ from cfjobs.training.checkpoint import (
     restore_optimizer,
     restore_random,
 )
-from cfjobs.training.loop import Course, Examples, mean_squared_error
+from cfjobs.training.loop import Examples, TrainingLoop, mean_squared_error
 
 _ONE_CYCLE_RISE = 0.25
 _ONE_CYCLE_START = 1 / 25
 
 
-class Batches(Course):
+class Minibatch(TrainingLoop):
     """Ratings stay on the device as tensors; batches are cut by index from a new random order each epoch."""
+
+    training = "minibatch"
 
     def prepare(self) -> None:
         self.optimizer = optimizer_of(self.network, self.config)

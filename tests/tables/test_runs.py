@@ -25,6 +25,7 @@ from cfjobs.storage import lease
 from cfjobs.storage.lease import Busy, claimed
 from cfjobs.storage.parquet import parquet_bytes
 from cfjobs.tables import delta, retention, rollback, runs
+from cfjobs.tables.schema import Table
 from tests.night.test_story import QUICK, rows, run, start
 
 DAYS = [date(2026, 3, day) for day in (1, 2, 3, 4)]
@@ -57,6 +58,7 @@ def test_history_names_nights_versions_and_metrics(data_set: Path, output: str) 
     found = runs.published(output)
     assert [night.run_date for night in found] == DAYS[:2]
     assert [night.version for night in found] == [0, 1]
+    assert [night.training for night in found] == ["blocked_sgd", "blocked_sgd"]
     assert all(night.metrics["rmse"] and night.counts["lists"] == 122 for night in found)
     assert runs.stale(output, DAYS[0]) == (
         f"the night of {DAYS[0]} is stale: {DAYS[1]} is published already; force, or `cfjobs backfill`, publishes it all the same"
@@ -87,6 +89,14 @@ def test_a_rollback_brings_all_tables_back_and_says_who_and_why(data_set: Path, 
     assert all(rows(output, name).equals(after[name]) for name in names)
     run(data_set, output, run_date=DAYS[3], config=LOOSE)
     assert [night.run_date for night in runs.published(output)] == DAYS
+
+
+def test_a_table_published_before_a_nullable_column_existed_gets_it(tmp_path: Path) -> None:
+    table = Table("grown", "One that grows.", (), (), "It grows.")
+    for night, columns in ((DAYS[0], {}), (DAYS[1], {"training": ["minibatch"]})):
+        rows_ = pa.table({"run_date": pa.array([night], pa.date32()), "n": [1], **columns})
+        delta.publish_rows(str(tmp_path), table, rows_, run_date=night, run_id=str(night))
+    assert rows(str(tmp_path), "grown")["training"].to_list() == [None, "minibatch"]
 
 
 @pytest.mark.parametrize("to", ["2026-04-01", "17", "yesterday"])

@@ -33,7 +33,7 @@ _MOST_PAIRS = (
 
 class DotRaters(Network):
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.01, l2=0.2, steps=500, batches_per_epoch=40)
-    by_blocks: ClassVar[BlockRecipe | None] = BlockRecipe(passes=12, rate=0.05, l2=0.2)
+    block_recipe: ClassVar[BlockRecipe | None] = BlockRecipe(passes=12, rate=0.05, l2=0.2)
     forgotten: ClassVar[tuple[str, ...]] = ("user_as_rater.weight",)
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
