@@ -46,7 +46,7 @@ class Config(BaseModel):
     # Network ---------------------------------------------------------------------------------------
     model: str = Field(
         "dot_raters",
-        description="Network that predicts ratings: a file of cfjobs/models (dot_raters; the lesson's dot, dot_bias, net).",
+        description="Network that predicts ratings: a file of cfjobs/models/networks (dot_raters; the lesson's dot, dot_bias, net), or a module of yours, package.module (see cfjobs/models/README.md).",
     )
     n_factors: int = Field(64, ge=1, le=4096, description="Length of a user's and of a movie's embedding.")
     init: Literal["uniform", "normal", "kaiming"] = Field(

@@ -9,6 +9,7 @@ MODEL_URI/movies.parquet        movie_id by row, n_ratings, and the columns of t
 
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -120,7 +121,7 @@ def load_model(uri: str, *, users: range | None = None) -> Model:
         n_movies=description["n_movies"],
         settings=Settings(**shape),
     )
-    network.load_state_dict(_network_tensors(uri, users))
+    network.load_state_dict(_network_tensors(uri, users, of_users=network.user_tensors()))
     network.eval()
     ranking = None
     if description["ranking"] is not None:
@@ -140,23 +141,21 @@ def load_model(uri: str, *, users: range | None = None) -> Model:
     )
 
 
-def user_rows(tensors: TensorFile, users: range) -> dict[str, torch.Tensor]:
-    """The rows of these users, and the last, which is the unknown user's, of every tensor that has a row a user."""
+def user_rows(tensors: TensorFile, users: range, *, of_users: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The rows of these users, and the last, which is the unknown user's, of the tensors of users."""
     return {
-        name: torch.cat(
-            [tensors.rows(name, users.start, users.stop), tensors.rows(name, shape[0] - 1, shape[0])]
-        )
-        for name, shape in tensors.shapes.items()
-        if name.startswith("user") and shape
+        name: torch.cat([tensors.rows(name, users.start, users.stop), tensors.rows(name, n_rows - 1, n_rows)])
+        for name in of_users
+        for n_rows in tensors.shapes[name][:1]
     }
 
 
-def _network_tensors(uri: str, users: range | None) -> dict[str, torch.Tensor]:
+def _network_tensors(uri: str, users: range | None, *, of_users: Iterable[str]) -> dict[str, torch.Tensor]:
     if users is None:
         return _read_tensors(uri, "network")
     tensors = TensorFile(storage.join(uri, "network.safetensors"))
-    of_users = user_rows(tensors, users)
-    return of_users | {name: tensors.tensor(name) for name in tensors.shapes if name not in of_users}
+    rows = user_rows(tensors, users, of_users=of_users)
+    return rows | {name: tensors.tensor(name) for name in tensors.shapes if name not in rows}
 
 
 def _users(uri: str, users: range | None) -> pl.DataFrame:

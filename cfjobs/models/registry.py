@@ -114,7 +114,19 @@ def build(name: str, *, n_users: int, n_movies: int, settings: Settings) -> Netw
 
 
 def _class(name: str) -> type[Network]:
-    if name not in names():
-        raise InputError(f"configuration key model: got {name!r}, expected one of {', '.join(names())}")
-    network: type[Network] = importlib.import_module(f"{networks.__name__}.{name}").NETWORK
+    if "." not in name and name not in names():
+        raise InputError(
+            f"configuration key model: got {name!r}, expected one of {', '.join(names())}, or the module of another network such as package.module"
+        )
+    module = name if "." in name else f"{networks.__name__}.{name}"
+    try:
+        network = importlib.import_module(module).NETWORK
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"configuration key model: got {name!r}, which cannot be used ({error}); name a module that can be imported and defines NETWORK"
+        ) from error
+    if not (isinstance(network, type) and issubclass(network, Network)):
+        raise InputError(
+            f"configuration key model: got {name!r}, whose NETWORK is {network!r}; expected a subclass of cfjobs.models.network.Network"
+        )
     return network

@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cfjobs import models
 from cfjobs.config import Config
-from cfjobs.models.network import Network, lookup
+from cfjobs.models.network import MovieTable, Network, UserTable, lookup
 from cfjobs.training.checkpoint import (
     Checkpoints,
     State,
@@ -164,10 +164,10 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float, momentum: float) -> 
 
 def _squared_norm(network: Network, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
     """Sum over these examples of the squared norms of the embeddings that its examples use."""
-    tables = [(name, table) for name, table in network.named_modules() if isinstance(table, nn.Embedding)]
     norms = [
-        lookup(table, user_idx if name.startswith("user") else movie_idx).square().sum()
-        for name, table in tables
+        lookup(table, user_idx if isinstance(table, UserTable) else movie_idx).square().sum()
+        for table in network.modules()
+        if isinstance(table, UserTable | MovieTable)
     ]
     norms += network.side_norms(user_idx, movie_idx)
     return torch.stack(norms).sum()
