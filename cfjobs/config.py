@@ -46,7 +46,7 @@ class Config(BaseModel):
     # Network ---------------------------------------------------------------------------------------
     model: str = Field(
         "dot_raters",
-        description="Network that predicts ratings: a file of cfjobs/models (dot_raters; the lesson's dot, dot_bias, net).",
+        description="Network that predicts ratings: a file of cfjobs/models/networks (dot_raters; the lesson's dot, dot_bias, net), or a module of yours, package.module (see cfjobs/models/README.md).",
     )
     n_factors: int = Field(64, ge=1, le=4096, description="Length of a user's and of a movie's embedding.")
     init: Literal["uniform", "normal", "kaiming"] = Field(
@@ -93,9 +93,13 @@ class Config(BaseModel):
     )
 
     # Training --------------------------------------------------------------------------------------
+    training: Literal["auto", "blocked_sgd", "minibatch"] = Field(
+        "auto",
+        description="How the rating network is trained: blocked_sgd, a rating at a time on a processor (model = dot_raters), several times faster; or minibatch, by an optimiser on any device. auto is blocked_sgd unless the model, a GPU, several processes, side features, a learned y_padding or a setting of minibatch (optimizer, momentum, weight_decay, schedule, steps, batch_size) asks for minibatch.",
+    )
     optimizer: Literal["auto", "sgd", "adam", "adamw"] = Field(
         "auto",
-        description="auto trains model = dot_raters on a processor a rating at a time, several times faster, unless side features, a learned y_padding, several processes or a knob of batches (steps, batch_size, weight_decay, another schedule) ask for batches; all else by adam. sgd uses momentum.",
+        description="Optimiser of training = minibatch; auto is adam. sgd uses momentum.",
     )
     learning_rate: float | None = Field(
         None,

@@ -277,10 +277,10 @@ def space(config: Config, objective: Objective) -> dict[str, Range | list[int]]:
 
 def spelled_out(config: Config, *, n_ratings: int) -> Config:
     """The configuration with the rating network's knobs as this many ratings have them, where it leaves them open."""
-    by_blocks = models.block_recipe(config) is not None and resolve_device(config.device).type == "cpu"
-    plan = models.plan(config, n_ratings=n_ratings, by_blocks=by_blocks)
+    training = models.training_of(config, device=resolve_device(config.device).type)
+    plan = models.plan(config, n_ratings=n_ratings, training=training)
     knobs: dict[str, Any] = {"learning_rate": plan.learning_rate, "l2": plan.l2}
-    if by_blocks or config.epochs:
+    if training == "blocked_sgd" or config.epochs:
         knobs["epochs"] = plan.epochs
     else:
         knobs["steps"] = config.steps or models.recipe_of(config).steps

@@ -2,8 +2,8 @@
 
 MODEL_URI/network.safetensors   the weights
 MODEL_URI/unfinished.safetensors   for a warm start: what the network forgets when its training ends, if anything
-MODEL_URI/model.json            the network's name, settings and sizes, the encoding of side features, and the configuration;
-                                size and SHA-256 of every other file, and of itself
+MODEL_URI/model.json            the network's name, settings and sizes, how it was trained, the encoding of side features,
+                                and the configuration; size and SHA-256 of every other file, and of itself
 MODEL_URI/users.parquet         user_id by row, n_ratings
 MODEL_URI/movies.parquet        movie_id by row, n_ratings, and the columns of the movies table
 """
@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -49,6 +49,7 @@ class Model:
     counts training ratings: a row with none is an unknown id, unless the movie is described by side features.
     encodings: of those features. stars_weight: of the predicted stars beside the ranking network's affinity.
     profile: the ranking network for a user whose ratings have no times, where `ranking` goes by the latest.
+    training: how the rating network was trained; None where a model was saved without saying so.
     """
 
     network: Network
@@ -59,6 +60,7 @@ class Model:
     encodings: Encodings = NOT_DESCRIBED
     stars_weight: float = 0.0
     profile: RankingModel | None = None
+    training: models.Training | None = None
 
     def knows_movies(self) -> NDArray[np.bool_]:
         """Movies that the networks can tell from any other [M]: those with training ratings, and described ones."""
@@ -99,6 +101,7 @@ def save_model(uri: str, model: Model, *, for_warm_start: bool = False) -> None:
         "n_users": model.network.n_users,
         "n_movies": model.network.n_movies,
         "ranking": asdict(model.ranking.config) if model.ranking else None,
+        "training": model.training,
         "stars_weight": model.stars_weight,
         "profile": asdict(model.profile.config) if model.profile else None,
         "features": {
@@ -235,7 +238,7 @@ def _load(uri: str, description: dict[str, Any], users: range | None) -> Model:
         n_movies=description["n_movies"],
         settings=Settings(**shape),
     )
-    network.load_state_dict(_network_tensors(uri, description, users))
+    network.load_state_dict(_network_tensors(uri, description, users, of_users=network.user_tensors()))
     network.eval()
     ranking = _ranking(uri, "ranking", description)
     profile = _ranking(uri, "profile", description) if users is None else None
@@ -247,7 +250,17 @@ def _load(uri: str, description: dict[str, Any], users: range | None) -> Model:
     config = validated(description["config"])
     weight = float(description.get("stars_weight", 0.0))
     known = _users(uri, description, users)
-    return Model(network, ranking, config, known, movies, Encodings(**learnt), weight, profile)
+    return Model(
+        network,
+        ranking,
+        config,
+        known,
+        movies,
+        Encodings(**learnt),
+        weight,
+        profile,
+        description.get("training"),
+    )
 
 
 def _ranking(uri: str, name: str, description: dict[str, Any]) -> RankingModel | None:
@@ -258,23 +271,23 @@ def _ranking(uri: str, name: str, description: dict[str, Any]) -> RankingModel |
     return RankingModel(**tensors, config=RankingConfig(**config))
 
 
-def user_rows(tensors: TensorFile, users: range) -> dict[str, torch.Tensor]:
-    """The rows of these users, and the last, which is the unknown user's, of every tensor that has a row a user."""
+def user_rows(tensors: TensorFile, users: range, *, of_users: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The rows of these users, and the last, which is the unknown user's, of the tensors of users."""
     return {
-        name: torch.cat(
-            [tensors.rows(name, users.start, users.stop), tensors.rows(name, shape[0] - 1, shape[0])]
-        )
-        for name, shape in tensors.shapes.items()
-        if name.startswith("user") and shape
+        name: torch.cat([tensors.rows(name, users.start, users.stop), tensors.rows(name, n_rows - 1, n_rows)])
+        for name in of_users
+        for n_rows in tensors.shapes[name][:1]
     }
 
 
-def _network_tensors(uri: str, description: dict[str, Any], users: range | None) -> dict[str, torch.Tensor]:
+def _network_tensors(
+    uri: str, description: dict[str, Any], users: range | None, *, of_users: Iterable[str]
+) -> dict[str, torch.Tensor]:
     if users is None:
         return _tensors(_read(uri, "network.safetensors", description))
     tensors = TensorFile(storage.join(uri, "network.safetensors"))
-    of_users = user_rows(tensors, users)
-    return of_users | {name: tensors.tensor(name) for name in tensors.shapes if name not in of_users}
+    rows = user_rows(tensors, users, of_users=of_users)
+    return rows | {name: tensors.tensor(name) for name in tensors.shapes if name not in rows}
 
 
 def _users(uri: str, description: dict[str, Any], users: range | None) -> pl.DataFrame:

@@ -23,7 +23,7 @@ class ModelSlices:
     def of_users(self, users: range) -> Model:
         """The model with the rows of these users alone; row 0 is the first of them."""
         known = self.without_users.network
-        rows = user_rows(self._tensors, users)
+        rows = user_rows(self._tensors, users, of_users=known.user_tensors())
         network = _same_network(known, n_users=len(users))
         network.load_state_dict(known.state_dict() | rows, assign=True)
         return replace(

@@ -8,7 +8,7 @@ hold the mean of the trained rows, so an unknown user is a typical one and nothi
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,20 @@ from cfjobs.features import Features
 from cfjobs.models.pair_dot import pair_logits
 from cfjobs.models.raters import Raters
 from cfjobs.models.recipe import BlockRecipe, Recipe, Settings
-from cfjobs.models.side_features import HIDDEN_MOVIES, ValueEmbedding
+from cfjobs.models.side_features import HIDDEN_MOVIES, MovieValues, UserValues, ValueEmbedding
 
 UNKNOWN = -1
+
+
+class UserTable(nn.Embedding):
+    """A row for each user, and the last for an unknown one: [U + 1, width]. Its name in the network is free."""
+
+
+class MovieTable(nn.Embedding):
+    """A row for each movie, and the last for an unknown one: [M + 1, width]."""
+
+
+Table = TypeVar("Table", UserTable, MovieTable)
 
 
 @dataclass(frozen=True)
@@ -62,14 +73,13 @@ class MlpScores:
 class Network(nn.Module, ABC):
     """A network that predicts the rating a user gives a movie.
 
-    recipe, by_blocks: how this network is trained well by batches and, if it can be, a rating at a time; used where the
-    configuration leaves it open. n_members: networks
-    side by side in this one, whose rows a rating pays for each. forgotten: names of the parameters that it has in
-    training only.
+    recipe, block_recipe: how this network is trained well by minibatch and, if it can be, by blocked SGD; used where
+    the configuration leaves it open. n_members: networks side by side in this one, whose rows a rating pays for each.
+    forgotten: names of the parameters that it has in training only.
     """
 
     recipe: ClassVar[Recipe]
-    by_blocks: ClassVar[BlockRecipe | None] = None
+    block_recipe: ClassVar[BlockRecipe | None] = None
     n_members: int = 1
     forgotten: ClassVar[tuple[str, ...]] = ()
 
@@ -97,21 +107,24 @@ class Network(nn.Module, ABC):
 
     def describe(self, *, users: Features | None = None, movies: Features | None = None) -> None:
         """Called before training with the side features of the rows: every table of them gets their sums added."""
-        tables = {n: table for n, table in self.named_children() if isinstance(table, nn.Embedding)}
-        for name, table in tables.items():
-            features = users if name.startswith("user") else movies
-            if features is not None:
-                hidden = HIDDEN_MOVIES if name.startswith("movie") else 0.0
-                self.side[name] = ValueEmbedding(
-                    features, table.embedding_dim, hidden=hidden, device=table.weight.device
+        for name, table in self.named_children():
+            if isinstance(table, UserTable) and users is not None:
+                self.side[name] = UserValues(users, table.embedding_dim, device=table.weight.device)
+            if isinstance(table, MovieTable) and movies is not None:
+                self.side[name] = MovieValues(
+                    movies, table.embedding_dim, hidden=HIDDEN_MOVIES, device=table.weight.device
                 )
 
     def side_norms(self, user_idx: Tensor, movie_idx: Tensor) -> list[Tensor]:
         """What the examples pay in L2 for the values of their rows, summed; one number a table."""
         return [
-            values.squared_norms()[user_idx if name.startswith("user") else movie_idx].sum()
-            for name, values in self.values().items()
+            values.squared_norms()[user_idx if isinstance(values, UserValues) else movie_idx].sum()
+            for values in self.values().values()
         ]
+
+    def user_tensors(self) -> set[str]:
+        """Names of the parameters and buffers [U + 1, ...] that have a row for each user."""
+        return {f"{name}.weight" for name, table in self.named_modules() if isinstance(table, UserTable)}
 
     def values(self) -> dict[str, ValueEmbedding]:
         """What side features are being learnt, by the name of what they add to."""
@@ -168,11 +181,14 @@ class Network(nn.Module, ABC):
 
         trained_users [U], trained_movies [M]: True for a row that had training ratings.
         """
-        for what, trained in (("user", trained_users), ("movie", trained_movies)):
-            side = {name: values for name, values in self.values().items() if name.startswith(what)}
+        kinds = ((UserTable, UserValues, trained_users), (MovieTable, MovieValues, trained_movies))
+        for kind, kind_of_values, trained in kinds:
+            side = {
+                name: values for name, values in self.values().items() if isinstance(values, kind_of_values)
+            }
             untrained = torch.cat([~trained, trained.new_ones(1)])
-            for name, table in self.named_modules():
-                if isinstance(table, nn.Embedding) and name.startswith(what):
+            for table in self.modules():
+                if isinstance(table, kind):
                     table.weight[untrained] = table.weight[:-1][trained].mean(dim=0)
                     for values in side.values():
                         table.weight[:-1][values.described & ~trained] = 0
@@ -219,13 +235,13 @@ class RatingRange(nn.Module):
 
 
 def embedding(
-    n_rows: int, width: int, settings: Settings, *, lesson_range: tuple[float, float]
-) -> nn.Embedding:
-    """An embedding of n_rows + 1 rows (the last for UNKNOWN), initialised as the settings say.
+    kind: type[Table], n_rows: int, width: int, *, settings: Settings, lesson_range: tuple[float, float]
+) -> Table:
+    """A table of n_rows + 1 rows (the last for UNKNOWN), initialised as the settings say.
 
     uniform: the lesson's range for this network; normal: N(0, init_std); kaiming: N(0, 2 / width).
     """
-    table = nn.Embedding(n_rows + 1, width)
+    table = kind(n_rows + 1, width)
     if settings.init == "uniform":
         nn.init.uniform_(table.weight, *lesson_range)
     elif settings.init == "normal":

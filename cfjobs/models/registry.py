@@ -3,12 +3,13 @@
 import importlib
 import pkgutil
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.models import networks
 from cfjobs.models.network import Network
-from cfjobs.models.recipe import BlockRecipe, Recipe, Settings
+from cfjobs.models.recipe import Recipe, Settings
 
 
 def names() -> list[str]:
@@ -43,7 +44,7 @@ def settings(config: Config, *, y_range: tuple[float, float]) -> Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a training goes: as configured, and by the network's recipe where the configuration leaves it open. batch_size 0: a rating at a time."""
+    """How a training goes: as configured, and by the network's recipe where the configuration leaves it open. batch_size: 0 in blocked SGD."""
 
     batch_size: int
     epochs: int
@@ -51,23 +52,47 @@ class Plan:
     l2: float
 
 
-_WARM_PASSES = 2  # a rating at a time: one pass alone ends 2 % above a cold start's RMSE, two 0.3 %
-_KNOBS_OF_BATCHES = ("optimizer", "steps", "batch_size", "weight_decay", "schedule", "momentum")
+Training = Literal["blocked_sgd", "minibatch"]
+"""How a rating network is trained: a rating at a time on a processor, or by batches on any device."""
+
+_WARM_PASSES = 2  # of blocked SGD: one pass alone ends 2 % above a cold start's RMSE, two 0.3 %
+_OF_MINIBATCH = ("optimizer", "steps", "batch_size", "weight_decay", "schedule", "momentum")
 
 
-def block_recipe(config: Config) -> BlockRecipe | None:
-    """The recipe of a training a rating at a time; None where the network has none or a knob asks for batches."""
+def training_of(config: Config, *, device: str = "cpu", processes: int = 1) -> Training:
+    """How the rating network is trained with this configuration, on a device of this type, by so many processes.
+
+    auto is blocked SGD wherever that can be. InputError where `training = blocked_sgd` cannot be.
+    """
+    obstacle = _obstacle(config, device=device, processes=max(processes, config.processes))
+    if config.training == "blocked_sgd" and obstacle:
+        raise InputError(
+            f"configuration key training: got 'blocked_sgd', but {obstacle}; set training=auto or minibatch"
+        )
+    return "minibatch" if config.training == "minibatch" or obstacle else "blocked_sgd"
+
+
+def _obstacle(config: Config, *, device: str, processes: int) -> str | None:
+    """What stands in the way of blocked SGD, None if nothing does."""
+    if _class(config.model).block_recipe is None:
+        return f"model = {config.model} can only be trained by minibatch"
     unset = Config()
-    turned = any(getattr(config, knob) != getattr(unset, knob) for knob in _KNOBS_OF_BATCHES)
-    more = config.processes > 1 or config.user_features or config.movie_features
-    if turned or more or isinstance(config.y_padding, str):
-        return None
-    return _class(config.model).by_blocks
+    for key in _OF_MINIBATCH:
+        if getattr(config, key) != getattr(unset, key):
+            return f"{key} is a setting of minibatch"
+    for key in ("user_features", "movie_features"):
+        if getattr(config, key):
+            return f"{key} are learnt by minibatch"
+    if isinstance(config.y_padding, str):
+        return "y_padding = learned is learnt by minibatch"
+    if processes > 1:
+        return f"{processes} processes train by minibatch"
+    return f"device {device} trains by minibatch" if device != "cpu" else None
 
 
-def plan(config: Config, *, n_ratings: int, warm: bool = False, by_blocks: bool = False) -> Plan:
+def plan(config: Config, *, n_ratings: int, warm: bool = False, training: Training = "minibatch") -> Plan:
     """The plan for this many training ratings. warm: of a training that goes on from an earlier model, `warm_share` of the epochs."""
-    blocks = block_recipe(config) if by_blocks else None
+    blocks = _class(config.model).block_recipe if training == "blocked_sgd" else None
     if blocks is not None:
         batch_size, epochs = 0, config.epochs or blocks.epochs(n_ratings)
         rate = config.learning_rate or blocks.learning_rate(epochs)
@@ -89,7 +114,19 @@ def build(name: str, *, n_users: int, n_movies: int, settings: Settings) -> Netw
 
 
 def _class(name: str) -> type[Network]:
-    if name not in names():
-        raise InputError(f"configuration key model: got {name!r}, expected one of {', '.join(names())}")
-    network: type[Network] = importlib.import_module(f"{networks.__name__}.{name}").NETWORK
+    if "." not in name and name not in names():
+        raise InputError(
+            f"configuration key model: got {name!r}, expected one of {', '.join(names())}, or the module of another network such as package.module"
+        )
+    module = name if "." in name else f"{networks.__name__}.{name}"
+    try:
+        network = importlib.import_module(module).NETWORK
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"configuration key model: got {name!r}, which cannot be used ({error}); name a module that can be imported and defines NETWORK"
+        ) from error
+    if not (isinstance(network, type) and issubclass(network, Network)):
+        raise InputError(
+            f"configuration key model: got {name!r}, whose NETWORK is {network!r}; expected a subclass of cfjobs.models.network.Network"
+        )
     return network

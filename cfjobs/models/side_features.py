@@ -78,6 +78,14 @@ class ValueEmbedding(nn.Module):
         return torch.cat([sums, typical[None]])
 
 
+class UserValues(ValueEmbedding):
+    """Of the users' side features."""
+
+
+class MovieValues(ValueEmbedding):
+    """Of the movies' side features."""
+
+
 def sparse(row: Tensor, column: Tensor, value: Tensor, *, size: tuple[int, int]) -> Tensor:
     """A sparse matrix in CSR form; repeated pairs are summed."""
     with warnings.catch_warnings():

@@ -17,7 +17,7 @@ from cfjobs.lists.blend import LEAST_USERS, TYPICAL, WEIGHTS, Blend, chosen, kep
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.ratings import holdout
-from cfjobs.training.fit import fit_rater
+from cfjobs.training.fit import fit_rater, training_of
 from cfjobs.training.warm_start import COLD
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def choose(task: training.Task, *, device: torch.device, last: float | None = No
         log.info("too few users to choose the weight of stars (%d): it is %g", n_relevant, TYPICAL)
         return Blend(weight=TYPICAL, users=n_relevant)
     kit = training.Kit(device)
-    network, _ = fit_rater(inner, kit)
+    network, _ = fit_rater(inner, kit, training=training_of(inner, kit))
     model = Model(
         network.eval(),
         training.fit_ranker(inner, kit),

@@ -145,6 +145,7 @@ def prepare(night: Night) -> Prepared:
     user_table = catalogue.users_with_columns(user_ids, None if night.inputs.model else users, config)
     _check_titles(clean.movies)
     if not night.inputs.model:
+        models.training_of(config)
         catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
     if config.top_n > clean.movies.height:
         raise InputError(

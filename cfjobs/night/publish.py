@@ -75,6 +75,9 @@ def commit(
         "lists": sum(record.lists for record in scored),
         "rows": sum(part.rows for part in parts),
     }
+    config = with_question(night, prepared)
+    if model.training is not None:
+        config = config.model_copy(update={"training": model.training})
     row = {
         tables.RUN_DATE: night.run_date,
         "run_id": night.run_id,
@@ -82,7 +85,7 @@ def commit(
         "model_uri": trained.model_uri,
         "counts": json.dumps(counts),
         "metrics": json.dumps(metrics),
-        "config": with_question(night, prepared).model_dump_json(),
+        "config": config.model_dump_json(),
         "inputs": storage.read_bytes(storage.join(night.work, "inputs.json")).decode(),
         "versions": json.dumps(_versions()),
         "losses": json.dumps((trained_already(night, on="train") or trained).losses),

@@ -17,6 +17,7 @@ from cfjobs import storage
 from cfjobs.config import Config
 from cfjobs.errors import DamagedFile, InputError
 from cfjobs.lists.blend import Blend
+from cfjobs.models import Training
 from cfjobs.ratings.question import Question
 from cfjobs.record import AnyRecord, Record
 from cfjobs.storage.faults import first_line
@@ -143,13 +144,14 @@ Metrics = dict[str, float | None]
 class Trained(Record):
     """A model in storage, with the record of its training.
 
-    share: of the planned epochs, up to the best one. warm_from: the model that it went on from. blend: how much its
-    lists go by predicted stars.
+    share: of the planned epochs, up to the best one. training: how the rating network was trained, None for an existing
+    model. warm_from: the model that it went on from. blend: how much its lists go by predicted stars.
     """
 
     model_uri: str
     share: float
     losses: list[tuple[int, float, float | None]]
+    training: Training | None = None
     warm_from: str | None = None
     blend: Blend = Blend(weight=0.0)
 

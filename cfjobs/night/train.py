@@ -51,7 +51,16 @@ def fit(
     users = _with_counts(user_table, task.kept["user_idx"])
     movies = _with_counts(movie_table, task.kept["movie_idx"])
     blend = _blend(night, task)
-    model = Model(fitted.network, fitted.ranking, config, users, movies, encodings, blend.weight)
+    model = Model(
+        fitted.network,
+        fitted.ranking,
+        config,
+        users,
+        movies,
+        encodings,
+        blend.weight,
+        training=fitted.training,
+    )
     if on == "all" or not config.refit:
         model = replace(model, profile=training.fit_profile(task, device=resolve_device(config.device)))
     refit_from = config.steady if on == "all" else config.refit
@@ -65,7 +74,12 @@ def fit(
     return night.done(
         f"trained-{on}",
         Trained(
-            model_uri=uri, share=fitted.share, losses=losses, warm_from=task.start.model_uri, blend=blend
+            model_uri=uri,
+            share=fitted.share,
+            losses=losses,
+            training=fitted.training,
+            warm_from=task.start.model_uri,
+            blend=blend,
         ),
     )
 

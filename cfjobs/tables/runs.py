@@ -28,7 +28,7 @@ FIRST = 10
 
 
 class PublishedNight(Record):
-    """A row of `runs`. version: of the `runs` table, which names this state of all tables."""
+    """A row of `runs`. training: how the rating network was trained, None where it is not known. version: of the `runs` table, which names this state of all tables."""
 
     run_date: date
     run_id: str
@@ -36,6 +36,7 @@ class PublishedNight(Record):
     finished_at: datetime
     gate: str
     model_uri: str
+    training: str | None
     table_versions: dict[str, int]
     metrics: dict[str, float | None]
     counts: dict[str, int]
@@ -146,8 +147,10 @@ def _night_of(row: dict[str, Any]) -> PublishedNight:
     """A row of `runs`; nights of before version 1.1 do not name the version of `runs` itself."""
     values = row | {name: json.loads(row[name]) for name in ("table_versions", "metrics", "counts")}
     version = values["table_versions"].pop(RUNS.name, None)
+    values["training"] = json.loads(row["config"]).get("training")
     return PublishedNight(
-        version=version, **{name: values[name] for name in PublishedNight.model_fields if name != "version"}
+        version=version,
+        **{name: values.get(name) for name in PublishedNight.model_fields if name != "version"},
     )
 
 

@@ -275,7 +275,12 @@ RUNS = Table(
             "[[1, 0.91, 0.83]]",
             unit="stars squared",
         ),
-        Column("config", "string", "JSON object: the configuration.", '{"model": "dot_bias"}'),
+        Column(
+            "config",
+            "string",
+            "JSON object: the configuration, `question` and `training` as they were decided.",
+            '{"model": "dot_bias"}',
+        ),
         Column(
             "inputs",
             "string",

@@ -1,4 +1,4 @@
-"""Training a rating at a time on a processor: the course of it. The loops are in `blocked_sgd_kernels.py`, with their source.
+"""Blocked SGD, a rating at a time on a processor: the training loop. The compiled loops are in `blocked_sgd_kernels.py`, with their source.
 
 The same model on any number of threads. What it is worth beside batches: docs/decisions/0006-a-rating-at-a-time.md.
 """
@@ -12,14 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfjobs import models
-from cfjobs.config import Config
-from cfjobs.models.network import Network
 from cfjobs.models.raters import sum_raters
 from cfjobs.training import blocked_sgd_kernels
 from cfjobs.training.checkpoint import Checkpoints, State
-from cfjobs.training.distributed import Processes
-from cfjobs.training.loop import Course, Examples
+from cfjobs.training.loop import Examples, TrainingLoop
 
 _RATER_STEPS = 8  # an epoch
 _RATER_RATE = 0.2  # of the learning rate
@@ -28,19 +24,15 @@ _RATER_BETAS = (0.8, 0.99)
 _FIRST_A = 0.1  # squared gradients that a row starts with: bounds its first steps
 
 
-def by_blocks(network: Network, train: Examples, *, config: Config, processes: Processes) -> bool:
-    """Whether this training goes a rating at a time: where it can, and no knob of batches is turned."""
-    here = train.rating.device.type == "cpu" and processes.size == 1
-    return here and models.block_recipe(config) is not None and network.block_rows() is not None
+class BlockedSGD(TrainingLoop):
+    """A step is a round of blocks, after which, some times an epoch, the raters' rows take theirs."""
 
-
-class ByBlocks(Course):
-    """A step is a round of cells, after which, some times an epoch, the raters' rows take theirs."""
+    training = "blocked_sgd"
 
     def prepare(self) -> None:
         network, train, config = self.network, self.train, self.config
         rows = network.block_rows()
-        assert rows is not None
+        assert rows is not None, "a network with a block_recipe has rows to train by it"
         low, high = (float(end) for end in rows.range.bounds())
         self.low, self.span = np.float32(low), np.float32(high - low)
         if not self.warm:  # the mean rating, which the penalised biases would otherwise have to carry
@@ -51,7 +43,7 @@ class ByBlocks(Course):
         self.raters = rows.raters
         n_users, n_movies = network.n_users, network.n_movies
         user, movie, rating = (part.numpy() for part in (train.user_idx, train.movie_idx, train.rating))
-        self.cells = blocked_sgd_kernels.Cells.of(
+        self.blocks = blocked_sgd_kernels.Blocks.of(
             user,
             movie,
             rating,
@@ -61,10 +53,10 @@ class ByBlocks(Course):
             row_bytes=3 * 4 * rows.movie[0].numel(),
             rng=np.random.default_rng(config.seed),
         )
-        n_steps = min(_RATER_STEPS, self.cells.n_blocks)
-        self.rounds_a_step = -(-self.cells.n_blocks // n_steps)
+        n_steps = min(_RATER_STEPS, self.blocks.n_blocks)
+        self.rounds_a_step = -(-self.blocks.n_blocks // n_steps)
         self.ratings_a_step = np.bincount(user, minlength=n_users).astype(np.float32)
-        self.ratings_a_step *= self.rounds_a_step / self.cells.n_blocks
+        self.ratings_a_step *= self.rounds_a_step / self.blocks.n_blocks
         n_members = rows.user.shape[1]
         self.squares = {
             "user": torch.full((n_users, n_members, 2), _FIRST_A),
@@ -78,7 +70,7 @@ class ByBlocks(Course):
         self.threads = torch.get_num_threads()
 
     def run_epoch(self, checkpoints: Checkpoints) -> None:
-        n_blocks = self.cells.n_blocks
+        n_blocks = self.blocks.n_blocks
         order = np.random.default_rng([self.config.seed, self.epoch]).permutation(n_blocks)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="train") as pool:
             while self.step < n_blocks:
@@ -94,22 +86,22 @@ class ByBlocks(Course):
     @property
     def rate(self) -> float:
         """The learning rate of the round under way: falls in a line, a little after each round."""
-        done = (self.epoch - 1 + self.step / self.cells.n_blocks) / self.epochs
+        done = (self.epoch - 1 + self.step / self.blocks.n_blocks) / self.epochs
         return self.plan.learning_rate * (1 - done)
 
     def _round(self, pool: ThreadPoolExecutor, number: int) -> None:
-        """Visit the cells (i, i + number), which share nothing."""
-        cells, rows, raters, n_blocks = self.cells, self.rows, self.raters, self.cells.n_blocks
+        """Visit the blocks (i, i + number), which share nothing."""
+        blocks, rows, raters, n_blocks = self.blocks, self.rows, self.raters, self.blocks.n_blocks
         start = np.random.default_rng([self.config.seed, self.epoch, number]).random(n_blocks)
         tables = [t.numpy() for t in (rows.user, rows.movie, rows.x, self.sums, self.gradients, self.own)]
         squares = [self.squares["user"].numpy(), self.squares["movie"].numpy()]
         scalars = [np.float32(x) for x in (float(rows.offset), self.low, self.span, self.rate, self.plan.l2)]
 
         def visit(i: int) -> float:
-            cell = i * n_blocks + (i + number) % n_blocks
-            part = slice(cells.first[cell], cells.first[cell + 1])
+            block = i * n_blocks + (i + number) % n_blocks
+            part = slice(blocks.first[block], blocks.first[block + 1])
             found: float = blocked_sgd_kernels.visit(
-                cells.user[part], cells.movie[part], cells.rating[part], int(start[i] * (part.stop - part.start)),
+                blocks.user[part], blocks.movie[part], blocks.rating[part], int(start[i] * (part.stop - part.start)),
                 *tables, raters.weight, *squares, *scalars,
             )  # fmt: skip
             return found
@@ -124,7 +116,7 @@ class ByBlocks(Course):
 
     def _step_raters(self, pool: ThreadPoolExecutor) -> None:
         raters, (beta_1, beta_2) = self.raters, _RATER_BETAS
-        per_epoch = -(-self.cells.n_blocks // self.rounds_a_step)
+        per_epoch = -(-self.blocks.n_blocks // self.rounds_a_step)
         number = (self.epoch - 1) * per_epoch + -(-self.step // self.rounds_a_step)
         arrays = [
             t.numpy()

@@ -1,8 +1,8 @@
-"""Training a rating at a time, in an order that keeps movies in the processor's cache: the compiled loops.
+"""Blocked SGD, a rating at a time, in an order that keeps movies in the processor's cache: the compiled loops.
 
-Ratings are dealt into B x B cells, by block of users and block of movies. A round visits B cells that share no user and
+Ratings are dealt into B x B blocks, by range of users and of movies. A round visits B blocks that share no user and
 no movie, so threads need no lock and the result does not depend on their number; B rounds are an epoch. While a
-cell is visited its movies stay in the cache and its users stream by, so that a rating costs arithmetic, not memory.
+block is visited its movies stay in the cache and its users stream by, so that a rating costs arithmetic, not memory.
 
 For a rating r of user u and movie m, with e = predicted - r and g = e x d predicted / d logit,
 
@@ -12,7 +12,7 @@ For a rating r of user u and movie m, with e = predicted - r and g = e x d predi
 where v_m = q_m + s_m is the movie's vector and its raters' sum (see `models/networks/dot_raters.py`). The sums are held for
 a while and their gradients G_m collected; then the raters' rows x_w take one step of Adam and the sums are new.
 
-Sources: Chin and others, "A fast parallel stochastic gradient method" (2015, LIBMF), for the cells and the rates by row; Gemulla
+Sources: Chin and others, "A fast parallel stochastic gradient method" (2015, LIBMF), for the blocks and the rates by row; Gemulla
 and others, "Large-scale matrix factorization with distributed stochastic gradient descent" (2011), for the rounds.
 """
 
@@ -27,15 +27,15 @@ from cfjobs.models.raters import Floats, Ints, Raters
 from cfjobs.training.prefetch import fetch
 
 _CACHE_BYTES = 1 << 19  # of a movie block's rows, their sums and gradients
-_VISIT = 4  # ratings of a user in a cell, at least: its rows are fetched anew for each
+_VISIT = 4  # ratings of a user in a block, at least: its rows are fetched anew for each
 _FEWEST, _MOST = 8, 64  # blocks
 _AHEAD = 3  # ratings: whose movie is brought near
 _fast = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
 
 
 @dataclass(frozen=True)
-class Cells:
-    """Ratings by cell; cell i x B + j has users of block i and movies of block j. user, movie, rating [R]; first [B x B + 1].
+class Blocks:
+    """Ratings by block; block i x B + j has the i-th users and the j-th movies. user, movie, rating [R]; first [B x B + 1].
 
     A movie m is stored as ~m where the user is in the movie's sum.
     """
@@ -58,7 +58,7 @@ class Cells:
         raters: "Raters",
         row_bytes: int,
         rng: np.random.Generator,
-    ) -> "Cells":
+    ) -> "Blocks":
         """Deal the ratings out; users in blocks of equally many ratings, movies at random. row_bytes: of a movie in the cache."""
         by_cache = math.ceil(n_movies * row_bytes / _CACHE_BYTES)
         by_visit = len(user) // (max(1, n_users) * _VISIT)
@@ -95,7 +95,7 @@ def visit(  # type: ignore[no-untyped-def]
     users, movies, ratings, start, user_UKW, movie_MKW, x_UKW, sum_MKW, grad_MKW, own_UKW,
     weight, user_A, movie_A, offset, low, span, rate, l2,
 ):  # fmt: skip
-    """Take the ratings of one cell, from `start` round to it again. Returns the squared errors, summed over ratings and members.
+    """Take the ratings of one block, from `start` round to it again. Returns the squared errors, summed over ratings and members.
 
     The last column of a row is its bias. grad, own: what the sums' gradients need, added to.
     """

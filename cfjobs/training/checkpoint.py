@@ -1,6 +1,6 @@
 """Where a training stands, as one file: a training that was killed goes on from its last one.
 
-The file is safetensors: tensors by name, and the small facts as JSON in its header, so that a checkpoint is
+The file is safetensors: tensors by name, and small values as JSON in its header, so that a checkpoint is
 whole or absent and holds no code. What it has to hold for the resumed training to equal the one that was not
 killed: parameters, the optimiser's moments, the states of the random generators, the place in the schedule,
 the best weights so far and the record of the epochs.
@@ -21,15 +21,15 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 _SHARE_OF_TIME = 0.05
-_FACTS = "facts"
+_HEADER = "header"
 
 
 @dataclass(frozen=True)
 class State:
-    """Where a training stands. facts: what JSON holds; NaN and infinity are allowed."""
+    """Where a training stands. header: what JSON holds; NaN and infinity are allowed."""
 
     tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    header: dict[str, Any]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors below `prefix/`, by the rest of their names."""
@@ -38,7 +38,7 @@ class State:
 
     def to_bytes(self) -> bytes:
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        return safetensors.torch.save(on_cpu, metadata={_FACTS: json.dumps(self.facts)})
+        return safetensors.torch.save(on_cpu, metadata={_HEADER: json.dumps(self.header)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "State":
@@ -46,10 +46,10 @@ class State:
         try:
             tensors = safetensors.torch.load(data)
             length = int.from_bytes(data[:8], "little")
-            facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_FACTS])
+            header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_HEADER])
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"checkpoint: is damaged ({error})") from error
-        return cls(tensors, facts)
+        return cls(tensors, header)
 
 
 class Checkpoints:
@@ -70,8 +70,8 @@ class Checkpoints:
         self._read, self._write, self._seconds, self._clock = read, write, seconds, clock
         self._due = clock() + seconds
 
-    def last(self, training: dict[str, Any]) -> State | None:
-        """The last state of this very training, None where it has to begin. training: the facts that name it."""
+    def last(self, fingerprint: dict[str, Any]) -> State | None:
+        """The last state of this very training, None where it has to begin. fingerprint: what names it."""
         data = self._read() if self._seconds else None
         if data is None:
             return None
@@ -80,11 +80,11 @@ class Checkpoints:
         except ValueError as error:
             log.warning("%s; training from the beginning", error)
             return None
-        if state.facts["training"] != training:
+        if state.header["fingerprint"] != fingerprint:
             log.warning(
                 "checkpoint: is of %s, this is %s; training from the beginning",
-                state.facts["training"],
-                training,
+                state.header["fingerprint"],
+                fingerprint,
             )
             return None
         return state

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import polars as pl
 import torch
@@ -60,11 +60,12 @@ class Kit:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The networks, and the record of the epochs of the first."""
+    """The networks, the record of the epochs of the first, and how that one was trained."""
 
     network: Network
     ranking: RankingModel | None
-    record: list[Epoch] = field(default_factory=list)
+    record: list[Epoch]
+    training: models.Training
 
     @property
     def share(self) -> float:
@@ -74,18 +75,19 @@ class Fitted:
 
 def fit_networks(task: Task, kit: Kit) -> Fitted:
     """Fit both networks; the seed of the configuration decides every random choice."""
-    network, record = fit_rater(task, kit)
+    training = training_of(task, kit)
+    network, record = fit_rater(task, kit, training=training)
     ranking = fit_ranker(task, kit) if task.config.rank_by != "rating" else None
-    return Fitted(network, ranking, record)
+    return Fitted(network, ranking, record, training)
 
 
-def fit_rater(task: Task, kit: Kit) -> tuple[Network, list[Epoch]]:
+def fit_rater(task: Task, kit: Kit, *, training: models.Training) -> tuple[Network, list[Epoch]]:
     """The rating network of a task, and the record of its epochs."""
     config = task.config
     network = new_network(task).to(kit.device)
     network.describe(users=task.user_features, movies=task.movie_features)
     learn = examples(task.kept, kit.device)
-    log.info("training %s on %d ratings, %s", config.model, len(learn), kit.device)
+    log.info("training %s on %d ratings by %s, %s", config.model, len(learn), training, kit.device)
     record = fit_rating(
         network,
         learn,
@@ -96,8 +98,14 @@ def fit_rater(task: Task, kit: Kit) -> tuple[Network, list[Epoch]]:
         on_epoch=_epoch_reporter(kit.progress),
         checkpoints=kit.rating,
         processes=kit.processes,
+        training=training,
     )
     return network, record
+
+
+def training_of(task: Task, kit: Kit) -> models.Training:
+    """How the rating network of a task is trained with this kit."""
+    return models.training_of(task.config, device=kit.device.type, processes=kit.processes.size)
 
 
 def new_network(task: Task) -> Network:
@@ -189,10 +197,7 @@ def relevant_rating(config: Config, *, y_range: tuple[float, float]) -> float:
 def _epoch_reporter(progress: Progress | None) -> Callable[[Epoch], None] | None:
     if progress is None:
         return None
-    return lambda e: progress(
-        e.epoch / e.of,
-        f"epoch {e.epoch}, training loss {e.train_loss:.4f}, holdout loss {e.valid_loss:.4f}",
-    )
+    return lambda e: progress(e.epoch / e.of, f"epoch {e.epoch}, {e.losses}")
 
 
 def _step_reporter(n_steps: int, progress: Progress | None) -> Callable[[int, float], None]:

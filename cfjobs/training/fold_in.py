@@ -14,11 +14,11 @@ recommender systems" (2002).
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from cfjobs import models
-from cfjobs.models.network import UNKNOWN, Network
+from cfjobs.models.network import UNKNOWN, Network, UserTable
 
 HOLD = 4.0
 """h: how tightly a user with few ratings is held to the typical one. With it, every network predicts better from one
@@ -46,8 +46,9 @@ def network_of_one(network: Network, name: str, *, movie_idx: Tensor, rating: Te
 def only_user(network: Network, name: str, row: int) -> Network:
     """The trained network with one user, row 0: the user of this row, or the typical one for UNKNOWN."""
     one = models.build(name, n_users=1, n_movies=network.n_movies, settings=network.settings)
+    of_users = network.user_tensors()
     kept = {
-        key: torch.stack([tensor[row], tensor[-1]]) if _is_of_user(key, tensor, network) else tensor
+        key: torch.stack([tensor[row], tensor[-1]]) if key in of_users else tensor
         for key, tensor in network.state_dict().items()
     }
     one.to(next(network.parameters()).device).load_state_dict(kept)
@@ -55,16 +56,10 @@ def only_user(network: Network, name: str, row: int) -> Network:
     return one
 
 
-def _is_of_user(key: str, tensor: Tensor, network: Network) -> bool:
-    return key.startswith("user") and tensor.dim() == 2 and len(tensor) == network.n_users + 1
-
-
 def _solve(one: Network, movie_idx: Tensor, rating: Tensor, *, l2: float) -> dict[str, Tensor]:
     """The user's row of each user table, by the table's key."""
     tables = {
-        f"{name}.weight": table.weight
-        for name, table in one.named_modules()
-        if isinstance(table, nn.Embedding) and name.startswith("user")
+        f"{name}.weight": table.weight for name, table in one.named_modules() if isinstance(table, UserTable)
     }
     widths = [table.shape[1] for table in tables.values()]
     typical = torch.cat([table[-1].detach() for table in tables.values()]).double()
@@ -73,7 +68,7 @@ def _solve(one: Network, movie_idx: Tensor, rating: Tensor, *, l2: float) -> dic
     constant = {
         key: buffer[:1].expand(len(rating), -1)
         for key, buffer in one.named_buffers()
-        if key.startswith("user")
+        if key in one.user_tensors()
     }
 
     def predicted(x_RW: Tensor) -> Tensor:

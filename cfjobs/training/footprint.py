@@ -41,7 +41,7 @@ def of_rating_network(config: Config) -> Footprint:
     return Footprint(_EXAMPLE, row * _PARAMETER, row * _PARAMETER)
 
 
-def of_dot_raters_by_blocks(config: Config) -> Footprint:
+def of_dot_raters_by_blocked_sgd(config: Config) -> Footprint:
     """Of `dot_raters` trained a rating at a time: no gradients of whole tables, moments for the raters' rows alone."""
     row = 4 * config.ensemble * (config.n_factors + 1)
     squares = 2 * 4 * config.ensemble

@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from copy import deepcopy
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,9 +51,17 @@ class Epoch:
     valid_loss: float
     seconds: float
 
+    @property
+    def losses(self) -> str:
+        """The losses in words; a training without a holdout has one."""
+        holdout = "" if math.isnan(self.valid_loss) else f", holdout loss {self.valid_loss:.4f}"
+        return f"training loss {self.train_loss:.4f}{holdout}"
 
-class Course(ABC):
-    """What both ways of training share: see the module."""
+
+class TrainingLoop(ABC):
+    """What both ways of training share: see the module. training: its name."""
+
+    training: ClassVar[models.Training]
 
     def __init__(
         self,
@@ -110,14 +118,7 @@ class Course(ABC):
         valid_loss = self.loss(valid) if valid is not None and len(valid) else math.nan
         found = Epoch(self.epoch, self.epochs, train_loss, valid_loss, time.perf_counter() - started)
         _check_finite(found, self.config, self.plan)
-        log.info(
-            "epoch %d of %d: training loss %.4f, holdout loss %.4f, %.1f s",
-            self.epoch,
-            self.epochs,
-            train_loss,
-            valid_loss,
-            found.seconds,
-        )
+        log.info("epoch %d of %d: %s, %.1f s", self.epoch, self.epochs, found.losses, found.seconds)
         self.record.append(found)
         if valid_loss < self.best_loss:
             self.best_loss, self.best_epoch = valid_loss, self.epoch
@@ -133,11 +134,12 @@ class Course(ABC):
         """Whether there are epochs after the one that has just ended, so that its weights have to be kept aside."""
         return self.epoch < self.stop_after
 
-    def facts(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What has to be alike for a checkpoint to be of this training."""
         return {
             "ratings": len(self.train),
             "rows": [self.network.n_users, self.network.n_movies],
+            "training": self.training,
             "batch_size": self.plan.batch_size,
             "epochs": self.epochs,
             "stop_after": self.stop_after,
@@ -154,14 +156,14 @@ class Course(ABC):
             **self.parts(),
         }
         tensors = {f"{part}/{name}": value for part, found in parts.items() for name, value in found.items()}
-        facts = {
-            "training": self.facts(),
+        header = {
+            "fingerprint": self.fingerprint(),
             "epoch": self.epoch,
             "step": self.step,
             "record": [astuple(epoch) for epoch in self.record],
             "best": [self.best_loss, self.best_epoch],
         }
-        return State(tensors, facts)
+        return State(tensors, header)
 
     def restore(self, state: State) -> None:
         """Stand where the state was taken."""
@@ -169,9 +171,9 @@ class Course(ABC):
         self.best_weights = _on(self.device, state.part("best")) or None
         self.restore_parts(state)
         self.squared_error = state.tensors["epoch/squared_error"].to(self.device)
-        self.epoch, self.step = state.facts["epoch"], state.facts["step"]
-        self.record = [Epoch(*epoch) for epoch in state.facts["record"]]
-        self.best_loss, self.best_epoch = state.facts["best"]
+        self.epoch, self.step = state.header["epoch"], state.header["step"]
+        self.record = [Epoch(*epoch) for epoch in state.header["record"]]
+        self.best_loss, self.best_epoch = state.header["best"]
 
 
 def best_epoch(record: list[Epoch]) -> int:

@@ -1,4 +1,4 @@
-"""Training by batches: steps of an optimiser of torch, for any network on any device, in one process or several.
+"""Minibatch training: steps of an optimiser of torch, for any network on any device, in one process or several.
 
     loss = mean over the batch of (rating - predicted)^2 + l2 x (|p_u|^2 + |q_m|^2 + b_u^2 + b_m^2)
 
@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cfjobs import models
 from cfjobs.config import Config
-from cfjobs.models.network import Network, lookup
+from cfjobs.models.network import MovieTable, Network, UserTable, lookup
 from cfjobs.training.checkpoint import (
     Checkpoints,
     State,
@@ -23,14 +23,16 @@ from cfjobs.training.checkpoint import (
     restore_optimizer,
     restore_random,
 )
-from cfjobs.training.loop import Course, Examples, mean_squared_error
+from cfjobs.training.loop import Examples, TrainingLoop, mean_squared_error
 
 _ONE_CYCLE_RISE = 0.25
 _ONE_CYCLE_START = 1 / 25
 
 
-class Batches(Course):
+class Minibatch(TrainingLoop):
     """Ratings stay on the device as tensors; batches are cut by index from a new random order each epoch."""
+
+    training = "minibatch"
 
     def prepare(self) -> None:
         self.optimizer = optimizer_of(self.network, self.config)
@@ -162,10 +164,10 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float, momentum: float) -> 
 
 def _squared_norm(network: Network, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
     """Sum over these examples of the squared norms of the embeddings that its examples use."""
-    tables = [(name, table) for name, table in network.named_modules() if isinstance(table, nn.Embedding)]
     norms = [
-        lookup(table, user_idx if name.startswith("user") else movie_idx).square().sum()
-        for name, table in tables
+        lookup(table, user_idx if isinstance(table, UserTable) else movie_idx).square().sum()
+        for table in network.modules()
+        if isinstance(table, UserTable | MovieTable)
     ]
     norms += network.side_norms(user_idx, movie_idx)
     return torch.stack(norms).sum()

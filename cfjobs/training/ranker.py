@@ -61,7 +61,7 @@ def fit_ranking(
         features=features,
         processes=processes,
     )
-    if (state := checkpoints.last(course.facts())) is not None:
+    if (state := checkpoints.last(course.fingerprint())) is not None:
         course.restore(state)
         log.info("going on from the checkpoint at ranking step %d", course.step)
     while course.step < course.n_steps:
@@ -166,7 +166,7 @@ class _Course:
         users, self.queue = self.queue[: self.n_batch], self.queue[self.n_batch :]
         return users
 
-    def facts(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What has to be alike for a checkpoint to be of this training."""
         return {
             "ratings": len(self.history.rating),
@@ -189,7 +189,7 @@ class _Course:
             "side": self.side.state() if self.side else {},
         }
         tensors = {f"{part}/{name}": value for part, found in parts.items() for name, value in found.items()}
-        return State(tensors, {"training": self.facts(), "step": self.step})
+        return State(tensors, {"fingerprint": self.fingerprint(), "step": self.step})
 
     @torch.no_grad()
     def restore(self, state: State) -> None:
@@ -197,7 +197,7 @@ class _Course:
         kept = state.part("model")
         for name, tensor in self.model.tensors().items():
             tensor.copy_(kept[name])
-        self.step = state.facts["step"]
+        self.step = state.header["step"]
         self.adam.restore(state.part("adam"), n_steps=self.step)
         if self.side:
             self.side.restore(state.part("side"))

@@ -9,13 +9,15 @@ import torch
 from cfjobs import models
 from cfjobs.config import Config
 from cfjobs.models.network import Network
-from cfjobs.training.blocked_sgd import ByBlocks, by_blocks
+from cfjobs.training.blocked_sgd import BlockedSGD
 from cfjobs.training.checkpoint import NO_CHECKPOINTS, Checkpoints
 from cfjobs.training.distributed import ALONE, Processes
-from cfjobs.training.loop import Epoch, Examples
-from cfjobs.training.minibatch import Batches
+from cfjobs.training.loop import Epoch, Examples, TrainingLoop
+from cfjobs.training.minibatch import Minibatch
 
 log = logging.getLogger(__name__)
+
+LOOPS: dict[models.Training, type[TrainingLoop]] = {loop.training: loop for loop in (BlockedSGD, Minibatch)}
 
 
 def fit_rating(
@@ -29,6 +31,7 @@ def fit_rating(
     on_epoch: Callable[[Epoch], None] | None = None,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
     processes: Processes = ALONE,
+    training: models.Training | None = None,
 ) -> list[Epoch]:
     """Train the network in place and return the record of its epochs.
 
@@ -37,38 +40,40 @@ def fit_rating(
     everything stops where the holdout said that the best epoch was. start: puts the rows of an earlier
     model into the network, of which `warm_share` of the epochs are enough. Training goes on from the last of the checkpoints.
     Raises TrainingDiverged when the loss is not finite. Keys that the configuration leaves open are the
-    network's own.
+    network's own. training: how it goes; without it, as `models.training_of` says.
     """
     torch.manual_seed(config.seed)  # dropout, and what a network draws at the beginning
     network.begin(train.user_idx, train.movie_idx)
     if start is not None:
         start(network)
-    blocks = by_blocks(network, train, config=config, processes=processes)
     warm = start is not None
-    course = (ByBlocks if blocks else Batches)(
+    training = training or models.training_of(
+        config, device=train.rating.device.type, processes=processes.size
+    )
+    loop = LOOPS[training](
         network,
         train,
         config=config,
-        plan=models.plan(config, n_ratings=len(train), warm=warm, by_blocks=blocks),
+        plan=models.plan(config, n_ratings=len(train), warm=warm, training=training),
         stop_share=stop_share,
         warm=warm,
         processes=processes,
     )
-    if (state := checkpoints.last(course.facts())) is not None:
-        course.restore(state)
-        log.info("going on from the checkpoint in epoch %d, step %d", course.epoch, course.step)
-    while course.epoch <= course.stop_after and not course.stopped:
+    if (state := checkpoints.last(loop.fingerprint())) is not None:
+        loop.restore(state)
+        log.info("going on from the checkpoint in epoch %d, step %d", loop.epoch, loop.step)
+    while loop.epoch <= loop.stop_after and not loop.stopped:
         started = time.perf_counter()
-        course.run_epoch(checkpoints)
-        record = course.end_epoch(valid, started)
+        loop.run_epoch(checkpoints)
+        record = loop.end_epoch(valid, started)
         if on_epoch:
             on_epoch(record)
-    if course.best_weights is not None:
-        network.load_state_dict(course.best_weights)
+    if loop.best_weights is not None:
+        network.load_state_dict(loop.best_weights)
     network.eval()
     network.finish()
     network.fill_unknown(
         torch.bincount(train.user_idx, minlength=network.n_users) > 0,
         torch.bincount(train.movie_idx, minlength=network.n_movies) > 0,
     )
-    return course.record
+    return loop.record

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cfjobs.models.network import Network
+from cfjobs.models.network import MovieTable, Network, UserTable
 from cfjobs.models.ranker import RankingModel
 
 
@@ -80,12 +80,13 @@ def carry_over(
         raise ValueError(f"its parameters are {sorted(earlier)}, expected {sorted(own)}")
     for name, tensor in own.items():
         source = earlier[name].to(tensor.device)
-        if not _is_table(network, name):
+        table = network.get_submodule(name.rpartition(".")[0])
+        if not isinstance(table, UserTable | MovieTable):
             if tensor.shape != source.shape:
                 raise ValueError(f"{name} is {list(source.shape)}, expected {list(tensor.shape)}")
             tensor.copy_(source)
             continue
-        moved = (user_rows if name.startswith("user") else movie_rows).to(tensor.device)
+        moved = (user_rows if isinstance(table, UserTable) else movie_rows).to(tensor.device)
         if tensor.shape[1:] != source.shape[1:] or len(tensor) != len(moved) + 1:
             raise ValueError(
                 f"{name} has rows of {list(source.shape[1:])}, expected {list(tensor.shape[1:])}"
@@ -112,7 +113,3 @@ def carry_over_ranking(
         share = keep if tensor.dim() > 1 else 1.0
         found[name][known] = share * rows + (1 - share) * found[name][known]
     return RankingModel(**found, config=initial.config)
-
-
-def _is_table(network: Network, name: str) -> bool:
-    return isinstance(network.get_submodule(name.rpartition(".")[0]), nn.Embedding)

@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfjobs import model_store, storage
+from cfjobs import model_store, models, storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.lists.writer import PartsWriter
@@ -105,7 +105,7 @@ def test_tensors_are_read_by_rows(tmp_path: Path, dtype: torch.dtype) -> None:
     assert file.rows("a", 4, 4).shape == (0, 3, 2)
 
 
-@pytest.mark.parametrize("name", ["dot_raters", "dot", "dot_bias", "net"])
+@pytest.mark.parametrize("name", models.names())
 def test_a_slice_of_a_model_predicts_and_scores_as_the_whole(
     data_set: Path, tmp_path: Path, name: str
 ) -> None:

@@ -71,6 +71,8 @@ def test_the_published_lists_keep_their_contract(data_set: Path, tmp_path: Path)
     run_row = rows(str(tmp_path), "runs").row(0, named=True)
     assert run_row["run_id"] == published.run_id
     stages = ["prepare", "split", "train", "evaluate", "refit", "score", "check", "publish", "window"]
+    assert json.loads(run_row["config"])["training"] == "blocked_sgd"
+    assert model_store.load_model(published.model_uri).training == "blocked_sgd"
     assert list(json.loads(run_row["seconds"])) == list(published.seconds) == stages
     assert not Path(start(data_set, str(tmp_path)).work).exists()
 

@@ -56,6 +56,7 @@ def test_history_names_nights_versions_and_metrics(data_set: Path, output: str) 
     found = runs.published(output)
     assert [night.run_date for night in found] == DAYS[:2]
     assert [night.version for night in found] == [0, 1]
+    assert [night.training for night in found] == ["blocked_sgd", "blocked_sgd"]
     assert all(night.metrics["rmse"] and night.counts["lists"] == 122 for night in found)
     assert runs.stale(output, DAYS[0]) == (
         f"the night of {DAYS[0]} is stale: {DAYS[1]} is published already; force, or `cfjobs backfill`, publishes it all the same"

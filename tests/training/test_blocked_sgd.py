@@ -1,17 +1,19 @@
 """Training a rating at a time: the steps of the equation, the same model on any number of threads, killed or not."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
 from cfjobs import models, training
 from cfjobs.config import Config
+from cfjobs.errors import InputError
 from cfjobs.models.network import Network
 from cfjobs.models.raters import Raters
 from cfjobs.training import blocked_sgd_kernels
-from cfjobs.training.blocked_sgd import by_blocks
-from cfjobs.training.distributed import ALONE
-from tests.training.test_checkpoint import killed_and_resumed
+from cfjobs.training.checkpoint import State
+from tests.training.test_checkpoint import Shelf, killed_and_resumed
 
 U, M, K, D = 60, 80, 2, 5
 SMALL = Config(n_factors=D, ensemble=K, epochs=3, max_raters=7)
@@ -89,12 +91,12 @@ def test_the_model_does_not_depend_on_the_threads() -> None:
 
 
 def test_every_rating_is_visited_once_an_epoch() -> None:
-    """Each in the one cell of its blocks, and marked where its user is among the movie's raters."""
+    """Each in the one block of its users and movies, and marked where its user is among the movie's raters."""
     data = examples()
     user, movie, rating = (part.numpy() for part in (data.user_idx, data.movie_idx, data.rating))
     order = np.random.default_rng(0).permutation(U)
     raters = Raters.of(user, movie, n_users=U, n_movies=M, at_most=7, order=order)
-    cells = blocked_sgd_kernels.Cells.of(
+    blocks = blocked_sgd_kernels.Blocks.of(
         user,
         movie,
         rating,
@@ -104,17 +106,17 @@ def test_every_rating_is_visited_once_an_epoch() -> None:
         row_bytes=1 << 17,
         rng=np.random.default_rng(2),
     )
-    back = np.where(cells.movie < 0, ~cells.movie, cells.movie)
-    assert sorted(zip(cells.user, back, cells.rating, strict=True)) == sorted(
+    back = np.where(blocks.movie < 0, ~blocks.movie, blocks.movie)
+    assert sorted(zip(blocks.user, back, blocks.rating, strict=True)) == sorted(
         zip(user, movie, rating, strict=True)
     )
-    n = cells.n_blocks
-    block = np.repeat(np.arange(n * n), np.diff(cells.first))
-    for rows, of in ((cells.user, block // n), (back, block % n)):
+    n = blocks.n_blocks
+    block_of = np.repeat(np.arange(n * n), np.diff(blocks.first))
+    for rows, of in ((blocks.user, block_of // n), (back, block_of % n)):
         assert all(len(set(of[rows == row])) <= 1 for row in range(max(U, M)))
     for m in range(M):
         chosen = sorted(user[movie == m], key=lambda u: order[u])[:7]
-        assert set(cells.user[(back == m) & (cells.movie < 0)]) == set(chosen)
+        assert set(blocks.user[(back == m) & (blocks.movie < 0)]) == set(chosen)
         assert set(raters.users[raters.first_user[m] : raters.first_user[m + 1]]) == set(chosen)
 
 
@@ -153,21 +155,48 @@ def test_it_learns_what_batches_learn() -> None:
 
 
 @pytest.mark.parametrize(
-    "turned",
+    "asks",
     [
         {"optimizer": "adam"},
         {"steps": 5},
         {"batch_size": 9},
         {"schedule": "cosine"},
         {"y_padding": "learned"},
+        {"movie_features": ("genres",)},
+        {"processes": 2},
+        {"model": "dot_bias"},
     ],
 )
-def test_a_knob_of_batches_asks_for_batches(turned: dict[str, object]) -> None:
-    data = examples()
-    for config, wanted in ((Config(), True), (Config().model_copy(update=turned), False)):
-        network = begun(config)
-        network.begin(data.user_idx, data.movie_idx)
-        assert by_blocks(network, data, config=config, processes=ALONE) == wanted
+def test_what_asks_for_minibatch_is_not_trained_by_blocked_sgd(asks: dict[str, object]) -> None:
+    """auto gives way, and a training that is asked for by name refuses with the reason."""
+    config = Config().model_copy(update=asks)
+    assert models.training_of(Config()) == "blocked_sgd"
+    assert models.training_of(Config(training="minibatch")) == "minibatch"
+    assert models.training_of(config) == "minibatch"
+    with pytest.raises(InputError, match=f"training: got 'blocked_sgd', but .*{next(iter(asks))}"):
+        models.training_of(config.model_copy(update={"training": "blocked_sgd"}))
+
+
+@pytest.mark.parametrize("where", [{"device": "cuda"}, {"processes": 2}])
+def test_a_gpu_or_more_processes_train_by_minibatch(where: dict[str, object]) -> None:
+    assert models.training_of(Config(), **where) == "minibatch"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("training_name", get_args(models.Training))
+def test_a_training_by_name_is_the_one_that_runs(
+    training_name: models.Training, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever runs is in what its checkpoints are known by; without a holdout the log has no loss of it."""
+    shelf = Shelf()
+    with caplog.at_level("INFO", logger="cfjobs"):
+        trained(
+            examples(), SMALL.model_copy(update={"training": training_name}), checkpoints=shelf.checkpoints()
+        )
+    assert shelf.data is not None
+    assert State.from_bytes(shelf.data).header["fingerprint"]["training"] == training_name
+    assert "training loss" in caplog.text
+    assert "nan" not in caplog.text
+    assert "holdout" not in caplog.text
 
 
 @pytest.mark.parametrize("y_range", [(5.0, 5.0), (1.0, 5.0)])

@@ -124,7 +124,7 @@ def test_a_rating_at_a_time_holds_what_it_should(sizes: dict[str, int]) -> None:
     training.fit_rating(
         network, training.Examples(*pairs(sizes)), config=config, valid=valid, checkpoints=Look()
     )
-    told = footprint.of_dot_raters_by_blocks(config).bytes(**sizes, pairs=sizes["ratings"])
+    told = footprint.of_dot_raters_by_blocked_sgd(config).bytes(**sizes, pairs=sizes["ratings"])
     assert max(held) == pytest.approx(told, rel=0.03)
 
 
@@ -146,7 +146,7 @@ def test_the_page_says_so_too() -> None:
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     for footprint_of in (
         footprint.of_rating_network,
-        footprint.of_dot_raters_by_blocks,
+        footprint.of_dot_raters_by_blocked_sgd,
         footprint.of_ranking_network,
     ):
         found = footprint_of(Config())

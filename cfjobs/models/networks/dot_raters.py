@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cfjobs.models.network import BlockRows, DotScores, Network, RatingRange
+from cfjobs.models.network import BlockRows, DotScores, MovieTable, Network, RatingRange, Table, UserTable
 from cfjobs.models.pair_dot import pair_logits
 from cfjobs.models.raters import Raters
 from cfjobs.models.recipe import BlockRecipe, Recipe, Settings
@@ -33,14 +33,14 @@ _MOST_PAIRS = (
 
 class DotRaters(Network):
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.01, l2=0.2, steps=500, batches_per_epoch=40)
-    by_blocks: ClassVar[BlockRecipe | None] = BlockRecipe(passes=12, rate=0.05, l2=0.2)
+    block_recipe: ClassVar[BlockRecipe | None] = BlockRecipe(passes=12, rate=0.05, l2=0.2)
     forgotten: ClassVar[tuple[str, ...]] = ("user_as_rater.weight",)
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__(n_users=n_users, n_movies=n_movies, settings=settings)
         self.n_members = settings.ensemble
-        self.user = self._table(n_users)
-        self.movie = self._table(n_movies)
+        self.user = self._table(UserTable, n_users)
+        self.movie = self._table(MovieTable, n_movies)
         self.offset = nn.Parameter(torch.zeros(()))
         self.range = RatingRange(settings.y_range, settings.y_padding)
         self._sums: _Sums | None = None
@@ -56,7 +56,7 @@ class DotRaters(Network):
             at_most=min(self.settings.max_raters, max(8, _MOST_PAIRS // self.n_movies)),
             order=torch.randperm(self.n_users).numpy(),
         )
-        self.user_as_rater = self._table(self.n_users, scale=0.1 * _START).to(user_idx.device)
+        self.user_as_rater = self._table(UserTable, self.n_users, scale=0.1 * _START).to(user_idx.device)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -125,10 +125,10 @@ class DotRaters(Network):
             movie_MKD[..., -1].mean(1),
         )
 
-    def _table(self, n_rows: int, *, scale: float = _START) -> nn.Embedding:
+    def _table(self, kind: type[Table], n_rows: int, *, scale: float = _START) -> Table:
         """n_rows + 1 rows (the last for an unknown id) of K x (D + 1): each member's factors, then its bias."""
         n_factors, init = self.settings.n_factors, self.settings.init
-        table = nn.Embedding(n_rows + 1, self.n_members * (n_factors + 1))
+        table = kind(n_rows + 1, self.n_members * (n_factors + 1))
         if init == "kaiming":
             nn.init.kaiming_normal_(table.weight)
         else:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cfjobs.features import Features
-from cfjobs.models.network import MlpScores, Network, RatingRange, embedding, linear
+from cfjobs.models.network import MlpScores, MovieTable, Network, RatingRange, UserTable, embedding, linear
 from cfjobs.models.recipe import Recipe, Settings
-from cfjobs.models.side_features import HIDDEN_MOVIES, ValueEmbedding
+from cfjobs.models.side_features import HIDDEN_MOVIES, MovieValues, UserValues
 
 
 class EmbeddingNet(Network):
@@ -28,8 +28,12 @@ class EmbeddingNet(Network):
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__(n_users=n_users, n_movies=n_movies, settings=settings)
         lesson_range = (-0.01, 0.01)
-        self.user = embedding(n_users, settings.n_factors, settings, lesson_range=lesson_range)
-        self.movie = embedding(n_movies, settings.n_factors, settings, lesson_range=lesson_range)
+        self.user = embedding(
+            UserTable, n_users, settings.n_factors, settings=settings, lesson_range=lesson_range
+        )
+        self.movie = embedding(
+            MovieTable, n_movies, settings.n_factors, settings=settings, lesson_range=lesson_range
+        )
         # What side features say of each row, filled in when training ends; absent without features.
         if settings.user_side:
             self.register_buffer("user_side", torch.zeros(n_users + 1, settings.user_side))
@@ -61,13 +65,17 @@ class EmbeddingNet(Network):
         )
 
     def describe(self, *, users: Features | None = None, movies: Features | None = None) -> None:
-        for name, features in (("user_side", users), ("movie_side", movies)):
-            if features is not None:
-                buffer = self.get_buffer(name)
-                hidden = HIDDEN_MOVIES if name.startswith("movie") else 0.0
-                self.side[name] = ValueEmbedding(
-                    features, buffer.shape[1], hidden=hidden, device=buffer.device
-                )
+        if users is not None:
+            buffer = self.get_buffer("user_side")
+            self.side["user_side"] = UserValues(users, buffer.shape[1], device=buffer.device)
+        if movies is not None:
+            buffer = self.get_buffer("movie_side")
+            self.side["movie_side"] = MovieValues(
+                movies, buffer.shape[1], hidden=HIDDEN_MOVIES, device=buffer.device
+            )
+
+    def user_tensors(self) -> set[str]:
+        return super().user_tensors() | ({"user_side"} if self.settings.user_side else set())
 
     @torch.no_grad()
     def fold_side(self, name: str, sums: Tensor) -> None:
