@@ -1,8 +1,10 @@
 """A model in storage: weights as safetensors, everything else as JSON and Parquet, never a pickle.
 
 MODEL_URI/network.safetensors   the weights
-MODEL_URI/unfinished.safetensors   for a warm start: what the network forgets when its training ends, if anything
-MODEL_URI/model.json            the network's name, settings and sizes, the encoding of side features, and the configuration;
+MODEL_URI/unfinished.safetensors   for a warm start: what the network forgets when its training ends,
+                                   if anything
+MODEL_URI/model.json            the network's name, settings and sizes, the encoding of side features,
+                                and the configuration;
                                 size and SHA-256 of every other file, and of itself
 MODEL_URI/users.parquet         user_id by row, n_ratings
 MODEL_URI/movies.parquet        movie_id by row, n_ratings, and the columns of the movies table
@@ -43,7 +45,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Model:
-    """The trained networks with the ids of their rows: one for ratings and, where lists go by affinity, one that ranks.
+    """The trained networks with the ids of their rows: one for ratings and, where lists go by affinity,
+    one that ranks.
 
     users: user_id, n_ratings by row. movies: movie_id, n_ratings and any further columns by row. n_ratings
     counts training ratings: a row with none is an unknown id, unless the movie is described by side features.
@@ -61,7 +64,8 @@ class Model:
     profile: RankingModel | None = None
 
     def knows_movies(self) -> NDArray[np.bool_]:
-        """Movies that the networks can tell from any other [M]: those with training ratings, and described ones."""
+        """Movies that the networks can tell from any other [M]: those with training ratings,
+        and described ones."""
         rated: NDArray[np.bool_] = self.movies["n_ratings"].to_numpy() > 0
         described = encoded(self.movies, self.encodings.movies)
         return rated if described is None else rated | described.described
@@ -125,7 +129,8 @@ def load_model(uri: str, *, users: range | None = None) -> Model:
 def check(uri: str) -> None:
     """Read every file of a model and hold it against what was written, a block at a time.
 
-    Raises DamagedFile for one that is missing or is not as it was written, InputError where there is no model.
+    Raises DamagedFile for one that is missing or is not as it was written,
+    InputError where there is no model.
     """
     for name, written in _description(uri).get("files", {}).items():
         where, found = storage.join(uri, name), hashlib.sha256()
@@ -259,7 +264,8 @@ def _ranking(uri: str, name: str, description: dict[str, Any]) -> RankingModel |
 
 
 def user_rows(tensors: TensorFile, users: range) -> dict[str, torch.Tensor]:
-    """The rows of these users, and the last, which is the unknown user's, of every tensor that has a row a user."""
+    """The rows of these users, and the last, which is the unknown user's,
+    of every tensor that has a row a user."""
     return {
         name: torch.cat(
             [tensors.rows(name, users.start, users.stop), tensors.rows(name, shape[0] - 1, shape[0])]

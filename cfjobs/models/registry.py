@@ -1,4 +1,5 @@
-"""The networks by name: `names()` finds their files, `build()` makes one, `plan()` says how its training goes."""
+"""The networks by name: `names()` finds their files, `build()` makes one,
+`plan()` says how its training goes."""
 
 import importlib
 import pkgutil
@@ -43,7 +44,8 @@ def settings(config: Config, *, y_range: tuple[float, float]) -> Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a training goes: as configured, and by the network's recipe where the configuration leaves it open. batch_size 0: a rating at a time."""
+    """How a training goes: as configured, and by the network's recipe where the configuration leaves it open.
+    batch_size 0: a rating at a time."""
 
     batch_size: int
     epochs: int
@@ -56,7 +58,8 @@ _KNOBS_OF_BATCHES = ("optimizer", "steps", "batch_size", "weight_decay", "schedu
 
 
 def block_recipe(config: Config) -> BlockRecipe | None:
-    """The recipe of a training a rating at a time; None where the network has none or a knob asks for batches."""
+    """The recipe of a training a rating at a time;
+    None where the network has none or a knob asks for batches."""
     unset = Config()
     turned = any(getattr(config, knob) != getattr(unset, knob) for knob in _KNOBS_OF_BATCHES)
     more = config.processes > 1 or config.user_features or config.movie_features
@@ -66,7 +69,8 @@ def block_recipe(config: Config) -> BlockRecipe | None:
 
 
 def plan(config: Config, *, n_ratings: int, warm: bool = False, by_blocks: bool = False) -> Plan:
-    """The plan for this many training ratings. warm: of a training that goes on from an earlier model, `warm_share` of the epochs."""
+    """The plan for this many training ratings. warm:
+    of a training that goes on from an earlier model, `warm_share` of the epochs."""
     blocks = block_recipe(config) if by_blocks else None
     if blocks is not None:
         batch_size, epochs = 0, config.epochs or blocks.epochs(n_ratings)
@@ -84,7 +88,8 @@ def plan(config: Config, *, n_ratings: int, warm: bool = False, by_blocks: bool 
 
 
 def build(name: str, *, n_users: int, n_movies: int, settings: Settings) -> Network:
-    """An untrained network; randomness comes from torch's global generator. InputError for an unknown name."""
+    """An untrained network; randomness comes from torch's global generator.
+    InputError for an unknown name."""
     return _class(name)(n_users=n_users, n_movies=n_movies, settings=settings)
 
 

@@ -1,19 +1,22 @@
 """Training a rating at a time, in an order that keeps movies in the processor's cache: the compiled loops.
 
-Ratings are dealt into B x B cells, by block of users and block of movies. A round visits B cells that share no user and
-no movie, so threads need no lock and the result does not depend on their number; B rounds are an epoch. While a
-cell is visited its movies stay in the cache and its users stream by, so that a rating costs arithmetic, not memory.
+Ratings are dealt into B x B cells, by block of users and block of movies. A round visits B cells that share
+no user and no movie, so threads need no lock and the result does not depend on their number; B rounds are an
+epoch. While a cell is visited its movies stay in the cache and its users stream by, so that a rating costs
+arithmetic, not memory.
 
 For a rating r of user u and movie m, with e = predicted - r and g = e x d predicted / d logit,
 
     p_u -= rate / sqrt(A_u) x (g v_m + l2 p_u)          A: running sum of the mean squared gradients of a row
     q_m -= rate / sqrt(A_m) x (g p_u + l2 q_m)
 
-where v_m = q_m + s_m is the movie's vector and its raters' sum (see `models/networks/dot_raters.py`). The sums are held for
-a while and their gradients G_m collected; then the raters' rows x_w take one step of Adam and the sums are new.
+where v_m = q_m + s_m is the movie's vector and its raters' sum (see `models/networks/dot_raters.py`). The
+sums are held for a while and their gradients G_m collected; then the raters' rows x_w take one step of Adam
+and the sums are new.
 
-Sources: Chin and others, "A fast parallel stochastic gradient method" (2015, LIBMF), for the cells and the rates by row; Gemulla
-and others, "Large-scale matrix factorization with distributed stochastic gradient descent" (2011), for the rounds.
+Sources: Chin and others, "A fast parallel stochastic gradient method" (2015, LIBMF), for the cells and the
+rates by row; Gemulla and others, "Large-scale matrix factorization with distributed stochastic gradient
+descent" (2011), for the rounds.
 """
 
 import math
@@ -35,7 +38,8 @@ _fast = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="n
 
 @dataclass(frozen=True)
 class Cells:
-    """Ratings by cell; cell i x B + j has users of block i and movies of block j. user, movie, rating [R]; first [B x B + 1].
+    """Ratings by cell; cell i x B + j has users of block i and movies of block j. user, movie,
+    rating [R]; first [B x B + 1].
 
     A movie m is stored as ~m where the user is in the movie's sum.
     """
@@ -59,7 +63,8 @@ class Cells:
         row_bytes: int,
         rng: np.random.Generator,
     ) -> "Cells":
-        """Deal the ratings out; users in blocks of equally many ratings, movies at random. row_bytes: of a movie in the cache."""
+        """Deal the ratings out; users in blocks of equally many ratings, movies at random. row_bytes:
+        of a movie in the cache."""
         by_cache = math.ceil(n_movies * row_bytes / _CACHE_BYTES)
         by_visit = len(user) // (max(1, n_users) * _VISIT)
         n_blocks = min(_MOST, _FEWEST * max(1, min(-(-by_cache // _FEWEST), by_visit // _FEWEST)))
@@ -95,7 +100,8 @@ def visit(  # type: ignore[no-untyped-def]
     users, movies, ratings, start, user_UKW, movie_MKW, x_UKW, sum_MKW, grad_MKW, own_UKW,
     weight, user_A, movie_A, offset, low, span, rate, l2,
 ):  # fmt: skip
-    """Take the ratings of one cell, from `start` round to it again. Returns the squared errors, summed over ratings and members.
+    """Take the ratings of one cell, from `start` round to it again. Returns the squared errors,
+    summed over ratings and members.
 
     The last column of a row is its bias. grad, own: what the sums' gradients need, added to.
     """
@@ -157,7 +163,8 @@ def step_raters(  # type: ignore[no-untyped-def]
     x_UKW, first_moment, second_moment, grad_MKW, own_UKW, n_ratings, movies, first_movie, weight,
     rate, l2, beta_1, beta_2, step, begin, end,
 ):  # fmt: skip
-    """One step of Adam for the rows x of users begin..end - 1; clears `own`. n_ratings [U]: that paid L2 since the last step."""
+    """One step of Adam for the rows x of users begin..end - 1; clears `own`. n_ratings [U]:
+    that paid L2 since the last step."""
     one = np.float32(1)
     correct_1, correct_2 = np.float32(1 - beta_1**step), np.float32(1 - beta_2**step)
     g = np.empty(x_UKW.shape[2], np.float32)
@@ -183,7 +190,8 @@ def step_raters(  # type: ignore[no-untyped-def]
 def squared_errors(  # type: ignore[no-untyped-def]
     user, movie, rating, user_UKW, movie_MKW, sum_MKW, offset, low, span, clip_low, clip_high
 ):
-    """Squared errors of the clipped predictions of the members' mean logit, summed; rows are known ones or -1, which is the last."""
+    """Squared errors of the clipped predictions of the members' mean logit, summed;
+    rows are known ones or -1, which is the last."""
     total = 0.0
     n_members, width = user_UKW.shape[1:]
     for t in range(len(user)):

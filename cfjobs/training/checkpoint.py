@@ -71,7 +71,8 @@ class Checkpoints:
         self._due = clock() + seconds
 
     def last(self, training: dict[str, Any]) -> State | None:
-        """The last state of this very training, None where it has to begin. training: the facts that name it."""
+        """The last state of this very training, None where it has to begin. training:
+        the facts that name it."""
         data = self._read() if self._seconds else None
         if data is None:
             return None
