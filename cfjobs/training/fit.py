@@ -194,7 +194,7 @@ def _epoch_reporter(progress: Progress | None) -> Callable[[Epoch], None] | None
         return None
     return lambda e: progress(
         e.epoch / e.of,
-        f"epoch {e.epoch}, training loss {e.train_loss:.4f}, holdout loss {e.valid_loss:.4f}",
+        f"epoch {e.epoch}, {e.losses()}",
     )
 
 

@@ -51,6 +51,11 @@ class Epoch:
     valid_loss: float
     seconds: float
 
+    def losses(self) -> str:
+        """In words; a refit has no holdout."""
+        words = f"training loss {self.train_loss:.4f}"
+        return words if math.isnan(self.valid_loss) else f"{words}, holdout loss {self.valid_loss:.4f}"
+
 
 class Course(ABC):
     """What both ways of training share: see the module."""
@@ -111,11 +116,10 @@ class Course(ABC):
         found = Epoch(self.epoch, self.epochs, train_loss, valid_loss, time.perf_counter() - started)
         _check_finite(found, self.config, self.plan)
         log.info(
-            "epoch %d of %d: training loss %.4f, holdout loss %.4f, %.1f s",
+            "epoch %d of %d: %s, %.1f s",
             self.epoch,
             self.epochs,
-            train_loss,
-            valid_loss,
+            found.losses(),
             found.seconds,
         )
         self.record.append(found)
