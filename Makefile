@@ -24,7 +24,7 @@ image:
 	@$(PYTHON) -m deploy.image --torch-index-url "$(TORCH_INDEX_URL)" -- $(ENGINE_ARGUMENTS)
 
 test: .venv/installed-dev
-	@$(MAKE) --no-print-directory --output-sync=target --jobs=2 kernels lint types imports
+	@$(MAKE) --no-print-directory --jobs=2 kernels lint types imports
 	@$(MAKE) --no-print-directory tests
 
 lint: .venv/installed-dev

@@ -2,12 +2,12 @@
 
     python bench/accuracy.py [--seeds 3] [--json]
 
-Data: MovieLens latest-small of October 2016, in the folder that CFJOBS_ML_LATEST_SMALL names. Peers come with the
-extra `peers`; one that is not installed is left out and named.
+Data: MovieLens latest-small of October 2016, in the folder that CFJOBS_ML_LATEST_SMALL names. Peers come with
+the extra `peers`; one that is not installed is left out and named.
 
-Stars: the lesson's split (see bench/lesson.py), mean squared error of predictions clipped to 0.5..5. Lists: per user
-the last 20 % by time are held out, relevant from 4 stars on, seen movies removed, nDCG@10 over users with a relevant
-one. Nothing was tuned on either set of held-out rows.
+Stars: the lesson's split (see bench/lesson.py), mean squared error of predictions clipped to 0.5..5. Lists:
+per user the last 20 % by time are held out, relevant from 4 stars on, seen movies removed, nDCG@10 over users
+with a relevant one. Nothing was tuned on either set of held-out rows.
 """
 
 import argparse

@@ -1,9 +1,12 @@
-"""Which embedding says what movies are alike: that of the rating network, or one of the ranking network's two?
+"""Which embedding says what movies are alike: that of the rating network,
+or one of the ranking network's two?
 
-    python -m bench.alike --output OUTPUT      a published night whose movies table has `genres`, as MovieLens has
+    python -m bench.alike --output OUTPUT      a published night whose movies table has `genres`,
+    as MovieLens has
 
-For the movies with at least 20 ratings it prints the mean overlap of the genres (Jaccard) of a movie and its ten nearest
-by cosine, and how well the first two principal components alone tell a comedy from a drama (area under the ROC curve).
+For the movies with at least 20 ratings it prints the mean overlap of the genres (Jaccard) of a movie and its
+ten nearest by cosine, and how well the first two principal components alone tell a comedy from a drama (area
+under the ROC curve).
 """
 
 import argparse

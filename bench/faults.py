@@ -3,8 +3,9 @@
     python -m bench.faults [--only WORDS]
 
 For each: whether the night was published whole after it, seconds from the rerun's start to its end, rows lost
-against an undisturbed night, and reads that saw a part of a night. Rows lost and partial reads must be 0. Faults of
-Prefect's own parts (a killed worker, a restarted server, a cancelled run) are in tests/flows/test_operations.py.
+against an undisturbed night, and reads that saw a part of a night. Rows lost and partial reads must be 0.
+Faults of Prefect's own parts (a killed worker, a restarted server, a cancelled run) are in
+tests/flows/test_operations.py.
 """
 
 import argparse

@@ -1,15 +1,17 @@
-"""What genres are worth: stars and lists with and without them, also for movies that training has no rating of.
+"""What genres are worth: stars and lists with and without them,
+also for movies that training has no rating of.
 
     python bench/features.py [--network dot_raters] [--seeds 1] [--json]
 
 Data: MovieLens latest-small, in the folder that CFJOBS_ML_LATEST_SMALL names. Two holdouts:
 
-    by time    each user's latest fifth; relevant from 4 stars on; movies that only the holdout rates are old or obscure
+    by time    each user's latest fifth; relevant from 4 stars on;
+               movies that only the holdout rates are old or obscure
     by movie   all ratings of one movie in ten, chosen at random: what a new movie is to the network
 
-nDCG@10 and the rating errors are those of a night's holdout. "found among": of two movies without training ratings, of which a user
-liked one in the holdout, how often the ranking network puts that one first; a coin has 0.5. "listed": share of the lists'
-places that go to such movies.
+nDCG@10 and the rating errors are those of a night's holdout. "found among": of two movies without training
+ratings, of which a user liked one in the holdout, how often the ranking network puts that one first; a coin
+has 0.5. "listed": share of the lists' places that go to such movies.
 """
 
 import argparse
@@ -78,7 +80,8 @@ def fitted(config: Config, kept: pl.DataFrame, movies: pl.DataFrame, *, n_users:
 
 
 def measured(model: Model, kept: pl.DataFrame, test: pl.DataFrame) -> Row:
-    """Errors of the stars, all and of movies without training ratings; nDCG@10; and liked ones found among the unrated."""
+    """Errors of the stars, all and of movies without training ratings; nDCG@10;
+    and liked ones found among the unrated."""
     examples = training.examples(test, torch.device("cpu"))
     predicted = predict(model.network, examples.user_idx, examples.movie_idx).numpy()
     error = (predicted - test["rating"].to_numpy()) ** 2
@@ -105,7 +108,8 @@ def measured(model: Model, kept: pl.DataFrame, test: pl.DataFrame) -> Row:
 
 
 def found_among(model: Model, kept: pl.DataFrame, test: pl.DataFrame) -> float:
-    """Mean over users of the share of (liked, other) pairs of unrated movies whose liked one has the higher score."""
+    """Mean over users of the share of (liked,
+    other) pairs of unrated movies whose liked one has the higher score."""
     scores = lists.scores(model, kept, users=range(model.users.height))
     assert isinstance(scores, DotScores)
     unrated = np.flatnonzero(model.movies["n_ratings"].to_numpy() == 0)

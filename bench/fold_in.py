@@ -2,8 +2,9 @@
 
     python bench/fold_in.py [--network dot_raters] [--json]
 
-Data: MovieLens latest-small, in the folder that CFJOBS_ML_LATEST_SMALL names. Every fifth user is kept from training
-altogether; the last fifth of their ratings is predicted from the k ratings before it. Root mean squared error.
+Data: MovieLens latest-small, in the folder that CFJOBS_ML_LATEST_SMALL names. Every fifth user is kept from
+training altogether; the last fifth of their ratings is predicted from the k ratings before it. Root mean
+squared error.
 """
 
 import argparse

@@ -1,12 +1,14 @@
-"""Kill -9 in mid-scoring, again and again: what is published at last is what a run that nobody killed publishes.
+"""Kill -9 in mid-scoring, again and again:
+what is published at last is what a run that nobody killed publishes.
 
     python bench/kill.py              # ten kills
     python bench/kill.py --kills 3
     python bench/kill.py --flow       # the Prefect flow, on a server of its own; a few seconds a start
 
-A night runs in a process of its own that is killed at a random moment of its scoring and started again. Readers
-poll the published table meanwhile. Then: the files of the table hold the same bytes as those of the unkilled run
-(their names differ), no finished shard was redone, and a reader saw the night before or this one, nothing between.
+A night runs in a process of its own that is killed at a random moment of its scoring and started again.
+Readers poll the published table meanwhile. Then: the files of the table hold the same bytes as those of the
+unkilled run (their names differ), no finished shard was redone, and a reader saw the night before or this
+one, nothing between.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
     python bench/lesson.py [--seeds 3] [--json]
 
-Data: MovieLens latest-small of October 2016, in the folder that CFJOBS_ML_LATEST_SMALL names. The lesson holds out
-the first 20,000 rows of numpy's seed-42 permutation. Each network is trained with its own recipe, without looking
-at those rows; the figure is the mean squared error after the last epoch, predictions clipped to 0.5..5.
+Data: MovieLens latest-small of October 2016, in the folder that CFJOBS_ML_LATEST_SMALL names. The lesson
+holds out the first 20,000 rows of numpy's seed-42 permutation. Each network is trained with its own recipe,
+without looking at those rows; the figure is the mean squared error after the last epoch, predictions clipped
+to 0.5..5.
 """
 
 import argparse

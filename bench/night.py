@@ -1,14 +1,16 @@
-"""A whole night beside implicit's, from Parquet to Parquet, in one run: seconds, peak memory, quality of the lists.
+"""A whole night beside implicit's, from Parquet to Parquet, in one run: seconds, peak memory,
+quality of the lists.
 
     python bench/night.py                     # the shape of MovieLens 25M, 24.8 million generated ratings
     python bench/night.py --ratings 1000000   # the same, smaller
-    python bench/night.py --data FOLDER       # ratings.parquet of your own (user_id, movie_id, rating, timestamp)
+    python bench/night.py --data FOLDER       # ratings.parquet of your own, in the usual columns
 
-implicit's night: read and index, fit (ALS, 64 factors, 15 iterations), recommend 100 unseen movies to everyone, write;
-with OPENBLAS_NUM_THREADS=1, as it asks for, and without settings of OpenBLAS that hold it down.
-This project's, with its defaults: read and clean, hold out, train both networks, evaluate, pass the gate, train on all,
-score, check, publish, report. Each runs in a process of its own, ours after a small night that compiles what a machine
-compiles once. The quality of implicit's lists is measured apart from its night, on the same temporal holdout.
+implicit's night: read and index, fit (ALS, 64 factors, 15 iterations), recommend 100 unseen movies to
+everyone, write; with OPENBLAS_NUM_THREADS=1, as it asks for, and without settings of OpenBLAS that hold it
+down. This project's, with its defaults: read and clean, hold out, train both networks, evaluate, pass the
+gate, train on all, score, check, publish, report. Each runs in a process of its own, ours after a small night
+that compiles what a machine compiles once. The quality of implicit's lists is measured apart from its night,
+on the same temporal holdout.
 """
 
 import argparse
@@ -100,7 +102,8 @@ def our_night(ratings: Path, folder: Path) -> Row:
 
 
 def generated(folder: Path, *, n_ratings: int) -> Path:
-    """Ratings and movies of this project's generator, in the shape of MovieLens 25M; the path of the ratings."""
+    """Ratings and movies of this project's generator, in the shape of MovieLens 25M;
+    the path of the ratings."""
     made = synthetic.generate(
         n_users=max(50, round(n_ratings * USERS_PER_RATING)),
         n_movies=max(100, round(n_ratings * MOVIES_PER_RATING)),

@@ -1,6 +1,6 @@
 """What the top-N engine costs, beside the bare matrix product and the peers.
 
-    python bench/score.py            the MovieLens-25M shape: 162,519 users, 59,047 movies, 64 factors, top 100
+    python bench/score.py            the MovieLens-25M shape: 162,519 users, 59,047 movies, 64 factors, n 100
     python bench/score.py --quick    a shape of seconds
     python bench/score.py --torch    with the backend of GPUs, which a machine with one runs anyway
     python bench/score.py --json     the same as one JSON object

@@ -3,8 +3,8 @@
     python bench/shard.py                                    # 60,000 and 240,000 users, 20,000 movies
     python bench/shard.py --users 60000 --movies 100000      # a slice of 10 million users x 100,000 movies
 
-A night with random networks is laid out in a temporary folder; a process of its own then scores all its users as
-one shard, as `cfjobs nightly` does, and says its peak memory (VmHWM). --json prints one object a line.
+A night with random networks is laid out in a temporary folder; a process of its own then scores all its users
+as one shard, as `cfjobs nightly` does, and says its peak memory (VmHWM). --json prints one object a line.
 """
 
 import argparse

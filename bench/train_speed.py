@@ -2,11 +2,11 @@
 
     python bench/train_speed.py [--ratings 4000000] [--json]
 
-Generated ratings (`cfjobs sample`), a random tenth held out, 64 factors, two threads, every system in the same run.
-Peers come with the extra `peers`, fastai by itself (`pip install fastai`); one that is not installed is left out and
-named. The time is that of the training alone, by the clock: ours has the arranging of the ratings in it and the
-measuring of each epoch, and leaves out the compiling, which a machine does once. libmf's penalty and rate are the
-best of a grid on this very data: 0.05 of 0.02 to 0.8, 0.1 of 0.01 to 0.2.
+Generated ratings (`cfjobs sample`), a random tenth held out, 64 factors, two threads, every system in the
+same run. Peers come with the extra `peers`, fastai by itself (`pip install fastai`); one that is not
+installed is left out and named. The time is that of the training alone, by the clock: ours has the arranging
+of the ratings in it and the measuring of each epoch, and leaves out the compiling, which a machine does once.
+libmf's penalty and rate are the best of a grid on this very data: 0.05 of 0.02 to 0.8, 0.1 of 0.01 to 0.2.
 """
 
 import argparse
@@ -116,7 +116,8 @@ def by_us(
     sizes: tuple[int, int],
     target: float | None,
 ) -> Row:
-    """The default training of a network; seconds_to_target: up to the end of the first epoch at the target."""
+    """The default training of a network; seconds_to_target:
+    up to the end of the first epoch at the target."""
     config = Config(model=name, n_factors=N_FACTORS, patience=0)
     for part in (
         training.Examples(*(column[:1000] for column in astuple(learn))),

@@ -2,13 +2,13 @@
 
     python bench/warm_start.py [--set KEY=VALUE ...] [--json]
 
-The first night learns from the earliest 95 % of the ratings, with `warm_start = true`. The second night has all of
-them: once cold, once from the first night's model. Both are measured on the same holdout. `measured` is the model
-that has not seen the holdout, in seconds by the clock and of processor time, which other work on the machine does not
-lengthen, and which is judged. `refit` is the published one, which goes on from the measured one either way.
-Data: 100,000 ratings of `cfjobs sample`, and those in the folder that CFJOBS_ML_LATEST_SMALL names. Ends
-with 1 unless the warm start takes at most a third of the cold one's time and is as good: RMSE at most 0.5 % above,
-nDCG@10 at most 2 % below.
+The first night learns from the earliest 95 % of the ratings, with `warm_start = true`. The second night has
+all of them: once cold, once from the first night's model. Both are measured on the same holdout. `measured`
+is the model that has not seen the holdout, in seconds by the clock and of processor time, which other work on
+the machine does not lengthen, and which is judged. `refit` is the published one, which goes on from the
+measured one either way. Data: 100,000 ratings of `cfjobs sample`, and those in the folder that
+CFJOBS_ML_LATEST_SMALL names. Ends with 1 unless the warm start takes at most a third of the cold one's time
+and is as good: RMSE at most 0.5 % above, nDCG@10 at most 2 % below.
 """
 
 import argparse

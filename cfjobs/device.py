@@ -9,7 +9,8 @@ from cfjobs.resources import processors
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a configuration: `auto` takes a GPU when there is one, under torchrun its own. InputError for one that is absent.
+    """The device of a configuration: `auto` takes a GPU when there is one, under torchrun its own.
+    InputError for one that is absent.
 
     torch starts no more threads than the process may use processors: it knows of affinity and not of quotas.
     """

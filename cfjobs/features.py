@@ -9,9 +9,9 @@ A column is taken as
     boolean             the categories true and false
     number              one value, standardised over the table; missing is a value of its own
 
-k categories of a row weigh 1 / k each: what a movie of several genres is said to be is their mean. A category that the
-encoding has not seen, or that only one row has, is left out. A row of which no column says anything is not
-described: it has no features at all.
+k categories of a row weigh 1 / k each: what a movie of several genres is said to be is their mean. A category
+that the encoding has not seen, or that only one row has, is left out. A row of which no column says anything
+is not described: it has no features at all.
 """
 
 from collections import Counter
@@ -89,8 +89,8 @@ class Features:
 def learn(table: pl.DataFrame, columns: Sequence[str], *, what: str) -> Encoding:
     """The encoding of these columns of a table; what: `movie` or `user`, for the messages.
 
-    Raises InputError for a column that is absent, empty, of a type without an encoding, or that tells the rows apart
-    rather than describing them.
+    Raises InputError for a column that is absent, empty, of a type without an encoding, or that tells the
+    rows apart rather than describing them.
     """
     return Encoding(tuple(_learn_column(table, name, what) for name in columns))
 

@@ -16,7 +16,8 @@ def words() -> str:
 
 
 def memory_left() -> float:
-    """Bytes that this process may still take: of the machine, and of its cgroup; infinite where the system does not say."""
+    """Bytes that this process may still take: of the machine, and of its cgroup;
+    infinite where the system does not say."""
     return min(
         _machine_left(Path("/proc/meminfo")), _group_left(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     )
@@ -31,7 +32,8 @@ def _machine_left(meminfo: Path) -> float:
 
 
 def _group_left(membership: Path, root: Path) -> float:
-    """What the limits of the cgroup and those above it leave; the page cache counts as free. Version 2 of cgroups."""
+    """What the limits of the cgroup and those above it leave; the page cache counts as free.
+    Version 2 of cgroups."""
     least = math.inf
     for at in _groups(membership, root):
         try:
@@ -49,7 +51,8 @@ def _group_left(membership: Path, root: Path) -> float:
 
 
 def _groups(membership: Path, root: Path) -> list[Path]:
-    """The folder of the process's cgroup, version 2, and those above it; a container may see its own as the root."""
+    """The folder of the process's cgroup, version 2, and those above it;
+    a container may see its own as the root."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -60,7 +63,8 @@ def _groups(membership: Path, root: Path) -> list[Path]:
 
 
 def processors() -> int:
-    """Processors that this process may use, at least 1: by its affinity (taskset, cpusets) and its cgroup's quota.
+    """Processors that this process may use, at least 1: by its affinity (taskset,
+    cpusets) and its cgroup's quota.
 
     Not those of the machine: on a shared one, threads beyond them wait for each other.
     """
@@ -70,7 +74,8 @@ def processors() -> int:
 
 
 def _quota(membership: Path, root: Path) -> float:
-    """Processors that the cgroup and those above it grant, infinite without a limit; version 1 or 2 of cgroups."""
+    """Processors that the cgroup and those above it grant, infinite without a limit;
+    version 1 or 2 of cgroups."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,9 +1,11 @@
-"""Deploy everything to the Prefect server of PREFECT_API_URL; running it again changes nothing that is as it should be.
+"""Deploy everything to the Prefect server of PREFECT_API_URL;
+running it again changes nothing that is as it should be.
 
     CFJOBS_RATINGS=s3://lake/ratings CFJOBS_OUTPUT=s3://lake/recommendations python -m deploy.apply
 
-It makes the work pools, the deployments of deploy/prefect.yaml, their configuration from deploy/production.toml, the
-alert blocks and the automations; then it waits until Prefect has planned the next night, and says when that is.
+It makes the work pools, the deployments of deploy/prefect.yaml, their configuration from
+deploy/production.toml, the alert blocks and the automations; then it waits until Prefect has planned the next
+night, and says when that is.
 """
 
 import argparse
@@ -40,7 +42,8 @@ POOLS = {
     "process": {"cfjobs": "process.json", "cfjobs-gpu": "process.json"},
     "kubernetes": {"cfjobs": "kubernetes.json", "cfjobs-gpu": "kubernetes-gpu.json"},
 }
-"""The two pools of each type, and their templates; deploy/prefect.yaml says which deployment runs in which."""
+"""The two pools of each type, and their templates;
+deploy/prefect.yaml says which deployment runs in which."""
 NIGHTS = ("nightly/nightly", "score/score")
 _REQUIRED = {
     "PREFECT_API_URL": "the server, such as http://127.0.0.1:4200/api",
@@ -93,7 +96,8 @@ def apply(pool_type: str, config: str, *, wait: timedelta) -> list[str]:
 
 
 def make_pools(client: SyncPrefectClient, pool_type: str) -> None:
-    """Create the work pools from their templates, or give them these templates. A pool of another type is refused."""
+    """Create the work pools from their templates, or give them these templates.
+    A pool of another type is refused."""
     found = {name: _pool_type(client, name) for name in POOLS[pool_type]}
     if other := {name: kind for name, kind in found.items() if kind not in {None, pool_type}}:
         raise InputError(

@@ -1,12 +1,13 @@
 """Who is told when a night goes wrong: automations and the blocks they speak through, by name.
 
-Blocks: `cfjobs-webhook`, made from CFJOBS_ALERT_WEBHOOK, and `cfjobs-email`, made from CFJOBS_SMTP, CFJOBS_EMAIL_FROM
-and CFJOBS_EMAIL_TO. One that is there already is left as it is; where there is neither, nobody is told, and
-`deploy.apply` says so.
+Blocks: `cfjobs-webhook`, made from CFJOBS_ALERT_WEBHOOK, and `cfjobs-email`, made from CFJOBS_SMTP,
+CFJOBS_EMAIL_FROM and CFJOBS_EMAIL_TO. One that is there already is left as it is; where there is neither,
+nobody is told, and `deploy.apply` says so.
 
-Each automation matches a tag of our own deployments, so runs of others on the same server are never touched: `cfjobs`
-is on every one, `cfjobs-night` on those that publish. The latter alone are told of when they end badly, since the end
-of a training or a scoring on another worker is in the message of the night that waited for it.
+Each automation matches a tag of our own deployments, so runs of others on the same server are never touched:
+`cfjobs` is on every one, `cfjobs-night` on those that publish. The latter alone are told of when they end
+badly, since the end of a training or a scoring on another worker is in the message of the night that waited
+for it.
 """
 
 import os
@@ -39,7 +40,8 @@ NOBODY = (
 )
 
 HEARTBEAT_SECONDS = 30
-"""Between two signs of life of a run; PREFECT_FLOWS_HEARTBEAT_FREQUENCY of prefect.yaml and the pools says the same."""
+"""Between two signs of life of a run; PREFECT_FLOWS_HEARTBEAT_FREQUENCY of prefect.yaml and the pools says
+the same."""
 ZOMBIE_AFTER = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 STRANDED_AFTER = timedelta(minutes=15)
 SILENT_AFTER = timedelta(hours=26)
@@ -245,7 +247,8 @@ def ensure_blocks(client: SyncPrefectClient) -> dict[str, UUID]:
 def mail_url(server: str, *, sender: str, to: str) -> str:
     """Apprise's URL for mail by this server.
 
-    server: smtp://, smtp+starttls:// or smtps://, then [user:password@]host[:port]. to: addresses, with commas.
+    server: smtp://, smtp+starttls:// or smtps://, then [user:password@]host[:port]. to: addresses,
+    with commas.
     """
     parts = urlsplit(server)
     if parts.scheme not in _SCHEME or not parts.hostname:
@@ -280,7 +283,8 @@ def apply(client: SyncPrefectClient) -> Alerts:
 
 
 def start_counting() -> None:
-    """Tell the dead man's switch that nights are due from now on; where it counts already, it goes on counting."""
+    """Tell the dead man's switch that nights are due from now on; where it counts already,
+    it goes on counting."""
     emit_event(DEPLOYED, resource={"prefect.resource.id": "cfjobs.installation"})
 
 

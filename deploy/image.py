@@ -1,4 +1,5 @@
-"""Build the image with docker, podman or buildah, whichever is there, and write the commit of the source into it.
+"""Build the image with docker, podman or buildah, whichever is there,
+and write the commit of the source into it.
 
 python -m deploy.image [--tag cfjobs] [--torch-index-url URL] [-- ARGUMENTS OF THE ENGINE'S build]
 """

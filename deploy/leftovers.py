@@ -26,8 +26,9 @@ _UNDER_WAY = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 def main() -> int:
     """Mark them; returns the exit code.
 
-    The state has a name of its own, and a night's alert an event of its own: a server that was restarted holds the
-    event of a state back for 15 minutes, since it waits for the event before it, which died with its predecessor.
+    The state has a name of its own, and a night's alert an event of its own: a server that was restarted
+    holds the event of a state back for 15 minutes, since it waits for the event before it, which died with
+    its predecessor.
     """
     ours = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNDER_WAY)),

@@ -2,9 +2,10 @@
 
     python -m deploy.serve [--folder .serve] [--port 4200] [--s3-port 8333]
 
-Runs until Ctrl-C, which ends every process of the installation, and starts what ends by itself again. Should it be
-killed itself, a guard ends them. State stays in the folder, which only its owner may read, so the next start goes on
-where this one ended; FOLDER/prefect and FOLDER/cfjobs are the two commands with the right environment.
+Runs until Ctrl-C, which ends every process of the installation, and starts what ends by itself again. Should
+it be killed itself, a guard ends them. State stays in the folder, which only its owner may read, so the next
+start goes on where this one ended; FOLDER/prefect and FOLDER/cfjobs are the two commands with the right
+environment.
 """
 
 import argparse
@@ -60,7 +61,8 @@ class Part:
 class Parts:
     """The processes of the installation, in the order in which they were started.
 
-    mark: a variable in the environment of each of them and of all their children, by which every one is found.
+    mark: a variable in the environment of each of them and of all their children,
+    by which every one is found.
     """
 
     logs: Path
@@ -127,7 +129,8 @@ class Parts:
         process.wait()
 
     def end(self) -> None:
-        """End every part, the last started first: asked, waited for, then insisted on, and whatever they left."""
+        """End every part, the last started first: asked, waited for, then insisted on,
+        and whatever they left."""
         for part in reversed(self.running.values()):
             with suppress(ProcessLookupError):
                 part.process.send_signal(signal.SIGTERM)
@@ -159,7 +162,8 @@ def marked(mark: str) -> list[int]:
 
 
 def guard(mark: str) -> subprocess.Popen[bytes]:
-    """A process that ends all parts once this one is gone, however it went: it waits for the end of its input."""
+    """A process that ends all parts once this one is gone, however it went:
+    it waits for the end of its input."""
     return subprocess.Popen(
         [sys.executable, "-m", "deploy.serve", "--guard", mark],
         cwd=ROOT,
@@ -221,7 +225,8 @@ def serve(parts: Parts, folder: Path, *, port: int, s3_port: int) -> None:
 
 
 def install(parts: Parts, folder: Path, environment: Mapping[str, str]) -> str:
-    """Store, server, sample ratings, deployments, workers, in this order; returns what the deployment said."""
+    """Store, server, sample ratings, deployments, workers, in this order;
+    returns what the deployment said."""
     start_store(parts, folder, environment)
     start_server(parts, environment)
     seed(environment)
@@ -249,7 +254,8 @@ def start_server(parts: Parts, environment: Mapping[str, str]) -> None:
 
 
 def environment_of(folder: Path, *, port: int, s3_port: int) -> dict[str, str]:
-    """The environment of every part. Keys are made once and kept in the folder, readable by its owner only."""
+    """The environment of every part. Keys are made once and kept in the folder,
+    readable by its owner only."""
     keys = _keys(folder / "keys.json")
     return {
         **os.environ,
@@ -287,7 +293,8 @@ def _keys(file: Path) -> dict[str, str]:
 
 
 def start_store(parts: Parts, folder: Path, environment: Mapping[str, str]) -> None:
-    """SeaweedFS, bound to loopback. What is behind S3 takes requests with a token that SeaweedFS alone can sign."""
+    """SeaweedFS, bound to loopback. What is behind S3 takes requests with a token that SeaweedFS alone can
+    sign."""
     endpoint = environment["AWS_ENDPOINT_URL"]
     weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if weed is None:
@@ -387,7 +394,8 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
 
 def free_port(wanted: int) -> int:
-    """A port that is free, as its neighbour 10,000 above is, which SeaweedFS takes too. Raises Failed for a wanted one that is taken."""
+    """A port that is free, as its neighbour 10,000 above is, which SeaweedFS takes too.
+    Raises Failed for a wanted one that is taken."""
     while True:
         with socket.socket() as probe, socket.socket() as neighbour:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,5 @@
-"""A stage on the worker of another deployment: started, waited for, and its record taken from the night's work folder."""
+"""A stage on the worker of another deployment: started, waited for,
+and its record taken from the night's work folder."""
 
 import logging
 import time
@@ -33,8 +34,9 @@ def run_elsewhere(
 ) -> Found:
     """Run a deployment on its own worker and return what it left.
 
-    what: in words, for people. found: what the run leaves, None until all of it is there; when it is there already
-    nothing is run. Raises WorkerLost, which is retried, for a run that was killed, and RunFailed for one that failed.
+    what: in words, for people. found: what the run leaves, None until all of it is there; when it is there
+    already nothing is run. Raises WorkerLost, which is retried, for a run that was killed, and RunFailed for
+    one that failed.
     """
     if (done := found()) is not None:
         return done

@@ -1,4 +1,5 @@
-"""The night and scoring alone, as Prefect runs them: the story of `cfjobs.night.story` with tasks for stages."""
+"""The night and scoring alone, as Prefect runs them:
+the story of `cfjobs.night.story` with tasks for stages."""
 
 from datetime import date
 from functools import partial
@@ -41,18 +42,15 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
     """Turn tonight's ratings into published top-N tables.
 
     Args:
-        ratings: Rating files: a Parquet file or a prefix of them, local or s3://.
-        output: Where tables and models are published.
-        movies: Movies table, for titles.
-        users: Users table: who else gets a list though they have rated nothing.
-        run_date: Date of the night; the date this run was scheduled for (UTC) by default.
-        config: Every setting of the night.
-        train_deployment: Deployment that trains, such as `train/gpu`; without it, training runs in this process.
-        force: Publish although a newer date is published already; without it such a run is skipped.
-        allow: Table of movie_id: only these movies are listed.
-        deny: Table of movie_id: these movies are never listed.
-        exclude: Table of user_id, movie_id: pairs left out beside the rated ones.
-        score_deployment: Deployment that scores, such as `shards/gpu`; without it, as the configuration's runner says.
+        ratings: Rating files: a Parquet file or a prefix of them, local or s3://. output: Where tables and
+        models are published. movies: Movies table, for titles. users: Users table: who else gets a list
+        though they have rated nothing. run_date: Date of the night; the date this run was scheduled for (UTC)
+        by default. config: Every setting of the night. train_deployment: Deployment that trains, such as
+        `train/gpu`; without it, training runs in this process. force: Publish although a newer date is
+        published already; without it such a run is skipped. allow: Table of movie_id: only these movies are
+        listed. deny: Table of movie_id: these movies are never listed. exclude: Table of user_id, movie_id:
+        pairs left out beside the rated ones. score_deployment: Deployment that scores, such as `shards/gpu`;
+        without it, as the configuration's runner says.
     """
     inputs = Inputs(ratings=ratings, movies=movies, users=users, allow=allow, deny=deny, exclude=exclude)
     stages = stages_of(train_deployment=train_deployment, score_deployment=score_deployment)
@@ -77,18 +75,15 @@ def score(  # noqa: PLR0917  # as above
     """Score every user with an existing model and publish the lists.
 
     Args:
-        ratings: Rating files: a Parquet file or a prefix of them, local or s3://.
-        output: Where tables and models are published.
-        model: Folder of the model; without it, the one of the newest published night.
-        movies: Movies table, for titles.
-        users: Users table: who else gets a list though they have rated nothing.
-        run_date: Date of the night; the date this run was scheduled for (UTC) by default.
-        config: Every setting of the night.
-        force: Publish although a newer date is published already, as for a backfill.
-        allow: Table of movie_id: only these movies are listed.
-        deny: Table of movie_id: these movies are never listed.
-        exclude: Table of user_id, movie_id: pairs left out beside the rated ones.
-        score_deployment: Deployment that scores, such as `shards/gpu`; without it, as the configuration's runner says.
+        ratings: Rating files: a Parquet file or a prefix of them, local or s3://. output: Where tables and
+        models are published. model: Folder of the model; without it, the one of the newest published night.
+        movies: Movies table, for titles. users: Users table: who else gets a list though they have rated
+        nothing. run_date: Date of the night; the date this run was scheduled for (UTC) by default. config:
+        Every setting of the night. force: Publish although a newer date is published already, as for a
+        backfill. allow: Table of movie_id: only these movies are listed. deny: Table of movie_id: these
+        movies are never listed. exclude: Table of user_id, movie_id: pairs left out beside the rated ones.
+        score_deployment: Deployment that scores, such as `shards/gpu`; without it, as the configuration's
+        runner says.
     """
     inputs = Inputs(
         ratings=ratings,
@@ -106,8 +101,8 @@ def score(  # noqa: PLR0917  # as above
 def told(
     inputs: Inputs, stages: Stages, *, output: str, run_date: date | None, config: Config, force: bool
 ) -> State:
-    """The night, from its inputs to its announcement: a state that says what was published, with the record as its
-    result. A date that comes too late is skipped."""
+    """The night, from its inputs to its announcement: a state that says what was published, with the record
+    as its result. A date that comes too late is skipped."""
     log_to_run()
     try:
         night = start(inputs, output=output, run_date=run_date or planned_date(), config=config, force=force)

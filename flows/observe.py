@@ -28,7 +28,8 @@ log = logging.getLogger("cfjobs.flows")
 
 
 def log_to_run() -> None:
-    """Send what `cfjobs` logs to the log of the run that is under way (handlers are copied by no setting alone: the level has to be set too)."""
+    """Send what `cfjobs` logs to the log of the run that is under way (handlers are copied by no setting
+    alone: the level has to be set too)."""
     logger = logging.getLogger("cfjobs")
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, APILogHandler) for handler in logger.handlers):

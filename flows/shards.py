@@ -1,4 +1,5 @@
-"""Where a night's shards run: one by one here, all over a Ray cluster, or on the worker of another deployment."""
+"""Where a night's shards run: one by one here, all over a Ray cluster,
+or on the worker of another deployment."""
 
 import os
 from functools import partial
@@ -28,7 +29,8 @@ def score_shard(night: Night, prepared: Prepared, trained: Trained, shard: Shard
 def score_all(
     night: Night, prepared: Prepared, trained: Trained, *, deployment: str | None = None
 ) -> list[Scored]:
-    """Every shard of the night, where its configuration or the deployment says; a finished one is not redone."""
+    """Every shard of the night, where its configuration or the deployment says;
+    a finished one is not redone."""
     if deployment:
         records = {"night": night, "prepared": prepared, "trained": trained}
         found = partial(story.scored_already, night, prepared)
@@ -49,7 +51,8 @@ def score_here(night: Night, prepared: Prepared, trained: Trained) -> list[Score
 
 @flow(name="shards on ray", flow_run_name="shards of {night.run_date} on Ray", persist_result=False)
 def score_on_ray(night: Night, prepared: Prepared, trained: Trained) -> list[Scored]:
-    """The shards as tasks of a Ray cluster, each on the processor threads and GPUs that the configuration asks for."""
+    """The shards as tasks of a Ray cluster,
+    each on the processor threads and GPUs that the configuration asks for."""
     from prefect_ray.context import remote_options
 
     threads = night.config.threads or 1

@@ -1,4 +1,5 @@
-"""How a stage of the night runs as a Prefect task: retried when the storage or a worker failed, and only then; and the stages that flows share."""
+"""How a stage of the night runs as a Prefect task: retried when the storage or a worker failed, and only
+then; and the stages that flows share."""
 
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -24,8 +25,8 @@ class WorkerLost(CfjobsError):
 
 
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a retry may help: the object store did not answer, or a worker died. A wrong input stays wrong; what is
-    damaged is made again by the next run; and a lost lease is another run's."""
+    """Whether a retry may help: the object store did not answer, or a worker died. A wrong input stays wrong;
+    what is damaged is made again by the next run; and a lost lease is another run's."""
     result = state.result(raise_on_failure=False)
     passing = isinstance(result, (StorageFault, WorkerLost))
     return passing and not isinstance(result, (DamagedFile, LeaseLost))

@@ -1,4 +1,5 @@
-"""A headless Chromium, driven over its own debugging socket: opens a page and tells what it said and asked for."""
+"""A headless Chromium, driven over its own debugging socket:
+opens a page and tells what it said and asked for."""
 
 import base64
 import itertools

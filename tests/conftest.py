@@ -1,4 +1,5 @@
-"""Real parts for the tests, each started once and ended by pid; and who runs what when tests run side by side.
+"""Real parts for the tests, each started once and ended by pid;
+and who runs what when tests run side by side.
 
 `pytest -n 2` hands whole files to its workers. Each worker that needs a SeaweedFS has its own; the files that
 need a Prefect server are one worker's, so that one is started.
@@ -71,7 +72,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on; its neighbour 10,000 above is free too (SeaweedFS uses it for gRPC)."""
+    """A loopback port that nobody listens on;
+    its neighbour 10,000 above is free too (SeaweedFS uses it for gRPC)."""
     while True:
         with socket.socket() as first, socket.socket() as second:
             first.bind(("127.0.0.1", 0))
@@ -191,7 +193,8 @@ def ml_latest_small() -> Path:
 
 @pytest.fixture(scope="session")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small generated data set: ratings.parquet, movies.parquet, and users.parquet with two users who rated nothing."""
+    """A small generated data set: ratings.parquet, movies.parquet,
+    and users.parquet with two users who rated nothing."""
     folder = tmp_path_factory.mktemp("data")
     data = synthetic.generate(n_users=120, n_movies=300, n_ratings=4_500, seed=7)
     data.ratings.write_parquet(folder / "ratings.parquet")
@@ -213,7 +216,8 @@ HOSTILE_TITLES = (
 
 @pytest.fixture(scope="session")
 def two_nights(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ratings `in` and two nights `out`, of 2026-02-28 and 2026-03-01. Three ratings are missing."""
+    """A folder with ratings `in` and two nights `out`, of 2026-02-28 and 2026-03-01.
+    Three ratings are missing."""
     folder = tmp_path_factory.mktemp("nights")
     ratings = pl.read_parquet(data_set / "ratings.parquet")
     wrong = ratings.head(3).with_columns(pl.lit(None, ratings["rating"].dtype).alias("rating"))

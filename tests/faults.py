@@ -1,7 +1,7 @@
 """What can go wrong on a night, each fault caused on real parts: used by test_faults.py and bench/faults.py.
 
-A fault is caused while a reader polls the published tables. Then the same night is run again without it, and its
-rows are compared with those of a night that nothing disturbed.
+A fault is caused while a reader polls the published tables. Then the same night is run again without it, and
+its rows are compared with those of a night that nothing disturbed.
 """
 
 import json
@@ -199,7 +199,8 @@ def killed_at(words: str, data: Path, output: str) -> Callable[[], str]:
 
 
 def killed_in_commit(table: str, data: Path, output: str) -> Callable[[], str]:
-    """kill -9 while the commit of this table is on its way: the tables before it are committed, those after are not."""
+    """kill -9 while the commit of this table is on its way: the tables before it are committed,
+    those after are not."""
 
     def fault() -> str:
         with FaultyProxy(address_of_store()) as proxy:
@@ -215,7 +216,8 @@ def killed_in_commit(table: str, data: Path, output: str) -> Callable[[], str]:
 
 
 def store_fails(rule: Rule, data: Path, output: str, *, from_words: str = "") -> Callable[[], str]:
-    """A store that fails by a rule, from the start or from when the log says this; the run ends or goes through."""
+    """A store that fails by a rule, from the start or from when the log says this;
+    the run ends or goes through."""
 
     def fault() -> str:
         with FaultyProxy(address_of_store()) as proxy:
@@ -243,7 +245,8 @@ FAILURES: dict[str, tuple[Callable[[], Rule], str, str]] = {
 
 
 def two_at_once(data: Path, output: str) -> Callable[[], str]:
-    """Two runs of one date: one of them ends with the name of the other, or waits a few seconds for its end."""
+    """Two runs of one date: one of them ends with the name of the other,
+    or waits a few seconds for its end."""
 
     def fault() -> str:
         runs = [start(data, output), start(data, output)]

@@ -1,9 +1,11 @@
-"""Compiled loops for a clean clone: `python -m tests.kernel_cache` copies them in, or compiles them and keeps them.
+"""Compiled loops for a clean clone: `python -m tests.kernel_cache` copies them in,
+or compiles them and keeps them.
 
 Numba keeps what it compiled in the clone's own `__pycache__`, by the source's content, so a clone that is new
-compiles for some 40 s and every process that a test starts meanwhile does so again. A copy outside the clone spares
-the next clone that. It is kept by the constraints and by every source that is compiled together, because numba looks
-at the file of a loop alone, and a loop holds the code of the loops of other files that it calls.
+compiles for some 40 s and every process that a test starts meanwhile does so again. A copy outside the clone
+spares the next clone that. It is kept by the constraints and by every source that is compiled together,
+because numba looks at the file of a loop alone, and a loop holds the code of the loops of other files that it
+calls.
 """
 
 import hashlib
@@ -18,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def kept(root: Path = ROOT) -> Path:
-    """The folder outside the clone for what its sources compile to: another one for any other version of them."""
+    """The folder outside the clone for what its sources compile to:
+    another one for any other version of them."""
     modules = sorted((root / "cfjobs").rglob("*.py"))
     sources = [path for path in modules if re.search(rb"\b(compiled|numba)\b", path.read_bytes())]
     digest = hashlib.sha256()

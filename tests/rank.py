@@ -1,4 +1,5 @@
-"""What each process of tests/night/test_torchrun.py trains: run by torchrun, and in the test's own process."""
+"""What each process of tests/night/test_torchrun.py trains: run by torchrun,
+and in the test's own process."""
 
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ MODELS = ("dot_bias", "dot_raters", "net")
 
 
 def trained(processes: Processes) -> dict[str, Tensor]:
-    """The weights of every network after some epochs with an uneven last batch, and those of the ranking network."""
+    """The weights of every network after some epochs with an uneven last batch,
+    and those of the ranking network."""
     found: dict[str, Tensor] = {}
     for model in MODELS:
         config = Config(

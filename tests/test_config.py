@@ -1,4 +1,5 @@
-"""Configuration: every key documented, checked, and the same in a file, on the command line and in the flow."""
+"""Configuration: every key documented, checked, and the same in a file,
+on the command line and in the flow."""
 
 import tomllib
 from pathlib import Path

@@ -55,7 +55,8 @@ SMALL = {
     "kill.py": ["--kills", "1"],
     "score.py": ["--quick", "--users", "64", "--kinds", "trained", "--repeat", "1", "--no-peers"],
 }
-"""A bench that the pages name, at a small size; the others train for minutes and only say here what they take."""
+"""A bench that the pages name, at a small size;
+the others train for minutes and only say here what they take."""
 
 
 def named_benches() -> list[str]:

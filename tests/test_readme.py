@@ -1,4 +1,5 @@
-"""The README's tree shows every package, every module says what it is for, and what is installed has all of them."""
+"""The README's tree shows every package, every module says what it is for,
+and what is installed has all of them."""
 
 import ast
 import re

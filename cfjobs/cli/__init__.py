@@ -1,7 +1,8 @@
 """The command line `cfjobs`: every stage of the night without Prefect.
 
-Results go to standard output, as text or with --json as one object; logs and progress to standard error.
-Exit codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 4 the newest night is too old, 1 anything else.
+Results go to standard output, as text or with --json as one object; logs and progress to standard error. Exit
+codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 4 the newest night is too old, 1 anything
+else.
 """
 
 import json
@@ -26,8 +27,8 @@ _NO_MEMORY = ("memory", "failed to map segment", "can't start new thread")
 
 
 def main() -> NoReturn:
-    """Run the command line and end at once: the threads of native libraries were seen to abort an interpreter that
-    takes itself apart under them."""
+    """Run the command line and end at once: the threads of native libraries were seen to abort an interpreter
+    that takes itself apart under them."""
     code = run()
     try:
         sys.stdout.flush()

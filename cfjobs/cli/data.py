@@ -1,4 +1,5 @@
-"""The commands before a first night: sample, import, config, and the search for better settings: tune, lr-find."""
+"""The commands before a first night: sample, import, config, and the search for better settings:
+tune, lr-find."""
 
 from pathlib import Path
 from typing import Annotated
@@ -128,10 +129,11 @@ def lr_find(
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find a learning rate: the loss while the rate rises from step to step, as a plot and as two suggestions.
+    """Find a learning rate: the loss while the rate rises from step to step,
+    as a plot and as two suggestions.
 
-    Trains the rating network by batches for a few hundred steps on the ratings outside the holdout, then discards it.
-    A rate found here is for batches: set it together with optimizer=adam.
+    Trains the rating network by batches for a few hundred steps on the ratings outside the holdout, then
+    discards it. A rate found here is for batches: set it together with optimizer=adam.
     """
     from cfjobs.config import load_config
     from cfjobs.experiments.run import learning_rates_tried

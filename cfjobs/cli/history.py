@@ -89,7 +89,8 @@ def rollback(
 ) -> None:
     """Restore all tables to their state right after a night was published.
 
-    Nights published after it are no longer visible. User and reason are recorded in each table's log and in `rollbacks`.
+    Nights published after it are no longer visible.
+    User and reason are recorded in each table's log and in `rollbacks`.
     """
     from cfjobs.tables import rollback
 
@@ -131,7 +132,8 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at an installation: tables against their logs and guarantees, versions in `runs`, models, leases, leftovers, clock.
+    """Look at an installation: tables against their logs and guarantees, versions in `runs`, models,
+    leases, leftovers, clock.
 
     Says what is wrong and what would mend it. Exit code 0 when it is sound, 1 when a fault is left.
     """

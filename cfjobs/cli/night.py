@@ -100,7 +100,8 @@ def evaluate(
 ) -> None:
     """Measure a model on the holdout of these ratings; publishes nothing.
 
-    The metrics are unbiased only for a model that `cfjobs train` made from the same ratings and holdout settings.
+    The metrics are unbiased only for a model that `cfjobs train` made from the same ratings and holdout
+    settings.
     """
     from cfjobs.config import load_config
     from cfjobs.night import story

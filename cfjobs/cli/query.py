@@ -35,9 +35,11 @@ def recs(
     run_date: PublishedDate = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a user's list with titles: the published one, or with --ratings-of the one for these ratings, untrained.
+    """Print a user's list with titles: the published one,
+    or with --ratings-of the one for these ratings, untrained.
 
-    --ratings-of is for a user who arrived today, or rated more since the night; --user says who it is, if known.
+    --ratings-of is for a user who arrived today, or rated more since the night; --user says who it is,
+    if known.
     """
     if ratings_of is not None:
         from cfjobs.query import new_user

@@ -17,7 +17,8 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Metric:
-    """A mean over users, or over their ratings: the sum of total [U] over the sum of weight [U], or its root."""
+    """A mean over users, or over their ratings: the sum of total [U] over the sum of weight [U],
+    or its root."""
 
     name: str
     total: NDArray[np.float64]

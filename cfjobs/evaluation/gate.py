@@ -3,7 +3,8 @@
     metrics   not worse than the last published night's beyond a tolerance, better than the popularity list
     counts    ratings, users and the share of rejected rows plausible against the last published night
     scale     its ends held by more than a handful of far-away ratings, and where they were last night
-    lists     as many and as long, of as many movies, as popular, and as alike, as the last published night's; never none
+    lists     as many and as long, of as many movies, as popular, and as alike,
+              as the last published night's; never none
     rows      every rule of `top_n`, row by row
 
 All but the last, and lists that are none, can be overridden, and the override is recorded.
@@ -55,8 +56,8 @@ class Scale:
 
 @dataclass(frozen=True)
 class Written:
-    """What the written lists are like. churn: of the first ten places of users who had a list last night, the share
-    with a movie that was not in it; None without such users."""
+    """What the written lists are like. churn: of the first ten places of users who had a list last night, the
+    share with a movie that was not in it; None without such users."""
 
     lists: int
     rows: int
@@ -83,7 +84,8 @@ def list_comparisons(config: Config, written: Written, last: LastNight | None) -
 
 
 LIST_KEYS = ("rank_by", "model", "top_n", "min_ratings", "min_score")
-"""Configuration that decides which movies are listed: the variety of nights that differ in it is not compared."""
+"""Configuration that decides which movies are listed:
+the variety of nights that differ in it is not compared."""
 
 
 def _fewer(config: Config, words: str, got: int, before: int | None, last: LastNight) -> list[Comparison]:

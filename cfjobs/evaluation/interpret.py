@@ -39,7 +39,8 @@ def similar_movies(
 ) -> Iterator[Lists]:
     """For each movie the n others of the candidates with the greatest cosine, block after block; exact.
 
-    A list's movies are rows of vectors_MD and its score the cosine; a vector of length 0 is like none, cosine 0.
+    A list's movies are rows of vectors_MD and its score the cosine; a vector of length 0 is like none,
+    cosine 0.
     """
     length = np.linalg.norm(vectors_MD.astype(np.float64), axis=1, keepdims=True)
     unit_MD = torch.from_numpy((vectors_MD / np.where(length > 0, length, 1)).astype(np.float32))

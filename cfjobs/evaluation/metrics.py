@@ -86,9 +86,9 @@ def measures(
 ) -> list[Measure]:
     """Every metric, over all users and in each band, beside its baseline.
 
-    training: the ratings that the model was trained on. predicted [R]: for the held-out ratings. lists, popular:
-    the model's and the popularity lists without the training ratings. candidates [M]: what may be listed. predict:
-    for the listed movies.
+    training: the ratings that the model was trained on. predicted [R]: for the held-out ratings. lists,
+    popular: the model's and the popularity lists without the training ratings. candidates [M]: what may be
+    listed. predict: for the listed movies.
     """
     activity = np.bincount(training.user_idx, minlength=n_users)
     n_ratings = np.bincount(training.movie_idx, minlength=candidates.size)
@@ -119,7 +119,8 @@ def measures(
 
 
 def overall(found: Sequence[Measure]) -> dict[str, float]:
-    """The metrics over all users by name, their baselines, the upper end of nDCG's interval, and the users judged."""
+    """The metrics over all users by name, their baselines, the upper end of nDCG's interval,
+    and the users judged."""
     rows = [row for row in found if row.band == ALL]
     judged = {f"ndcg_at_{K}": "users_measured"}
     return (
@@ -184,7 +185,8 @@ def judge(
 ) -> Judged:
     """Metrics of the first k movies of lists that leave out the training ratings.
 
-    A held-out movie is relevant from relevant_rating on, with binary gain; a user without one does not count in
+    A held-out movie is relevant from relevant_rating on, with binary gain;
+    a user without one does not count in
 
         ndcg    sum over hits of 1 / log2(rank + 1), over its best value (Jarvelin and Kekalainen, 2002)
         recall  hits / relevant
@@ -193,7 +195,8 @@ def judge(
 
     with mean_rating [U], each user's own,
 
-        disliked_share  of the listed movies that their user went on to rate, those rated below the user's own mean
+        disliked_share  of the listed movies that their user went on to rate,
+        those rated below the user's own mean
 
     and with n_ratings [M] and candidates [M], over every user who has a list,
 
@@ -230,7 +233,8 @@ def judge(
 
 
 def popular_movies(n_ratings: NDArray[np.int64], candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The movies [M] that count as popular: POPULAR_SHARE of the candidates, those with most ratings, ties by row."""
+    """The movies [M] that count as popular: POPULAR_SHARE of the candidates, those with most ratings,
+    ties by row."""
     order = np.argsort(-np.where(candidates, n_ratings, -1), kind="stable")
     popular = np.zeros(candidates.size, dtype=np.bool_)
     popular[order[: int(np.ceil(candidates.sum() * POPULAR_SHARE))]] = True
@@ -290,7 +294,8 @@ def _first_k(lists: Iterable[Lists], *, n_users: int, k: int) -> NDArray[np.int3
 
 
 def _hits(listed: NDArray[np.int32], pairs: NDArray[np.int64], *, n_movies: int) -> NDArray[np.bool_]:
-    """Whether each listed movie is among the user's relevant ones [U, k]. pairs: sorted, user x n_movies + movie."""
+    """Whether each listed movie is among the user's relevant ones [U, k]. pairs: sorted,
+    user x n_movies + movie."""
     hit = np.zeros(listed.shape, dtype=np.bool_)
     if pairs.size == 0:
         return hit
@@ -306,7 +311,8 @@ def _hits(listed: NDArray[np.int32], pairs: NDArray[np.int64], *, n_movies: int)
 
 
 def activity_bands(activity: NDArray[np.int64], measured: NDArray[np.int32]) -> NDArray[np.int8]:
-    """The band of each user [U], a place in BANDS. activity [U]: training ratings; measured: users of the holdout."""
+    """The band of each user [U], a place in BANDS. activity [U]: training ratings; measured:
+    users of the holdout."""
     if measured.size == 0:
         return np.zeros(activity.size, dtype=np.int8)
     edges = np.quantile(activity[measured], [1 / 3, 2 / 3], method="lower")

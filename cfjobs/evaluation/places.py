@@ -1,7 +1,9 @@
-"""What the published lists are like: coverage, novelty, popularity and stars of their first places, from the written rows.
+"""What the published lists are like: coverage, novelty, popularity and stars of their first places,
+from the written rows.
 
-The figures are those of `metrics` for lists that are to be measured; here they are gathered block after block, as the
-lists are read back. They need no held-out ratings, so they say of the published lists what nDCG cannot.
+The figures are those of `metrics` for lists that are to be measured; here they are gathered block after
+block, as the lists are read back. They need no held-out ratings, so they say of the published lists what nDCG
+cannot.
 """
 
 from dataclasses import dataclass, field
@@ -18,8 +20,8 @@ from cfjobs.evaluation.metrics import OF_LISTS, K, popular_movies, self_informat
 class Places:
     """The first K places of every list so far.
 
-    movie_ids: by row. n_ratings, candidates [M]: how often each movie was rated, and whether it could be listed.
-    n_users: with ratings.
+    movie_ids: by row. n_ratings, candidates [M]: how often each movie was rated,
+    and whether it could be listed. n_users: with ratings.
     """
 
     movie_ids: pl.Series

@@ -1,12 +1,13 @@
-"""The learning-rate finder: train while the rate rises from step to step, and see where the loss falls fastest.
+"""The learning-rate finder: train while the rate rises from step to step,
+and see where the loss falls fastest.
 
     rate_t     = low x (high / low)^(t / T)
     smoothed_t = a moving mean with weight 0.95, corrected for its start
 
-It stops when the smoothed loss is four times its least. Two suggestions: `steepest`, where the smoothed loss falls
-fastest with the logarithm of the rate; and `valley`, two thirds into the longest fall, the more careful of fast.ai's.
-Sources: Smith, "Cyclical learning rates for training neural networks" (2015); the fast.ai lesson; `valley` is that
-of fast.ai 2.
+It stops when the smoothed loss is four times its least. Two suggestions: `steepest`, where the smoothed loss
+falls fastest with the logarithm of the rate; and `valley`, two thirds into the longest fall, the more careful
+of fast.ai's. Sources: Smith, "Cyclical learning rates for training neural networks" (2015); the fast.ai
+lesson; `valley` is that of fast.ai 2.
 """
 
 import itertools
@@ -41,7 +42,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Found:
-    """The points, whether the loss went out of bounds, both suggestions, and the rate of the configuration."""
+    """The points, whether the loss went out of bounds, both suggestions,
+    and the rate of the configuration."""
 
     points: list[Point]
     diverged: bool
@@ -59,7 +61,8 @@ def find(
     high: float = 10.0,
     steps: int = 200,
 ) -> Found:
-    """Train the network in place for at most so many steps at rising rates. Raises InputError where the loss never falls.
+    """Train the network in place for at most so many steps at rising rates.
+    Raises InputError where the loss never falls.
 
     The optimiser, batch size and penalty are the configuration's; its momentum stays as it is.
     """
@@ -167,7 +170,8 @@ def _rates(found: Found) -> tuple[float, float]:
 
 
 def _losses_shown(found: Found) -> tuple[float, float]:
-    """From the least loss to half above it or the first one, so that the divergence does not flatten the curve."""
+    """From the least loss to half above it or the first one,
+    so that the divergence does not flatten the curve."""
     smoothed = [point.smoothed for point in found.points]
     low = min(min(point.loss, point.smoothed) for point in found.points)
     high = max(smoothed[0], min(smoothed) * 1.5)

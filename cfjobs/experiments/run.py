@@ -1,4 +1,5 @@
-"""Questions about training that publish nothing: which knobs, which learning rate. Their night lives in a temporary folder."""
+"""Questions about training that publish nothing: which knobs, which learning rate.
+Their night lives in a temporary folder."""
 
 import tempfile
 from collections.abc import Callable, Iterator

@@ -1,12 +1,14 @@
-"""A search over the knobs: which ones would have served best, judged before the night's own holdout is looked at.
+"""A search over the knobs: which ones would have served best,
+judged before the night's own holdout is looked at.
 
     ratings  =  [ learn | judge ] | holdout
                  the training part    never looked at
 
-The night's holdout is taken away first, as every night does. What is left, the training part, is split once more in
-the same way; each trial learns from `learn` and is measured on `judge`. So the figure that the night reports
-for the chosen knobs is as honest as before. Optuna's TPE sampler (Bergstra and others, 2011) proposes the knobs
-from the trials so far; every trial is a line of a journal file, from which an interrupted search goes on.
+The night's holdout is taken away first, as every night does. What is left, the training part, is split once
+more in the same way; each trial learns from `learn` and is measured on `judge`. So the figure that the night
+reports for the chosen knobs is as honest as before. Optuna's TPE sampler (Bergstra and others, 2011) proposes
+the knobs from the trials so far; every trial is a line of a journal file, from which an interrupted search
+goes on.
 """
 
 import hashlib
@@ -63,7 +65,8 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Judge:
-    """The inner split of the training part. kept, valid: user_idx, movie_idx, rating, timestamp, by user and time."""
+    """The inner split of the training part. kept, valid: user_idx, movie_idx, rating, timestamp,
+    by user and time."""
 
     prepared: Prepared
     kept: pl.DataFrame
@@ -119,7 +122,8 @@ class Judge:
 
 
 def judge(night: Night) -> Judge:
-    """The training part of a night, split once more in the same way. Raises InputError where nothing is left to judge by."""
+    """The training part of a night, split once more in the same way.
+    Raises InputError where nothing is left to judge by."""
     prepared = story.prepare(night)
     story.hold_out(night, prepared)
     config = night.config
@@ -154,7 +158,8 @@ def tune(
     folder: str,
     on_trial: Callable[[int, float, float], None] | None = None,
 ) -> Tuned:
-    """Search until there are `trials` of them in all, or for `timeout` seconds, and write the best as a TOML file.
+    """Search until there are `trials` of them in all, or for `timeout` seconds,
+    and write the best as a TOML file.
 
     folder: URI of the journal and the result; a search with the same objective, data and
     configuration goes on from the trials in it. on_trial(number, value, best) is called after each.
@@ -203,7 +208,8 @@ def _search(
     timeout: float | None,
     seed: int,
 ) -> None:
-    """Trials one after the other; each has the sampler's seed of its number, so that a resumed search proposes alike."""
+    """Trials one after the other; each has the sampler's seed of its number,
+    so that a resumed search proposes alike."""
     library = _optuna()
     began = time.monotonic()
     while (done := _n_done(study)) < trials:
@@ -253,7 +259,8 @@ class Range:
 
 
 def space(config: Config, objective: Objective) -> dict[str, Range | list[int]]:
-    """What is searched around a configuration that is spelled out, by the knob's name. Only knobs that the objective depends on."""
+    """What is searched around a configuration that is spelled out, by the knob's name.
+    Only knobs that the objective depends on."""
     if objective == "ndcg" and config.rank_by != "rating":
         return {
             "ranking_factors": [32, 64, 128, 256],
@@ -288,7 +295,8 @@ def spelled_out(config: Config, *, n_ratings: int) -> Config:
 
 
 def own_knobs(config: Config, objective: Objective) -> dict[str, Any]:
-    """The configuration's own values of the searched knobs, which are the first trial; those out of range are left open."""
+    """The configuration's own values of the searched knobs, which are the first trial;
+    those out of range are left open."""
     return {
         name: value
         for name, knob in space(config, objective).items()

@@ -2,11 +2,12 @@
 
     score(u, m) = affinity(u, m) + weight x stars(u, m)
 
-Affinity is a log-probability of choosing, up to a constant of the user. stars is the rating network's sum in stars,
-straightened: its slope in the middle of the rating range times <p_u, v_m> + c_m, without the terms of the user alone.
-Both are dot products, so the score is one, over vectors that stand end to end:
+Affinity is a log-probability of choosing, up to a constant of the user. stars is the rating network's sum in
+stars, straightened: its slope in the middle of the rating range times <p_u, v_m> + c_m, without the terms of
+the user alone. Both are dot products, so the score is one, over vectors that stand end to end:
 
-    <x_u, q_m> + b_m + k (<p_u, v_m> + c_m)  =  <[x_u, p_u], [q_m, k v_m]> + (b_m + k c_m),    k = weight x slope
+    <x_u, q_m> + b_m + k (<p_u, v_m> + c_m)  =  <[x_u, p_u], [q_m, k v_m]> + (b_m + k c_m),
+    k = weight x slope
 """
 
 from collections.abc import Mapping
@@ -48,8 +49,8 @@ def joined(affinity: DotScores, stars: DotScores, *, factor: float) -> DotScores
 def chosen(ndcg: Mapping[float, float]) -> float:
     """The largest weight that keeps half of what the best one gains over affinity alone; 0 where none gains.
 
-    nDCG rewards liking only through what was rated 4 or more; beyond its peak the lists go on losing movies that their
-    users would rate below their own mean, so the weight goes as far as half of the gain allows.
+    nDCG rewards liking only through what was rated 4 or more; beyond its peak the lists go on losing movies
+    that their users would rate below their own mean, so the weight goes as far as half of the gain allows.
     """
     alone, best = ndcg[0.0], max(ndcg.values())
     if best <= alone:
@@ -58,7 +59,8 @@ def chosen(ndcg: Mapping[float, float]) -> float:
 
 
 def kept(last: float | None, tonight: float) -> float:
-    """Last night's weight while tonight's is within a factor of two of it: nDCG is flat there, and lists stay."""
+    """Last night's weight while tonight's is within a factor of two of it: nDCG is flat there,
+    and lists stay."""
     if last and last / 2 <= tonight <= last * 2:
         return last
     return tonight

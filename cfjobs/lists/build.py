@@ -1,7 +1,7 @@
 """Who gets which movies: the lists of a trained model, and rows of `top_n` made of them.
 
-A user with ratings gets the model's list, ordered by affinity, by predicted rating or by both; a user without any,
-the popularity list. Seen movies and movies with too few ratings are never listed.
+A user with ratings gets the model's list, ordered by affinity, by predicted rating or by both; a user without
+any, the popularity list. Seen movies and movies with too few ratings are never listed.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,8 @@ from cfjobs.training import fold_in
 
 
 def candidates(model: Model, *, min_ratings: int | None = None) -> NDArray[np.bool_]:
-    """Movies that may be listed [M]: those with enough training ratings and, unless it takes several, those with none that features describe.
+    """Movies that may be listed [M]: those with enough training ratings and, unless it takes several, those
+    with none that features describe.
 
     min_ratings: the model's own configuration if not said.
     """
@@ -40,8 +41,8 @@ def candidates(model: Model, *, min_ratings: int | None = None) -> NDArray[np.bo
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What may be listed. listed [M]: False for a movie that must not be. excluded: pairs never listed beside the
-    seen ones. min_score: the least score of a model's list."""
+    """What may be listed. listed [M]: False for a movie that must not be. excluded: pairs never listed beside
+    the seen ones. min_score: the least score of a model's list."""
 
     listed: NDArray[np.bool_]
     excluded: Pairs | None = None
@@ -70,9 +71,9 @@ class Asked:
 def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | None = None) -> Asked:
     """Make ready for the lists of consecutive users.
 
-    ratings: user_idx, movie_idx, rating, sorted by user and time: what these users have seen, and their history.
-    users: rows that the network either all knows or all does not know. limits: without them, whatever has enough
-    ratings; row 0 of their pairs is the first of these users.
+    ratings: user_idx, movie_idx, rating, sorted by user and time: what these users have seen, and their
+    history. users: rows that the network either all knows or all does not know. limits: without them,
+    whatever has enough ratings; row 0 of their pairs is the first of these users.
     """
     limits = limits or Limits(listed=candidates(model))
     mine = of_users(ratings, users)
@@ -103,7 +104,8 @@ def best(asked: Asked, *, n: int, **engine: Any) -> Iterator[Batch]:
 
 
 def scores(model: Model, ratings: pl.DataFrame, *, users: range) -> DotScores | MlpScores:
-    """What orders the lists of these users: the ranking network's affinity, with the predicted rating or without, or that alone.
+    """What orders the lists of these users: the ranking network's affinity,
+    with the predicted rating or without, or that alone.
 
     ratings: of these users alone, user_idx counted from the first of them, sorted by user and time.
     """
@@ -126,7 +128,8 @@ def stars_factor(model: Model) -> float:
 
 
 def stars(model: Model, users: range) -> DotScores | MlpScores:
-    """What increases with these users' predicted ratings; users that the network does not know are typical ones."""
+    """What increases with these users' predicted ratings;
+    users that the network does not know are typical ones."""
     if users.start < model.network.n_users:
         of_all = model.network.scores()
         return replace(of_all, user=of_all.user[users.start : users.stop])
@@ -143,7 +146,8 @@ def popular(
     batch_users: int = 1024,
     limits: Limits | None = None,
 ) -> Iterator[Batch]:
-    """For each user of `seen`, pairs that must not be listed, the movies with most training ratings, ties by row. Score: the number of ratings."""
+    """For each user of `seen`, pairs that must not be listed, the movies with most training ratings, ties by
+    row. Score: the number of ratings."""
     limits = limits or Limits(listed=candidates(model))
     order, n_ratings = _by_popularity(model, limits), model.movies["n_ratings"].to_numpy()
     n_users = len(seen.indptr) - 1
@@ -183,7 +187,8 @@ def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
 
 
 def of_users(ratings: pl.DataFrame, users: range) -> pl.DataFrame:
-    """The ratings of a contiguous range of users, user_idx counted from the first. ratings: sorted by user_idx."""
+    """The ratings of a contiguous range of users, user_idx counted from the first. ratings:
+    sorted by user_idx."""
     idx = ratings["user_idx"]
     first, last = (int(idx.search_sorted(row)) for row in (users.start, users.stop))
     return ratings.slice(first, last - first).with_columns(pl.col("user_idx") - users.start)

@@ -1,4 +1,5 @@
-"""The popularity list of each user: the first movies of one order that the user has not seen, without a loop over users."""
+"""The popularity list of each user: the first movies of one order that the user has not seen,
+without a loop over users."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,10 +8,11 @@ from cfjobs.topn.problem import NO_MOVIE, Pairs
 
 
 def first_unseen(order: NDArray[np.int32], seen: Pairs, *, users: range, n: int) -> NDArray[np.int32]:
-    """The first n movies of an order [K] without the seen ones, for consecutive users [U, n]; NO_MOVIE past its end.
+    """The first n movies of an order [K] without the seen ones, for consecutive users [U, n];
+    NO_MOVIE past its end.
 
-    A seen movie at place p, with i seen ones before it, has p - i unseen ones before it. So the unseen movie number j
-    lies at place j + (how many seen ones have p - i <= j).
+    A seen movie at place p, with i seen ones before it, has p - i unseen ones before it. So the unseen movie
+    number j lies at place j + (how many seen ones have p - i <= j).
     """
     n_users, length = len(users), order.size
     first, last = seen.indptr[users.start], seen.indptr[users.stop]

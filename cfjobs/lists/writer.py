@@ -1,6 +1,7 @@
 """Parts of a published table: Parquet files of bounded size, sorted by user, written as the lists are made.
 
-    rows -> row groups of whole users -> a temporary file of its own -> uploaded under its name when it is full
+    rows -> row groups of whole users -> a temporary file of its own -> uploaded under its name when it is
+    full
 
 A look-up of one user so opens one file and one row group. Where files and row groups end depends on the rows
 alone, so the same lists always make the same bytes.
@@ -26,9 +27,11 @@ GROUP_ROWS = 100_000
 
 
 class PartsWriter:
-    """Takes rows in order of user and rank, and writes parts below a table's URI; use it as a context manager.
+    """Takes rows in order of user and rank, and writes parts below a table's URI;
+    use it as a context manager.
 
-    path: the n-th part's place below the table. part_rows: rows at which a part is full; it ends with a row group.
+    path: the n-th part's place below the table. part_rows: rows at which a part is full;
+    it ends with a row group.
     """
 
     def __init__(
@@ -88,7 +91,8 @@ class PartsWriter:
 
 
 def _groups(rank: Any, size: int, *, all_rows: bool) -> Iterator[tuple[int, int]]:
-    """Start and end of row groups of whole users with at most `size` rows; without all_rows only those that are sure."""
+    """Start and end of row groups of whole users with at most `size` rows;
+    without all_rows only those that are sure."""
     begins = np.append(np.flatnonzero(rank == 1), len(rank))
     start = 0
     while start < len(rank):
@@ -158,7 +162,8 @@ class _OpenPart:
             raise _Abandoned
 
     def _stats(self) -> str:
-        """Delta's statistics: rows, and least and greatest value of the columns that lists are looked up by."""
+        """Delta's statistics: rows, and least and greatest value of the columns that lists are looked up
+        by."""
         low, high = ({n: getattr(e, end) for n, e in self._extremes.items()} for end in ("low", "high"))
         nulls = dict.fromkeys(self._extremes, 0)
         return json.dumps(

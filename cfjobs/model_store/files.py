@@ -43,7 +43,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Model:
-    """The trained networks with the ids of their rows: one for ratings and, where lists go by affinity, one that ranks.
+    """The trained networks with the ids of their rows: one for ratings and, where lists go by affinity,
+    one that ranks.
 
     users: user_id, n_ratings by row. movies: movie_id, n_ratings and any further columns by row. n_ratings
     counts training ratings: a row with none is an unknown id, unless the movie is described by side features.
@@ -63,7 +64,8 @@ class Model:
     training: models.Training | None = None
 
     def knows_movies(self) -> NDArray[np.bool_]:
-        """Movies that the networks can tell from any other [M]: those with training ratings, and described ones."""
+        """Movies that the networks can tell from any other [M]: those with training ratings,
+        and described ones."""
         rated: NDArray[np.bool_] = self.movies["n_ratings"].to_numpy() > 0
         described = encoded(self.movies, self.encodings.movies)
         return rated if described is None else rated | described.described
@@ -128,7 +130,8 @@ def load_model(uri: str, *, users: range | None = None) -> Model:
 def check(uri: str) -> None:
     """Read every file of a model and hold it against what was written, a block at a time.
 
-    Raises DamagedFile for one that is missing or is not as it was written, InputError where there is no model.
+    Raises DamagedFile for one that is missing or is not as it was written,
+    InputError where there is no model.
     """
     for name, written in _description(uri).get("files", {}).items():
         where, found = storage.join(uri, name), hashlib.sha256()

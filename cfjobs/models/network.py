@@ -36,7 +36,8 @@ Table = TypeVar("Table", UserTable, MovieTable)
 
 @dataclass(frozen=True)
 class BlockRows:
-    """The tables of a network that can be trained a rating at a time; see `blocked_sgd_kernels.py` for what each is.
+    """The tables of a network that can be trained a rating at a time;
+    see `blocked_sgd_kernels.py` for what each is.
 
     user, x [U + 1, K, D + 1] and movie [M + 1, K, D + 1]: views of the parameters, a bias in the last column.
     """
@@ -60,9 +61,11 @@ class DotScores:
 
 @dataclass(frozen=True)
 class MlpScores:
-    """score(u, m) = the layers over the two embeddings side by side, ReLU between them. user [U, D_u], movie [M, D_m].
+    """score(u, m) = the layers over the two embeddings side by side, ReLU between them. user [U, D_u],
+    movie [M, D_m].
 
-    layers: (weight [H_out, H_in], bias [H_out]) each, the first of H_in = D_u + D_m, the last to width 1; float32.
+    layers: (weight [H_out, H_in], bias [H_out]) each, the first of H_in = D_u + D_m,
+    the last to width 1; float32.
     """
 
     user: Tensor
@@ -131,7 +134,8 @@ class Network(nn.Module, ABC):
         return {name: values for name, values in self.side.items() if isinstance(values, ValueEmbedding)}
 
     def begin(self, user_idx: Tensor, movie_idx: Tensor) -> None:
-        """Called before training with the rows of all training ratings [R], for a network that looks at them."""
+        """Called before training with the rows of all training ratings [R],
+        for a network that looks at them."""
 
     def block_rows(self) -> BlockRows | None:
         """What is trained a rating at a time, once training has begun; None for a network that cannot be."""
@@ -145,10 +149,11 @@ class Network(nn.Module, ABC):
         """
 
     def rows(self, table: nn.Embedding, idx: Tensor, *, more: Tensor | None = None) -> Tensor:
-        """Rows [B, width] of an embedding, with more [B, width] and with their side features; UNKNOWN takes the last row.
+        """Rows [B, width] of an embedding, with more [B, width] and with their side features;
+        UNKNOWN takes the last row.
 
-        After training they are float64: sums then round alike whatever the batch, its tail or the device, so a
-        published prediction depends on nothing but its pair.
+        After training they are float64: sums then round alike whatever the batch, its tail or the device, so
+        a published prediction depends on nothing but its pair.
         """
         found = lookup(table, idx)
         if more is not None:
@@ -166,7 +171,8 @@ class Network(nn.Module, ABC):
         return (self.rows(users, user_idx) * self.rows(movies, movie_idx)).sum(dim=1)
 
     def copies_no_rows(self, *tables: nn.Embedding) -> bool:
-        """Whether predictions from these tables can be had from `pair_logits`: after training, on a processor, without a gradient."""
+        """Whether predictions from these tables can be had from `pair_logits`: after training, on a
+        processor, without a gradient."""
         plain = all(
             t.weight.dtype == torch.float32 and t.weight.device.type == "cpu" and t.weight.is_contiguous()
             for t in tables
@@ -175,7 +181,8 @@ class Network(nn.Module, ABC):
 
     @torch.no_grad()
     def fill_unknown(self, trained_users: Tensor, trained_movies: Tensor) -> None:
-        """Give the unknown row, and every row without training ratings, the mean of the trained rows; fold side features in.
+        """Give the unknown row, and every row without training ratings, the mean of the trained rows;
+        fold side features in.
 
         A described row without ratings is what its features say, and nothing else.
 

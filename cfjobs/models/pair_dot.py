@@ -1,4 +1,5 @@
-"""Dot products of chosen pairs of rows, without copies of the rows: what a published prediction is made of."""
+"""Dot products of chosen pairs of rows, without copies of the rows:
+what a published prediction is made of."""
 
 import numpy as np
 import torch

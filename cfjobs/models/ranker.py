@@ -46,11 +46,12 @@ class RankingConfig:
 
     max_batch_users: int = 256
     """Users in a step where there are many: the batch grows until 5 steps see every user. In the same time
-    800 steps of 256 ranked better than 200 of 1,024: nDCG@10 0.197 and 0.176 on 24.8 million generated ratings."""
+    800 steps of 256 ranked better than 200 of 1,024: nDCG@10 0.197 and 0.176 on 24.8 million generated
+    ratings."""
 
     learning_rate: float = 0.007
-    """Adam's step at the start, with `batch_users` in a batch, and in proportion to the root of more; it falls
-    linearly to nothing."""
+    """Adam's step at the start, with `batch_users` in a batch, and in proportion to the root of more;
+    it falls linearly to nothing."""
 
     init_std: float = 0.1
     """Spread of the random embeddings."""
@@ -156,8 +157,8 @@ class Past:
         config: RankingConfig,
         generator: torch.Generator | None = None,
     ) -> Self:
-        """The rows of `users` [B] before `end` [B], `max_history` at most; with a generator, the share `history_drop`
-        of them is left out. mean [U]: of each user's ratings."""
+        """The rows of `users` [B] before `end` [B], `max_history` at most; with a generator, the share
+        `history_drop` of them is left out. mean [U]: of each user's ratings."""
         start = torch.maximum(history.indptr[users], end - config.max_history)
         length = end - start
         user = torch.repeat_interleave(length)  # [H], position among `users`

@@ -15,7 +15,8 @@ _fast = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="n
 
 @dataclass(frozen=True)
 class Raters:
-    """The pairs in the sums. A pair is one when lot [U] of its user <= last [M] of its movie; weight [M], rsqrt of their number.
+    """The pairs in the sums. A pair is one when lot [U] of its user <= last [M] of its movie;
+    weight [M], rsqrt of their number.
 
     users [P] of movie m are users[first_user[m]:first_user[m + 1]]; movies [P] of a user likewise.
     """
@@ -39,7 +40,8 @@ class Raters:
         at_most: int,
         order: NDArray[np.int64],
     ) -> "Raters":
-        """The raters of each movie, those with the lowest lots where there are more than at_most. order [U]: the lots."""
+        """The raters of each movie, those with the lowest lots where there are more than at_most.
+        order [U]: the lots."""
         lot: Ints = order.astype(np.int32)
         count = np.bincount(movie, minlength=n_movies)
         last, users, first_user, movies, first_movie = _choose(

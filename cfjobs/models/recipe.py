@@ -9,8 +9,8 @@ from typing import Literal
 class Settings:
     """The part of the configuration that shapes a network; stored beside its weights.
 
-    user_side, movie_side: length of what side features add beside an embedding, in a network that does not add
-    them to it; 0 without features.
+    user_side, movie_side: length of what side features add beside an embedding, in a network that does not
+    add them to it; 0 without features.
     """
 
     n_factors: int
@@ -30,8 +30,8 @@ class Settings:
 class Recipe:
     """How a network is trained well where the configuration leaves it open; the names are its keys.
 
-    steps: optimiser steps in all, whatever the size of the data. batches_per_epoch: small data are cut into this
-    many batches, so that a step sees enough of them; a batch has 256 to 65,536 ratings.
+    steps: optimiser steps in all, whatever the size of the data. batches_per_epoch: small data are cut into
+    this many batches, so that a step sees enough of them; a batch has 256 to 65,536 ratings.
     """
 
     learning_rate: float
@@ -53,9 +53,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class BlockRecipe:
-    """How a network is trained well a rating at a time (see `blocked_sgd_kernels.py`), where the configuration leaves it open.
+    """How a network is trained well a rating at a time (see `blocked_sgd_kernels.py`),
+    where the configuration leaves it open.
 
-    passes: over 100,000 ratings, fewer where there are more. rate: the learning rate of so many passes, higher for fewer.
+    passes: over 100,000 ratings, fewer where there are more. rate:
+    the learning rate of so many passes, higher for fewer.
     """
 
     passes: int

@@ -1,4 +1,5 @@
-"""The networks by name: `names()` finds their files, `build()` makes one, `plan()` says how its training goes."""
+"""The networks by name: `names()` finds their files, `build()` makes one,
+`plan()` says how its training goes."""
 
 import importlib
 import pkgutil
@@ -109,7 +110,8 @@ def plan(config: Config, *, n_ratings: int, warm: bool = False, training: Traini
 
 
 def build(name: str, *, n_users: int, n_movies: int, settings: Settings) -> Network:
-    """An untrained network; randomness comes from torch's global generator. InputError for an unknown name."""
+    """An untrained network; randomness comes from torch's global generator.
+    InputError for an unknown name."""
     return _class(name)(n_users=n_users, n_movies=n_movies, settings=settings)
 
 

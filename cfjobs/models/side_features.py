@@ -2,9 +2,9 @@
 
     added_n = sum over the values v of row n of  weight_nv x E_v
 
-While a network is trained the sums are added to its rows (or put beside them); afterwards they are folded in, so that
-scoring never hears of features. In training a movie's own row is hidden now and then, so that its features learn to do
-without it; a movie without ratings is then what its features say.
+While a network is trained the sums are added to its rows (or put beside them); afterwards they are folded in,
+so that scoring never hears of features. In training a movie's own row is hidden now and then, so that its
+features learn to do without it; a movie without ratings is then what its features say.
 
 Source of the hiding: Volkovs, Yu and Poutanen, "DropoutNet" (2017).
 """
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from cfjobs.features import Features
 
 HIDDEN_MOVIES = 0.1
-"""Share of the examples in which a described movie does without its own row; more predicts movies without ratings
-better and the others worse (`bench/features.py`)."""
+"""Share of the examples in which a described movie does without its own row; more predicts movies without
+ratings better and the others worse (`bench/features.py`)."""
 
 
 class ValueEmbedding(nn.Module):
@@ -70,8 +70,9 @@ class ValueEmbedding(nn.Module):
 
     @torch.no_grad()
     def filled(self, trained: Tensor) -> Tensor:
-        """The sums [N + 1, width] for good: a row that is neither described nor trained, and the last one, for an
-        unknown id, have the mean of the trained rows' sums. trained [N]: True for a row with training ratings."""
+        """The sums [N + 1, width] for good: a row that is neither described nor trained, and the last one,
+        for an unknown id, have the mean of the trained rows' sums. trained [N]: True for a row with training
+        ratings."""
         sums = self()
         typical = sums[trained].mean(dim=0) if trained.any() else sums.new_zeros(sums.shape[1])
         sums[~trained & ~self.described] = typical
@@ -98,7 +99,8 @@ def sparse(row: Tensor, column: Tensor, value: Tensor, *, size: tuple[int, int])
 
 
 def sparse_product(x: Tensor, a: Tensor, a_transposed: Tensor) -> Tensor:
-    """a @ x, differentiable in x, with the transpose of a made once; autograd would make it anew at every step."""
+    """a @ x, differentiable in x, with the transpose of a made once;
+    autograd would make it anew at every step."""
     product: Tensor = _SparseProduct.apply(x, a, a_transposed)  # type: ignore[no-untyped-call]  # torch's own
     return product
 

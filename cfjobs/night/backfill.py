@@ -1,4 +1,5 @@
-"""A range of nights, each from the ratings up to its date: the same command again goes on where it stopped."""
+"""A range of nights, each from the ratings up to its date:
+the same command again goes on where it stopped."""
 
 import logging
 from collections.abc import Callable

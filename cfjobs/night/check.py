@@ -1,4 +1,5 @@
-"""The written lists read back, a block of row groups at a time: held against every rule of `top_n`, and described."""
+"""The written lists read back, a block of row groups at a time: held against every rule of `top_n`,
+and described."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,8 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
 
     What the lists are like is left in the work folder, for `commit`.
 
-    Raises GateRefused for a broken list, which nothing overrides, and DamagedFile for a part that cannot be read.
+    Raises GateRefused for a broken list, which nothing overrides,
+    and DamagedFile for a part that cannot be read.
     """
     n_rows = n_lists = 0
     places = _places(night, prepared)
@@ -104,8 +106,8 @@ CHURN_USERS = 50_000
 
 
 def _places(night: Night, prepared: Prepared) -> Places:
-    """Nothing yet of what the night's lists are like. A movie's ratings are those outside the holdout, by which the
-    measured lists are described too."""
+    """Nothing yet of what the night's lists are like. A movie's ratings are those outside the holdout, by
+    which the measured lists are described too."""
     movie_ids = night.frame("movies", ["movie_id"])["movie_id"]
     held_out = None
     if storage.exists(storage.join(night.work, "holdout.parquet")):

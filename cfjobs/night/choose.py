@@ -1,8 +1,8 @@
 """How much a night's lists go by predicted stars: the weight, chosen on a split of its own training ratings.
 
-Some users' training ratings are split as the night's ratings were; both networks are fitted to the earlier part, the
-ranking one for a share of its steps, and each weight's lists are held against the later part. The holdout that the
-night is measured on is not looked at.
+Some users' training ratings are split as the night's ratings were; both networks are fitted to the earlier
+part, the ranking one for a share of its steps, and each weight's lists are held against the later part. The
+holdout that the night is measured on is not looked at.
 """
 
 import logging
@@ -23,14 +23,16 @@ from cfjobs.training.warm_start import COLD
 log = logging.getLogger(__name__)
 
 _MOST_USERS = 5_000
-"""Users whose ratings the inner networks are fitted to and measured on: the time is bounded, whatever the size of the data."""
+"""Users whose ratings the inner networks are fitted to and measured on: the time is bounded,
+whatever the size of the data."""
 
 _STEPS = 0.25
 """Share of the ranking network's steps: the best weight is the same as after all of them."""
 
 
 def choose(task: training.Task, *, device: torch.device, last: float | None = None) -> Blend:
-    """The weight for the lists of a task's networks. task: of the night's measured training; last: the last night's weight."""
+    """The weight for the lists of a task's networks. task: of the night's measured training; last:
+    the last night's weight."""
     config = task.config
     if config.stars_weight is not None:
         return Blend(weight=config.stars_weight)

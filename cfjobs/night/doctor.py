@@ -1,7 +1,8 @@
-"""Whether an installation is sound: its tables, models, leases, leftovers and clock, and what would mend what is not.
+"""Whether an installation is sound: its tables, models, leases, leftovers and clock,
+and what would mend what is not.
 
-A finding is a fault (something is wrong for readers or for the next night) or a note. Nothing is changed without
-`repair`, and what is repaired is looked at again.
+A finding is a fault (something is wrong for readers or for the next night) or a note. Nothing is changed
+without `repair`, and what is repaired is looked at again.
 """
 
 import json
@@ -61,8 +62,8 @@ class Diagnosis(Record):
 def examine(output: str, *, repair: bool = False, now: datetime | None = None) -> Diagnosis:
     """Look at everything under an output. InputError where nothing has ever been published.
 
-    repair: bring half a night back to the one that `runs` names, write the manifest, remove leftovers older than
-    MIN_AGE. What only another night, or a person, can mend is said.
+    repair: bring half a night back to the one that `runs` names, write the manifest, remove leftovers older
+    than MIN_AGE. What only another night, or a person, can mend is said.
     """
     output = storage.normal(output)
     now = now or datetime.now(UTC)

@@ -63,7 +63,8 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
 
 
 def compared(night: Night, prepared: Prepared, metrics: Metrics) -> list[Comparison]:
-    """What the gate looks at: metrics and counts against the limits, popularity and the last published night."""
+    """What the gate looks at: metrics and counts against the limits,
+    popularity and the last published night."""
     last = runs.last(night.output, before=night.run_date)
     scale = Scale(*prepared.scale) if prepared.scale else None
     config = with_question(night, prepared)

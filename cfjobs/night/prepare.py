@@ -1,4 +1,5 @@
-"""The beginning of a night: what is asked for is checked, the ratings are read and cleaned, some are held out."""
+"""The beginning of a night: what is asked for is checked, the ratings are read and cleaned,
+some are held out."""
 
 import hashlib
 import json
@@ -41,8 +42,8 @@ def start(
 ) -> Night:
     """Check inputs, credentials and the output before anything costly.
 
-    force: also when a newer date is published already. Raises InputError for whatever a user has to mend, and Stale
-    for a date that comes too late.
+    force: also when a newer date is published already. Raises InputError for whatever a user has to mend, and
+    Stale for a date that comes too late.
     """
     config = config or Config()
     models.recipe_of(config)
@@ -100,7 +101,8 @@ def _check_apart(inputs: Inputs, output: str) -> None:
 
 
 def claimed_night(night: Night) -> AbstractContextManager[Claim]:
-    """Hold the claim of the night's date, so that one run at a time works on it. Raises Busy while another does.
+    """Hold the claim of the night's date, so that one run at a time works on it.
+    Raises Busy while another does.
 
     Check the claim before the commit.
     """
@@ -117,7 +119,8 @@ def resumed(night: Night) -> Night:
 
 
 def prepare(night: Night) -> Prepared:
-    """Read, clean and index the ratings into the work folder. Nothing is written for an input that is refused."""
+    """Read, clean and index the ratings into the work folder.
+    Nothing is written for an input that is refused."""
     if (done := night.load("prepared", Prepared)) and _is_whole(night):
         return done
     config = night.config
@@ -265,8 +268,8 @@ def held_out(night: Night) -> NDArray[np.bool_]:
 def _found(inputs: Inputs) -> Inputs:
     """The same inputs by their full URIs.
 
-    A folder that holds `ratings.parquet` or `ratings/` is a data set: it gives the ratings and, where they are
-    not given, the movies and users beside them.
+    A folder that holds `ratings.parquet` or `ratings/` is a data set: it gives the ratings and, where they
+    are not given, the movies and users beside them.
     """
     given = {what: uri for what, uri in inputs.model_dump().items() if uri is not None}
     if empty := [what for what, uri in given.items() if not uri.strip()]:
@@ -291,7 +294,8 @@ _CHANGE_NO_NUMBER = {"memory_gb", "threads", "runner", "ray_address", "gpus_per_
 
 
 def _key(inputs: list[dict[str, Any]], config: Config, run_date: date, model: str | None) -> str:
-    """Names equal nights: same inputs, date, version and configuration (gate, checkpoints and where it runs may differ: they change no number)."""
+    """Names equal nights: same inputs, date, version and configuration (gate, checkpoints and where it runs
+    may differ: they change no number)."""
     knobs = {
         name: value
         for name, value in config.model_dump(mode="json").items()

@@ -49,10 +49,11 @@ def commit(
 ) -> Published:
     """Make the night visible, one commit a table, `runs` last; then drop the work folder.
 
-    seconds: of the stages before; those of the publish up to the row of `runs` join them, and of them `window`, from
-    the first commit on. claim: the night's own, which must still be held. All that can fail is done before the first commit: every file
-    is written and read back, every schema compared. Each commit is conditional on the lease and on the version of
-    its table (`tables/delta.py`), so that a run that was paused meanwhile ends with LeaseLost or Overtaken.
+    seconds: of the stages before; those of the publish up to the row of `runs` join them, and of them
+    `window`, from the first commit on. claim: the night's own, which must still be held. All that can fail is
+    done before the first commit: every file is written and read back, every schema compared. Each commit is
+    conditional on the lease and on the version of its table (`tables/delta.py`), so that a run that was
+    paused meanwhile ends with LeaseLost or Overtaken.
     """
     started = time.perf_counter()
     parts = tuple(Part(**part) for record in scored for part in record.parts)
@@ -143,10 +144,11 @@ def make_visible(
     lease: Claim,
     own: Claim | None = None,
 ) -> tuple[dict[str, int], dict[str, float]]:
-    """The commits, again from the start when another writer was still on its way; versions by table, and the seconds.
+    """The commits, again from the start when another writer was still on its way; versions by table,
+    and the seconds.
 
-    row: of `runs`, without what the commits tell. own: the night's own lease. seconds: of the stages; returned with
-    `publish`, since `started`, and `window`, since the first commit.
+    row: of `runs`, without what the commits tell. own: the night's own lease. seconds: of the stages;
+    returned with `publish`, since `started`, and `window`, since the first commit.
     """
     for attempt in range(1, TRIES + 1):
         seen = Seen(output, lease)

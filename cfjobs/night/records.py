@@ -1,7 +1,7 @@
 """A night and what its stages pass on: small records, and the work folder that holds them between stages.
 
-The folder is `OUTPUT/_work/DATE-KEY`. A stage that is done leaves its record there as `NAME.json`, last, so that
-a record means that all the stage's files are whole.
+The folder is `OUTPUT/_work/DATE-KEY`. A stage that is done leaves its record there as `NAME.json`, last, so
+that a record means that all the stage's files are whole.
 """
 
 import io
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 class Inputs(Record):
     """What a night reads, by URI.
 
-    users: who else gets a list though they have rated nothing. allow, deny: tables of movie_id, the movies that may be
-    listed alone and those that must not. exclude: table of user_id, movie_id, pairs to leave out beside the rated
-    ones. model: an existing model to score or evaluate instead of training one.
+    users: who else gets a list though they have rated nothing. allow, deny: tables of movie_id, the movies
+    that may be listed alone and those that must not. exclude: table of user_id, movie_id, pairs to leave out
+    beside the rated ones. model: an existing model to score or evaluate instead of training one.
     """
 
     ratings: str
@@ -87,7 +87,8 @@ class Night(Record):
             return None
 
     def frame(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
-        """A table of the work folder. Raises DamagedFile for one that is gone or damaged; the next run makes it again."""
+        """A table of the work folder. Raises DamagedFile for one that is gone or damaged;
+        the next run makes it again."""
         uri = storage.join(self.work, f"{name}.parquet")
         try:
             return pl.read_parquet(io.BytesIO(storage.read_bytes(uri)), columns=columns)
@@ -95,14 +96,16 @@ class Night(Record):
             raise self.damaged(uri, error) from error
 
     def damaged(self, uri: str, error: Exception) -> DamagedFile:
-        """What to say of a file of the work folder that is gone or damaged; `prepare` makes it again next time."""
+        """What to say of a file of the work folder that is gone or damaged;
+        `prepare` makes it again next time."""
         self.undone("prepared")
         return DamagedFile(
             f"{uri}: is gone or damaged ({first_line(error)}); nothing was published, run the night again to prepare it anew"
         )
 
     def checkpoints(self, name: str, *, write: bool = True) -> Checkpoints:
-        """The checkpoints of one of the night's trainings; without `write` for a process that only goes on from them."""
+        """The checkpoints of one of the night's trainings;
+        without `write` for a process that only goes on from them."""
         uri = storage.join(self.work, f"checkpoint-{name}.safetensors")
         seconds = self.config.checkpoint_seconds
         return Checkpoints(
@@ -116,8 +119,8 @@ class Prepared(Record):
     """The clean ratings of a night, in its work folder.
 
     User rows 0..n_users - 1 are the model's, those up to n_users + n_cold_users get the popularity list:
-    users without a rating and, when an existing model scores, users that it does not know. scale: the fields of
-    `evaluation.gate.Scale`.
+    users without a rating and, when an existing model scores, users that it does not know. scale: the fields
+    of `evaluation.gate.Scale`.
     """
 
     counts: dict[str, int]
@@ -179,7 +182,8 @@ class Scored(Record):
 
 
 class Described(Record):
-    """What the published lists are like: the figures of `evaluation.metrics.OF_LISTS`, over the users with ratings.
+    """What the published lists are like: the figures of `evaluation.metrics.OF_LISTS`,
+    over the users with ratings.
 
     churn: since the last night, where it could be told. overridden: what the gate had said of the lists.
     """

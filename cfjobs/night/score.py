@@ -1,10 +1,11 @@
 """Scoring of a night's users, shard by shard, in bounded memory.
 
-    a chunk of the shard's users: their ratings, pairs to exclude, rows of the model      (read ahead)
+    a chunk of the shard's users: their ratings, pairs to exclude, rows of the model    (read ahead)
       -> their lists                                                                    (every core)
-      -> rows of `top_n` -> Parquet parts of bounded size                                 (a thread of its own)
+      -> rows of `top_n` -> Parquet parts of bounded size                               (a thread of its own)
 
-Nothing grows with the shard, the ratings or the users: a chunk is as large as `memory_gb` allows beside the movies.
+Nothing grows with the shard, the ratings or the users:
+a chunk is as large as `memory_gb` allows beside the movies.
 """
 
 import logging
@@ -45,14 +46,16 @@ _GB = 2**30
 _LIBRARIES = 0.7 * _GB  # Python, torch, Polars and pyarrow, compiled kernels
 _PER_RATING = 96  # bytes of a chunk's rating: read, as history and as seen pair
 _MACS_PER_SHARD = 1.2e13
-"""Multiplications and additions of a shard: some four minutes of one core, half a minute of eight; see docs/scale.md."""
+"""Multiplications and additions of a shard: some four minutes of one core, half a minute of eight;
+see docs/scale.md."""
 
 
 # Shards ---------------------------------------------------------------------------------------------
 
 
 def shards(night: Night, prepared: Prepared) -> list[Shard]:
-    """The night's users in contiguous ranges, then the cold ones. A night that goes on keeps the ranges it had."""
+    """The night's users in contiguous ranges, then the cold ones.
+    A night that goes on keeps the ranges it had."""
     if done := night.load("shards", Shards):
         return done.shards
     size = night.config.shard_users or _shard_users(night.config, prepared)
@@ -75,7 +78,8 @@ def scored_already(night: Night, prepared: Prepared) -> list[Scored] | None:
 
 
 def _is_there(night: Night, shard: Shard, done: Scored) -> bool:
-    """Whether the parts of a finished shard are there: a retention or another engine's VACUUM may have taken them."""
+    """Whether the parts of a finished shard are there:
+    a retention or another engine's VACUUM may have taken them."""
     for part in done.parts:
         if not delta.is_whole(night.output, tables.TOP_N, Part(**part)):
             log.warning("shard %d: %s is gone or cut off, so it is scored again", shard.number, part["path"])
@@ -111,7 +115,8 @@ _MACS_PER_ROW = 50_000
 def score(
     night: Night, prepared: Prepared, trained: Trained, shard: Shard, *, progress: Progress | None = None
 ) -> Scored:
-    """Score the users of a shard against every movie and write their parts of `top_n`, which no commit names yet."""
+    """Score the users of a shard against every movie and write their parts of `top_n`,
+    which no commit names yet."""
     if (done := night.load(_name(shard), Scored)) and _is_there(night, shard, done):
         return done
     work = _Work.of(night, prepared, trained)

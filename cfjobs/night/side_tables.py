@@ -1,7 +1,7 @@
 """The tables beside `top_n`: what the model learnt, how it was measured, and what was set aside.
 
-Each function writes the night's rows of one table, in parts of bounded size, and reads them back; no commit names
-them yet (`publish.py`).
+Each function writes the night's rows of one table, in parts of bounded size, and reads them back;
+no commit names them yet (`publish.py`).
 """
 
 import logging
@@ -44,7 +44,8 @@ def keep_measures(
 ) -> None:
     """Leave what was measured in the work folder, for publishing.
 
-    held_out, training: ratings with user_idx, movie_idx, rating, timestamp. predicted [R]: for the held-out ones.
+    held_out, training: ratings with user_idx, movie_idx, rating, timestamp. predicted [R]:
+    for the held-out ones.
     """
     rows = pl.DataFrame(
         [asdict(row) for row in measures], schema=[field.name for field in fields(Measure)], orient="row"
@@ -146,7 +147,8 @@ def write_holdout(night: Night, model: Model) -> Ready:
 
 
 def write_metrics(night: Night, _model: Model) -> Ready:
-    """`metrics`: one row a metric and band, and one for each figure of the published lists, beside the measured lists'."""
+    """`metrics`: one row a metric and band, and one for each figure of the published lists,
+    beside the measured lists'."""
     schema = plain_schema(tables.METRICS)
     if not _there(night, "measures"):
         return write_table(night, tables.METRICS, schema, iter([]))
@@ -181,7 +183,8 @@ _WRITERS: dict[tables.Table, Callable[[Night, Model], Ready]] = {
 
 
 def movie_vectors(model: Model) -> NDArray[np.float32]:
-    """The movies' embeddings [M, D] in the rating network: taste, not who watched what when (docs/decisions)."""
+    """The movies' embeddings [M, D] in the rating network: taste,
+    not who watched what when (docs/decisions)."""
     vectors: NDArray[np.float32] = model.network.scores().movie.float().cpu().numpy()
     return vectors
 
@@ -196,7 +199,8 @@ def movie_bias(model: Model) -> NDArray[np.float32]:
 
 
 def git_commit() -> str | None:
-    """The commit of the running code: CFJOBS_GIT_COMMIT, or that of the checkout it runs from; None for neither."""
+    """The commit of the running code: CFJOBS_GIT_COMMIT, or that of the checkout it runs from;
+    None for neither."""
     if named := os.environ.get("CFJOBS_GIT_COMMIT"):
         return named
     root = Path(__file__).parent.parent

@@ -1,4 +1,5 @@
-"""The story of a night, and of its stages alone. A stage joins I/O to computation and takes and returns small records.
+"""The story of a night, and of its stages alone.
+A stage joins I/O to computation and takes and returns small records.
 
     start, prepare, hold_out    prepare.py
     fit, twice with `refit`     train.py
@@ -67,8 +68,8 @@ Progress = Callable[[str, float, str], None]
 class Stages:
     """How each stage is run: by the functions of this package, or by the same ones as tasks of a scheduler.
 
-    fit takes the night, its prepared ratings, "train" or "all", and the fraction of the epochs to stop after; score
-    takes care of all shards.
+    fit takes the night, its prepared ratings, "train" or "all",
+    and the fraction of the epochs to stop after; score takes care of all shards.
     """
 
     prepare: Callable[[Night], Prepared] = prepare

@@ -1,7 +1,7 @@
 """Training in several processes: torchrun starts them, rank 0 leads, the others follow.
 
-    torchrun --nproc-per-node 2 -m cfjobs train ...    rank 0 runs the command; the others wait for its trainings
-    processes = 2                                      the night starts torchrun itself, for the trainings alone
+    torchrun --nproc-per-node 2 -m cfjobs train ...    rank 0 runs the command, the others train along
+    processes = 2                                      the night starts torchrun itself, for trainings alone
 
 In the second case the night's process is the parent of torchrun, and torchrun of the ranks. None outlives its
 parent: the night ends its child on the way out, and where it is killed itself the kernel ends the rest.
@@ -85,7 +85,8 @@ def _follow(processes: Processes, follow: Callable[[dict[str, Any]], None]) -> N
 
 
 def leave(code: int) -> NoReturn:
-    """End this process without its clean-up, in which the threads of gloo abort it now and then; all is written by now."""
+    """End this process without its clean-up, in which the threads of gloo abort it now and then;
+    all is written by now."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)
@@ -129,7 +130,8 @@ def run(
 def _forward(
     child: "subprocess.Popen[str]", progress: Callable[[float, str], None] | None
 ) -> tuple[CfjobsError | None, str]:
-    """Log what rank 0 says until it is silent; returns the error that it told, and the last line of torchrun's own."""
+    """Log what rank 0 says until it is silent; returns the error that it told,
+    and the last line of torchrun's own."""
     error: CfjobsError | None = None
     last = "it said nothing"
     assert child.stdout is not None

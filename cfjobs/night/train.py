@@ -97,7 +97,8 @@ def _check_memory(night: Night, prepared: Prepared) -> None:
 
 
 def _blend(night: Night, task: training.Task) -> Blend:
-    """How much the lists go by predicted stars: chosen for the night's first training, and the same for its refit."""
+    """How much the lists go by predicted stars: chosen for the night's first training,
+    and the same for its refit."""
     if night.config.rank_by != "blend":
         return Blend(weight=0.0)
     first = trained_already(night, on="train")
@@ -181,7 +182,8 @@ def follow(order: dict[str, Any]) -> None:
 
 
 def _model_uri(night: Night, *, on: On) -> str:
-    """Where a model goes: beside the tables when it is published or gone on from, else into the work folder."""
+    """Where a model goes: beside the tables when it is published or gone on from,
+    else into the work folder."""
     if on == "all" or not night.config.refit:
         return storage.join(night.output, "models", night.run_id)
     return warm_start.measured_uri(night) if night.config.warm_start else storage.join(night.work, "model")

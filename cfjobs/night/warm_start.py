@@ -1,10 +1,10 @@
 """The model that a training goes on from: the last published one, or for the refit tonight's measured one.
 
-With `steady` the refit goes on from the last published model, where there is one that fits and has seen most of
-tonight's ratings: users whose ratings did not change then keep their lists.
+With `steady` the refit goes on from the last published model, where there is one that fits and has seen most
+of tonight's ratings: users whose ratings did not change then keep their lists.
 
-A model that is to be measured must not have seen tonight's holdout, and the published one, fitted again on all
-ratings, has. So with `warm_start` a night keeps two models, and each is the start of its like:
+A model that is to be measured must not have seen tonight's holdout, and the published one, fitted again on
+all ratings, has. So with `warm_start` a night keeps two models, and each is the start of its like:
 
     models/RUN/            published, fitted on all ratings         ->  tonight's refit
     models/RUN/measured/   fitted on the ratings before the holdout ->  tonight's measured training
@@ -49,11 +49,11 @@ _SHAPE = ("n_factors", "hidden", "y_range", "y_padding", "ensemble")
 
 
 def start_of(night: Night, prepared: Prepared, *, on: On, valid: pl.DataFrame) -> Start:
-    """Where a training of the night begins: the refit from the last published model with `steady`, or from the measured
-    one with `warm_refit`; any from the last published model with `warm_start`, else cold.
+    """Where a training of the night begins: the refit from the last published model with `steady`, or from
+    the measured one with `warm_refit`; any from the last published model with `warm_start`, else cold.
 
-    valid: the held-out ratings, user_idx, movie_idx, timestamp. A model that does not fit is a reason to start
-    cold, which is logged; a store that does not answer raises StorageFault.
+    valid: the held-out ratings, user_idx, movie_idx, timestamp. A model that does not fit is a reason to
+    start cold, which is logged; a store that does not answer raises StorageFault.
     """
     measured = night.load("trained-train", Trained)
     if on == "all" and night.config.warm_refit and measured is not None:
@@ -73,7 +73,8 @@ def start_of(night: Night, prepared: Prepared, *, on: On, valid: pl.DataFrame) -
 
 
 def _of_last_night(night: Night, prepared: Prepared) -> Start | None:
-    """The refit's beginning: the last published model of an earlier date; None, and the log says why, without a fitting one."""
+    """The refit's beginning: the last published model of an earlier date; None, and the log says why,
+    without a fitting one."""
     if not night.config.steady:
         return None
     try:
@@ -106,14 +107,16 @@ def measured_uri(night: Night) -> str:
 
 
 def keep_until(uri: str, night: Night, kept: pl.DataFrame) -> None:
-    """Write beside a model what each user's last rating was that it has seen. kept: its training ratings, sorted by user and time."""
+    """Write beside a model what each user's last rating was that it has seen. kept:
+    its training ratings, sorted by user and time."""
     last = kept.group_by("user_idx", maintain_order=True).last()
     frame = _with_ids(night, last).select("user_id", "timestamp", "movie_id")
     storage.write_bytes(storage.join(uri, f"{_UNTIL}.parquet"), parquet_bytes(frame))
 
 
 def _earlier(night: Night, *, held_out: bool, same_date: bool = True) -> str:
-    """The model of the last night published up to this one's date, or before it. Raises ValueError when there is none."""
+    """The model of the last night published up to this one's date, or before it.
+    Raises ValueError when there is none."""
     runs = delta.open_table(night.output, tables.RUNS.name)
     if runs is None:
         raise ValueError(f"{night.output} has no published night")

@@ -4,8 +4,8 @@
     blend      the same + k (c_m + <p_u, q'_m>)                                bias + history + stars
     rating     score = c_m + <p_u, q_m>                                        bias + embedding
 
-w_i, e_i, q_m and b_m as in `ranking`; c_m, p_u and q_m those of the rating network, and so is q'_m; k as in `blend`. A network that is not a sum (`net`)
-has the embedding part alone.
+w_i, e_i, q_m and b_m as in `ranking`; c_m, p_u and q_m those of the rating network, and so is q'_m; k as in
+`blend`. A network that is not a sum (`net`) has the embedding part alone.
 """
 
 from dataclasses import dataclass, replace
@@ -45,10 +45,10 @@ class Parts:
 class Explanation:
     """A movie's score for a user, and why.
 
-    frame: movie_id, title, rating, rated_at, weight, part; the user's ratings, those that speak most for the movie
-    first. rank, published_score: in the published list; None where the movie is not in it. place: among all
-    n_candidates movies that could be listed; None for one that could not, because the user has rated it or too few
-    have. stars_weight: of the predicted stars in the score.
+    frame: movie_id, title, rating, rated_at, weight, part; the user's ratings, those that speak most for the
+    movie first. rank, published_score: in the published list; None where the movie is not in it. place: among
+    all n_candidates movies that could be listed; None for one that could not, because the user has rated it
+    or too few have. stars_weight: of the predicted stars in the score.
     """
 
     user_id: str | int
@@ -71,8 +71,8 @@ def explain(
 ) -> Explanation:
     """Why a user has, or has not, this movie in the list of a published night.
 
-    ratings_uri: where the ratings are now, if not where the night read them. InputError for a user without ratings
-    and for a movie that the model does not know.
+    ratings_uri: where the ratings are now, if not where the night read them. InputError for a user without
+    ratings and for a movie that the model does not know.
     """
     night = movies.night_of(output, run_date)
     model = model_store.load_model(night.run["model_uri"])
@@ -152,7 +152,8 @@ def _stars_part(model: Model, user: str, movie_row: int) -> float:
 def history_weights(ranking: RankingModel, rated: pl.DataFrame) -> torch.Tensor:
     """How much each of a user's ratings counts in the user's vector [H].
 
-    The vector is linear in the embeddings of what was rated; with unit vectors in their place it is the weights.
+    The vector is linear in the embeddings of what was rated;
+    with unit vectors in their place it is the weights.
     """
     n = rated.height
     alone = replace(ranking, history_vectors=torch.eye(n))

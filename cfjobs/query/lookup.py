@@ -27,7 +27,8 @@ class UserList:
 
 
 def user_list(output: str, user: str, *, run_date: date | None = None) -> UserList:
-    """A user's list of the latest published night, or of one date, with titles where the movies table had them."""
+    """A user's list of the latest published night, or of one date,
+    with titles where the movies table had them."""
     output = storage.normal(output)
     night = published_night(output, run_date)
     uri = storage.join(output, tables.TOP_N.name)

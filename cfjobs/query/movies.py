@@ -1,4 +1,5 @@
-"""A look around the published movies: search by title, and what is like what. Reads the published tables only."""
+"""A look around the published movies: search by title, and what is like what.
+Reads the published tables only."""
 
 import re
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ def similar(output: str, movie: str, *, run_date: date | None = None, n: int = 1
 
 
 def one_movie(movies: pl.DataFrame, text: str) -> dict[str, Any]:
-    """The row of the movie that the text names: by id, by title, or by words. InputError when it is none or several."""
+    """The row of the movie that the text names: by id, by title, or by words.
+    InputError when it is none or several."""
     title = pl.col("title").str.to_lowercase()
     wanted = text.strip().lower()
     bare = title.str.replace(r"\s*\(\d{4}\)\s*$", "")

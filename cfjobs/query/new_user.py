@@ -1,4 +1,5 @@
-"""One user's ratings from a file, and the model with that user as its only one, so that a list is made as any other."""
+"""One user's ratings from a file, and the model with that user as its only one,
+so that a list is made as any other."""
 
 import io
 from dataclasses import dataclass, replace
@@ -19,8 +20,8 @@ from cfjobs.training import fold_in
 
 @dataclass(frozen=True)
 class OneUser:
-    """One user's ratings. user: their id where it was given. frame: movie_id, rating, the latest last, a movie once.
-    timed: whether the file had times."""
+    """One user's ratings. user: their id where it was given. frame: movie_id, rating, the latest last, a
+    movie once. timed: whether the file had times."""
 
     user: str | int | None
     frame: pl.DataFrame
@@ -47,10 +48,12 @@ def list_of(
 
 
 def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> OneUser:
-    """Ratings of one user from a .csv or Parquet file: movie, rating and, where the file has them, timestamp and user.
+    """Ratings of one user from a .csv or Parquet file: movie, rating and, where the file has them,
+    timestamp and user.
 
-    Without timestamps the file is taken as oldest first where a movie is rated twice. The latest rating of a movie stands. Columns are named as
-    the configuration says. InputError for what is not the ratings of one user.
+    Without timestamps the file is taken as oldest first where a movie is rated twice. The latest rating of a
+    movie stands. Columns are named as the configuration says. InputError for what is not the ratings of one
+    user.
     """
     table = _read(storage.normal(uri))
     movie, rating, timestamp = config.movie_column, config.rating_column, config.timestamp_column
@@ -84,8 +87,9 @@ def known_movies(one: OneUser, model: Model) -> tuple[pl.DataFrame, list[str]]:
 def model_of(one: OneUser, known: pl.DataFrame, model: Model) -> Model:
     """The model with this user as its only one, row 0; the movies are the model's.
 
-    The ranking network reads the history as it is; without times it is the one that asks for no order. The rating network's row is the trained one when the file has
-    as many ratings as the model was trained on for this user, so that nothing is new; otherwise it is folded in.
+    The ranking network reads the history as it is; without times it is the one that asks for no order. The
+    rating network's row is the trained one when the file has as many ratings as the model was trained on for
+    this user, so that nothing is new; otherwise it is folded in.
     """
     name = model.config.model
     users = pl.DataFrame(

@@ -1,4 +1,5 @@
-"""The catalogue of a night: its movies and users with what describes them, and the movies that nobody has rated."""
+"""The catalogue of a night: its movies and users with what describes them,
+and the movies that nobody has rated."""
 
 from dataclasses import dataclass, replace
 
@@ -26,7 +27,8 @@ _TAKEN = ("movie_id", "user_id", "n_ratings")
 
 
 def with_unrated(found: Ratings, movies: pl.DataFrame) -> Ratings:
-    """The same ratings with a row for every movie of the movies table, rated or not; rows follow the ids as before."""
+    """The same ratings with a row for every movie of the movies table, rated or not;
+    rows follow the ids as before."""
     table = movies.with_columns(pl.col("movie_id").cast(found.movies["movie_id"].dtype, strict=False))
     table = table.filter(pl.col("movie_id").is_not_null()).unique("movie_id", keep="first")
     unrated = table.join(found.movies, on="movie_id", how="anti")
@@ -48,7 +50,8 @@ def users_with_columns(ids: pl.Series, users: pl.DataFrame | None, config: Confi
 
 
 def encodings(config: Config, *, movies: pl.DataFrame, users: pl.DataFrame) -> Encodings:
-    """How the configuration describes movies and users, learnt from all of them. InputError for columns that will not do."""
+    """How the configuration describes movies and users, learnt from all of them.
+    InputError for columns that will not do."""
     return Encodings(
         features.learn(movies, config.movie_features, what="movie") if config.movie_features else None,
         features.learn(users, config.user_features, what="user") if config.user_features else None,

@@ -41,10 +41,12 @@ def of_night(
 def read_histories(
     files: Sequence[FileInfo], users: Sequence[str | int], *, config: Config, run_date: date, now: datetime
 ) -> pl.DataFrame:
-    """user_id, movie_id (as text), rating, timestamp of these users up to the end of the date, by user and time.
+    """user_id, movie_id (as text), rating, timestamp of these users up to the end of the date,
+    by user and time.
 
-    Only these users' rows are kept in memory. They are judged as the night judged them, and the latest of a pair
-    counts. now: ratings after this moment are none; naive UTC. Raises InputError for a file that is gone.
+    Only these users' rows are kept in memory. They are judged as the night judged them, and the latest of a
+    pair counts. now: ratings after this moment are none; naive UTC. Raises InputError for a file that is
+    gone.
     """
     wanted = pl.Series([str(user) for user in users], dtype=pl.String)
     until = datetime.combine(run_date + timedelta(days=1), datetime.min.time())

@@ -1,6 +1,7 @@
 """Which question ratings can be asked: what comes next, or what else belongs in a profile.
 
-next   the times of a user's ratings put them in order: the later ones are held out, and the lists go on from the latest
+next   the times of a user's ratings put them in order: the later ones are held out,
+       and the lists go on from the latest
 any    they do not, because there are no times or they are those of a bulk load: random ones are held out
 """
 
@@ -14,7 +15,8 @@ from cfjobs.compiled import compiled
 Question = Literal["next", "any"]
 
 LEAST_ORDERED = 0.05
-"""Of the neighbours in users' histories, those at different times; with fewer, the order is that of the tables."""
+"""Of the neighbours in users' histories, those at different times; with fewer,
+the order is that of the tables."""
 
 
 def question_of(user_idx: NDArray[Any], timestamp: NDArray[Any]) -> Question:

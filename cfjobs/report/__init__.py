@@ -1,4 +1,5 @@
-"""The night as a page that opens anywhere: one HTML file next to the tables, without a request to any network.
+"""The night as a page that opens anywhere: one HTML file next to the tables,
+without a request to any network.
 
 facts                  what the page shows, from the published tables of the night
 page                   the sections in their order; each gives its template what it shows
@@ -28,7 +29,8 @@ def uri(output: str, run_date: date) -> str:
 
 
 def build(output: str, *, run_date: date | None = None) -> str:
-    """Write the page of a published night, the latest by default, and the page of all nights. Returns the URI of the first."""
+    """Write the page of a published night, the latest by default, and the page of all nights.
+    Returns the URI of the first."""
     found = facts.gather(output, run_date=run_date)
     where = uri(output, found.run["run_date"])
     storage.write_bytes(where, page.document(found).encode("utf-8"))
@@ -38,7 +40,8 @@ def build(output: str, *, run_date: date | None = None) -> str:
 
 
 def build_after_publishing(output: str, *, run_date: date) -> None:
-    """The page of a night that has just been published; whatever goes wrong is logged, for the tables stand."""
+    """The page of a night that has just been published; whatever goes wrong is logged,
+    for the tables stand."""
     try:
         log.info("page: %s", build(output, run_date=run_date))
     except Exception:

@@ -1,7 +1,7 @@
 """Charts as SVG: a plot area with labelled axes, and marks on it. The only maker of charts in this project.
 
-`Chart.svg` is for a page that includes `charts.css`; `Chart.file` carries that style sheet itself and is a picture
-of its own: an SVG file, or the image of a Markdown page. Text is escaped wherever it comes from.
+`Chart.svg` is for a page that includes `charts.css`; `Chart.file` carries that style sheet itself and is a
+picture of its own: an SVG file, or the image of a Markdown page. Text is escaped wherever it comes from.
 """
 
 import math
@@ -28,8 +28,8 @@ Points = Iterable[tuple[float, float]]
 class Chart:
     """A plot of x in [x0, x1] against y in [y0, y1]; marks are drawn in the order in which they are added.
 
-    key: (kind of mark, its name). Ticks are round numbers where none are given; a tick's text may have two lines.
-    log_x: the x axis is logarithmic. What lies outside of the axes is drawn at their edge.
+    key: (kind of mark, its name). Ticks are round numbers where none are given; a tick's text may have two
+    lines. log_x: the x axis is logarithmic. What lies outside of the axes is drawn at their edge.
     """
 
     title: str

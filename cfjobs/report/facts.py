@@ -25,7 +25,8 @@ _FEWEST_OF_DECADE = 20
 
 @dataclass(frozen=True)
 class UserExample:
-    """One user, with what they rated last and their list. history, list: rows for a table. mean: of their ratings."""
+    """One user, with what they rated last and their list. history, list: rows for a table. mean:
+    of their ratings."""
 
     user_id: str
     band: str
@@ -40,8 +41,8 @@ class Facts:
     """One night. Frames are small; titles are as they came.
 
     newly_listed: the movies in somebody's first ten that were in nobody's last night, most listed first.
-    movies: those on the map, most rated first. weighty: the tenth of all movies with most ratings. labels: label ->
-    places in `movies`.
+    movies: those on the map, most rated first. weighty: the tenth of all movies with most ratings. labels:
+    label -> places in `movies`.
     """
 
     run: dict[str, Any]
@@ -325,7 +326,8 @@ def _typical_users(night: Source) -> list[tuple[str | int, str, int]]:
 
 
 def _genres(run: dict[str, Any], movies: pl.DataFrame) -> pl.DataFrame:
-    """movie_id, genre: of the first column of the movies table that reads like a list of genres; empty for none."""
+    """movie_id, genre: of the first column of the movies table that reads like a list of genres;
+    empty for none."""
     none = movies.select("movie_id", pl.lit("").alias("genre")).clear()
     uri = storage.join(run["model_uri"], "movies.parquet")
     if not storage.exists(uri):
@@ -351,7 +353,8 @@ def _labels(genres: pl.DataFrame, movies: pl.DataFrame) -> dict[str, list[int]]:
 
 
 def _genre_fractions(genres: pl.DataFrame, by_movie: pl.DataFrame) -> pl.DataFrame:
-    """genre, of_places, of_ratings: fractions that its movies take, most rated first. A movie counts in each genre."""
+    """genre, of_places, of_ratings: fractions that its movies take, most rated first.
+    A movie counts in each genre."""
     places, ratings = max(by_movie["lists"].sum(), 1), max(by_movie["n_ratings"].sum(), 1)
     return (
         genres.join(by_movie, on="movie_id")

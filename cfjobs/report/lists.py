@@ -88,13 +88,15 @@ def _variety(facts: Facts) -> Table:
 
 
 def coverage(facts: Facts) -> float:
-    """The fraction of the movies that could be listed and are in some published first ten: one number for the page."""
+    """The fraction of the movies that could be listed and are in some published first ten:
+    one number for the page."""
     known: float | None = from_json(facts.run, "metrics").get(COVERAGE)
     return facts.variety["listed_movies"] / max(facts.variety["movies"], 1) if known is None else known
 
 
 def _popularity_curve(facts: Facts) -> Figure:
-    """Cumulative fraction of the places over the number of movies, which is logarithmic: few movies take many places."""
+    """Cumulative fraction of the places over the number of movies, which is logarithmic:
+    few movies take many places."""
     n_movies = max(len(facts.places), 2)
     curves = {
         "main": _cumulative(facts.places),

@@ -1,4 +1,5 @@
-"""A night as Markdown, for the artifacts of a run: the gate's comparisons, previous nights, and the loss curves."""
+"""A night as Markdown, for the artifacts of a run: the gate's comparisons, previous nights,
+and the loss curves."""
 
 import base64
 from collections.abc import Sequence

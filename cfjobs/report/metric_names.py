@@ -1,4 +1,5 @@
-"""Names of the metrics for people: what each is called, how it is written, which way is better, and what it is compared with."""
+"""Names of the metrics for people: what each is called, how it is written, which way is better,
+and what it is compared with."""
 
 from dataclasses import dataclass
 
@@ -21,13 +22,15 @@ class MetricName:
         return "" if value is None else self.form.format(value)
 
     def change(self, value: float, before: float) -> str:
-        """The signed difference as it is written, such as +0.012 or +1.2 points; empty when it rounds to nothing."""
+        """The signed difference as it is written, such as +0.012 or +1.2 points;
+        empty when it rounds to nothing."""
         size = self.form.format(abs(value - before)).replace("%", " points")
         nothing = self.form.format(0).replace("%", " points")
         return "" if size == nothing else f"{'+' if value > before else '−'}{size}"
 
     def verdict(self, value: float, before: float, interval: tuple[float | None, float | None]) -> str:
-        """Whether value is `better` or `worse` than before; `muted` when before lies inside value's interval."""
+        """Whether value is `better` or `worse` than before;
+        `muted` when before lies inside value's interval."""
         low, high = interval
         if not self.better or low is None or high is None or low <= before <= high:
             return "muted"
@@ -50,7 +53,8 @@ METRICS = {
 
 
 def of(metric: str) -> MetricName:
-    """The name of a metric, measured on the holdout or on the published lists; of an unknown one, its own with spaces."""
+    """The name of a metric, measured on the holdout or on the published lists; of an unknown one,
+    its own with spaces."""
     return METRICS.get(metric.removesuffix(OF_PUBLISHED)) or MetricName(
         metric.replace("_", " ").capitalize(), better=0
     )

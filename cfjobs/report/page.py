@@ -1,4 +1,5 @@
-"""The pages as HTML: that of a night, with its head, its five numbers and its sections, and that of all nights."""
+"""The pages as HTML: that of a night, with its head, its five numbers and its sections,
+and that of all nights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ View = dict[str, Any] | None
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: its anchor, heading and template, and what the template is given; None leaves it out."""
+    """A part of the page: its anchor, heading and template, and what the template is given;
+    None leaves it out."""
 
     id: str
     title: str
@@ -66,7 +68,8 @@ def _styles() -> list[Markup]:
 
 @dataclass(frozen=True)
 class Tile:
-    """One number, its baseline, its change since last night with the kind of the change, and the last nights."""
+    """One number, its baseline, its change since last night with the kind of the change,
+    and the last nights."""
 
     name: str
     value: str

@@ -1,4 +1,5 @@
-"""Sections of the page: how good ratings and lists were on the holdout, the training, and where predicted stars were off."""
+"""Sections of the page: how good ratings and lists were on the holdout, the training,
+and where predicted stars were off."""
 
 import itertools
 from collections.abc import Sequence
@@ -135,7 +136,8 @@ def _band(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def loss_curves(losses: Sequence[Sequence[float | None]], *, width: int = charts.WIDTH) -> Figure | None:
-    """Training and holdout loss of (epoch, training loss, holdout loss); nothing for fewer than two epochs."""
+    """Training and holdout loss of (epoch, training loss, holdout loss);
+    nothing for fewer than two epochs."""
     train = [(row[0], row[1]) for row in losses if row[0] is not None and row[1] is not None]
     valid = [(row[0], row[2]) for row in losses if row[0] is not None and row[2] is not None]
     if len(train) < 2:

@@ -1,7 +1,8 @@
-"""Files by URI, on a disk or in an object store: read, written whole or not at all, listed, and what goes wrong with them.
+"""Files by URI, on a disk or in an object store: read, written whole or not at all, listed,
+and what goes wrong with them.
 
-Credentials and endpoint come from the standard chain (environment, profile, instance role), once, and drive boto3,
-Polars and deltalake alike.
+Credentials and endpoint come from the standard chain (environment, profile, instance role), once, and drive
+boto3, Polars and deltalake alike.
 """
 
 from cfjobs.storage.faults import explained

@@ -172,7 +172,8 @@ class Tagged:
 
 
 def write_if(uri: str, data: bytes, *, tag: str | None) -> str | None:
-    """Write an object of a store if it still has this tag, or, for None, if there is none. Returns the new tag, or None when another write came first."""
+    """Write an object of a store if it still has this tag, or, for None, if there is none. Returns the new
+    tag, or None when another write came first."""
     from botocore.exceptions import ClientError
 
     bucket, key = bucket_key(uri)

@@ -1,12 +1,13 @@
 """One run at a time works on a night, and one at a time commits: leases under `OUTPUT/_work`.
 
-On a disk a lease is a locked file, which the system frees when its process ends, however it ends. In an object
-store it is a small object, made by a conditional write and rewritten every few seconds while its owner lives;
-one that is not rewritten for LEASE_S is taken over.
+On a disk a lease is a locked file, which the system frees when its process ends, however it ends. In an
+object store it is a small object, made by a conditional write and rewritten every few seconds while its owner
+lives; one that is not rewritten for LEASE_S is taken over.
 
-A lease alone fences nothing: its owner may be paused, and go on after it was taken over. So whoever commits renews
-it just before (`Claim.renew`, a conditional write), and makes the commit itself conditional on the table's version
-(`tables/delta.py`). It is given back by a conditional write too, so that what another holds is never removed.
+A lease alone fences nothing: its owner may be paused, and go on after it was taken over. So whoever commits
+renews it just before (`Claim.renew`, a conditional write), and makes the commit itself conditional on the
+table's version (`tables/delta.py`). It is given back by a conditional write too, so that what another holds
+is never removed.
 """
 
 import fcntl
@@ -332,8 +333,8 @@ def _renew_until(lease: _Lease, stop: threading.Event, lease_s: float) -> None:
 
 
 def _owner(token: str | None = None, **more: object) -> bytes:
-    """Who writes a claim. Two containers or cloned machines may share a host name, and a system its process numbers
-    after a restart: a process is one start of one number in one PID namespace of one boot."""
+    """Who writes a claim. Two containers or cloned machines may share a host name, and a system its process
+    numbers after a restart: a process is one start of one number in one PID namespace of one boot."""
     owner = {
         "host": socket.gethostname(),
         "pid": os.getpid(),

@@ -17,7 +17,8 @@ from cfjobs.storage.files import RandomAccess
 
 @contextmanager
 def _whole(uri: str) -> Iterator[None]:
-    """Raises DamagedFile for bytes that are not those that were written, as far as Parquet and its checksums show."""
+    """Raises DamagedFile for bytes that are not those that were written,
+    as far as Parquet and its checksums show."""
     with explained(uri):
         try:
             yield
@@ -28,7 +29,8 @@ def _whole(uri: str) -> Iterator[None]:
 
 
 class TableFile:
-    """Rows of one Parquet file, by place or by the value of a sorted column. Safe to use from one thread at a time."""
+    """Rows of one Parquet file, by place or by the value of a sorted column.
+    Safe to use from one thread at a time."""
 
     def __init__(self, uri: str, *, columns: list[str]) -> None:
         self._uri, self._columns = uri, columns

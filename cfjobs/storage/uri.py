@@ -22,7 +22,8 @@ def is_s3(uri: str) -> bool:
 
 
 def normal(uri: str | os.PathLike[str]) -> str:
-    """The URI without a trailing slash; a local path made absolute. Other schemes and credentials in it raise InputError."""
+    """The URI without a trailing slash; a local path made absolute.
+    Other schemes and credentials in it raise InputError."""
     text = os.fspath(uri)
     refuse_credentials(text, what=redacted(text))
     if not text.strip():
@@ -52,7 +53,8 @@ def within(uri: str, folder: str) -> bool:
 
 
 def refuse_credentials(uri: str, *, what: str) -> None:
-    """Raises InputError for a URI with a user or a password in it: it would stand in every log, table and state."""
+    """Raises InputError for a URI with a user or a password in it: it would stand in every log,
+    table and state."""
     _, separator, rest = uri.partition("://")
     host = rest.partition("/")[0]
     named = host.rpartition(":")[2]

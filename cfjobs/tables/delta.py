@@ -1,11 +1,11 @@
 """Making a night visible: one atomic Delta commit a table, the row of `runs` last.
 
-Parts are written into the table's own folder, where no reader looks at a file that no commit names, and read back.
-`Seen.publish` names them all at once and drops the date's former ones in the same commit.
+Parts are written into the table's own folder, where no reader looks at a file that no commit names, and read
+back. `Seen.publish` names them all at once and drops the date's former ones in the same commit.
 
-A commit is conditional: it succeeds only on the version of the table that was seen when the lease was taken, right
-after that lease was renewed. A writer that was paused, cut off or cloned so either commits before its successor
-looks, or not at all.
+A commit is conditional: it succeeds only on the version of the table that was seen when the lease was taken,
+right after that lease was renewed. A writer that was paused, cut off or cloned so either commits before its
+successor looks, or not at all.
 """
 
 import io
@@ -35,7 +35,8 @@ KEEP_LOG = {"delta.logRetentionDuration": "interval 520 weeks"}
 
 @dataclass(frozen=True)
 class Part:
-    """A Parquet file inside a table's folder, not yet named by a commit. path: below the table; stats: Delta's."""
+    """A Parquet file inside a table's folder, not yet named by a commit. path: below the table;
+    stats: Delta's."""
 
     path: str
     size: int
@@ -44,7 +45,8 @@ class Part:
 
 
 def part_path(run_date: date, name: str) -> str:
-    """Where a part of a night lives below its table: never twice the same, so that no published file is written over."""
+    """Where a part of a night lives below its table: never twice the same,
+    so that no published file is written over."""
     return f"{RUN_DATE}={run_date.isoformat()}/{name}-{uuid4().hex[:8]}.parquet"
 
 
@@ -88,7 +90,8 @@ def is_whole(output: str, table: Table, part: Part) -> bool:
 
 @dataclass(frozen=True)
 class Ready:
-    """A night's rows of a table, written and read back, which wait for their commit. schema: with the date."""
+    """A night's rows of a table, written and read back, which wait for their commit. schema:
+    with the date."""
 
     table: Table
     schema: pa.Schema
@@ -96,11 +99,13 @@ class Ready:
 
 
 class Overtaken(StorageFault):
-    """Another writer changed a table after this one had looked at it: look again, if the lease is still ours."""
+    """Another writer changed a table after this one had looked at it: look again,
+    if the lease is still ours."""
 
 
 class Seen:
-    """The tables of an output as they were when the lease was taken; every commit holds that lease and those versions."""
+    """The tables of an output as they were when the lease was taken;
+    every commit holds that lease and those versions."""
 
     def __init__(self, output: str, claim: Claim) -> None:
         self.output, self._claim = output, claim
@@ -126,7 +131,8 @@ class Seen:
             _check_schema(existing, ready.schema, storage.join(self.output, ready.table.name))
 
     def publish(self, ready: Ready, *, run_date: date, run_id: str) -> int:
-        """Make parts the night's partition of a table, in one commit, unless they are. Returns the table's version.
+        """Make parts the night's partition of a table, in one commit, unless they are.
+        Returns the table's version.
 
         Raises LeaseLost or Overtaken instead of committing beside another writer.
         """
@@ -163,7 +169,8 @@ class Seen:
         return self.commit(table.name, commit, run_id=run_id)
 
     def fence(self) -> None:
-        """Make `runs` a version newer, so that the one whose lease was taken over cannot commit the row that ends his night."""
+        """Make `runs` a version newer, so that the one whose lease was taken over cannot commit the row that
+        ends his night."""
         existing = self._tables[RUNS.name]
         if existing is None:
             return
@@ -255,7 +262,8 @@ def open_table(output: str, name: str, *, version: int | None = None) -> DeltaTa
 
 
 def check_id_types(output: str, table: Table, schema: pa.Schema) -> None:
-    """InputError when the published table has other column types, such as int ids where tonight's are strings."""
+    """InputError when the published table has other column types,
+    such as int ids where tonight's are strings."""
     existing = open_table(output, table.name)
     if existing is not None:
         _check_schema(existing, schema, storage.join(output, table.name))

@@ -1,7 +1,8 @@
 """`OUTPUT/latest.json`: the newest published night and the version of each table that belongs to it.
 
-A night is one commit a table, so for the seconds between the first and the last of them the latest versions of two
-tables may be of two nights. Who reads at the versions named here, or in the newest row of `runs`, gets one night.
+A night is one commit a table, so for the seconds between the first and the last of them the latest versions
+of two tables may be of two nights. Who reads at the versions named here, or in the newest row of `runs`, gets
+one night.
 """
 
 import json
@@ -52,8 +53,8 @@ def read(output: str) -> dict[str, Any] | None:
 def write(output: str) -> None:
     """Bring the manifest up to `runs`. It follows a commit that stands: what goes wrong is logged.
 
-    In an object store the write is conditional, and made again from `runs` as it is then when another came first, so
-    that the manifest never goes back to an older version of `runs`.
+    In an object store the write is conditional, and made again from `runs` as it is then when another came
+    first, so that the manifest never goes back to an older version of `runs`.
     """
     try:
         for _ in range(TRIES):

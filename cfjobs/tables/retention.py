@@ -54,8 +54,9 @@ def retain(
 ) -> Retention:
     """Keep the newest nights; remove the others, and whatever no kept night needs.
 
-    A file stays while the latest version of its table holds it, or the version that a kept night names; while a
-    night of its date is under way, or a work folder that stays names it; and while it is younger than min_age.
+    A file stays while the latest version of its table holds it, or the version that a kept night names; while
+    a night of its date is under way, or a work folder that stays names it; and while it is younger than
+    min_age.
     """
     output = storage.normal(output)
     with claimed(output, COMMIT, wait_s=120) as ours:
@@ -180,7 +181,8 @@ def _needed_by_work(output: str, *, besides: set[str]) -> set[str]:
 
 
 def _temporary(output: str, before: datetime) -> list[str]:
-    """Half-written files of killed writers on this disk: those of the output, and those on their way to a store."""
+    """Half-written files of killed writers on this disk: those of the output,
+    and those on their way to a store."""
     folders: list[Any] = [] if storage.is_s3(output) else [Path(output).rglob("._*.part")]
     if storage.is_s3(output):
         folders.append(Path(tempfile.gettempdir()).glob("._*.part"))

@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 
 class Rollback(Record):
-    """What a rollback did, or would do. nights_left_out: published then, but their models or files are gone since."""
+    """What a rollback did, or would do. nights_left_out: published then,
+    but their models or files are gone since."""
 
     to_date: date
     to_run: str
@@ -43,7 +44,8 @@ def rollback(output: str, *, to: str, who: str, why: str, dry_run: bool = False)
     """Bring all tables to the state in which this night had just been published.
 
     to: a date, or a version of the `runs` table. The tables get new versions with the old content, so a
-    rollback can be rolled back; `runs` goes last. Who and why are in each commit and in the `rollbacks` table.
+    rollback can be rolled back; `runs` goes last. Who and why are in each commit and in the `rollbacks`
+    table.
     """
     output = storage.normal(output)
     if dry_run:
@@ -63,7 +65,8 @@ def rollback(output: str, *, to: str, who: str, why: str, dry_run: bool = False)
 
 
 def _planned(output: str, *, to: str, who: str, why: str, dry_run: bool) -> Rollback:
-    """What a rollback to this night comes to. InputError when there is no such night, or something of it is gone."""
+    """What a rollback to this night comes to. InputError when there is no such night,
+    or something of it is gone."""
     runs = table_at(output, RUNS.name)
     version = _version_of(runs, to)
     target = table_at(output, RUNS.name, version=version)
@@ -92,7 +95,8 @@ def _planned(output: str, *, to: str, who: str, why: str, dry_run: bool) -> Roll
 
 
 def _gone(output: str, wanted: Mapping[str, int], nights: Sequence[dict[str, Any]]) -> dict[date, str]:
-    """The nights that cannot come back, because a retention removed them, and what of each is missing first."""
+    """The nights that cannot come back, because a retention removed them,
+    and what of each is missing first."""
     gone = {
         row["run_date"]: str(row["model_uri"])
         for row in nights

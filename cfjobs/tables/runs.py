@@ -1,7 +1,7 @@
 """The nights of an output: which are published, going back to one, and removing old ones.
 
-A night is named by its date, or by the version of the `runs` table that its last commit made. That row names the
-versions of the other tables, so all of them go back together.
+A night is named by its date, or by the version of the `runs` table that its last commit made. That row names
+the versions of the other tables, so all of them go back together.
 """
 
 import json
@@ -79,7 +79,8 @@ def newest(output: str) -> date | None:
 
 
 def last(output: str, *, before: date) -> LastNight | None:
-    """The newest published night before a date: what the gate compares with. A date that runs again replaces itself."""
+    """The newest published night before a date: what the gate compares with.
+    A date that runs again replaces itself."""
     runs = delta.open_table(output, RUNS.name)
     earlier = [row for row in rows(runs) if row["run_date"] < before] if runs else []
     if not earlier:
@@ -90,7 +91,8 @@ def last(output: str, *, before: date) -> LastNight | None:
 
 
 def check_age(nights: Sequence[PublishedNight], output: str, longest: timedelta, *, now: datetime) -> None:
-    """Raises TooOld when none of these nights of an output was published within this time, whatever its date."""
+    """Raises TooOld when none of these nights of an output was published within this time,
+    whatever its date."""
     latest = max((night.finished_at for night in nights), default=None)
     if latest is None:
         raise TooOld(f"output {output}: no night has been published there")

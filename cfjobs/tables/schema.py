@@ -16,7 +16,8 @@ RUN_DATE = "run_date"
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a published table; kind: the name of an Arrow type, or 'user' or 'movie' for an outside id."""
+    """One column of a published table; kind: the name of an Arrow type,
+    or 'user' or 'movie' for an outside id."""
 
     name: str
     kind: str

@@ -38,10 +38,9 @@ def top_n(
     """The n best unseen candidates of each user, batch after batch of consecutive users, exactly.
 
     candidates [M]: False for a movie that must not be listed. users: the rows to score, all by default.
-    min_score: only scores of at least this are listed.
-    threads: of the processor; every core by default. kept: see `top_n_batches`.
-    memory_gb: room for what scoring adds to its inputs. A user with fewer candidates than n gets a shorter list.
-    Raises ValueError for vectors that are not finite.
+    min_score: only scores of at least this are listed. threads: of the processor; every core by default.
+    kept: see `top_n_batches`. memory_gb: room for what scoring adds to its inputs. A user with fewer
+    candidates than n gets a shorter list. Raises ValueError for vectors that are not finite.
     """
     device = scores.user.device
     options: dict[str, Any] = {"net": _net(scores)} if isinstance(scores, MlpScores) else {}

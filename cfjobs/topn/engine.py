@@ -68,13 +68,13 @@ def top_n_batches(
 ) -> Iterator[Lists]:
     """Yield each user's N best unseen candidate movies, in order of users, a batch at a time.
 
-    x: [U, D] float32, read in contiguous ranges. q: [M, D] float32. movie_bias: [M] float32.
-    seen, excluded: pairs never listed. candidates: [M] bool, the movies that may be listed.
-    min_score: list only scores of at least this, rounded to float32 as scores are. net: score with this network instead of x . q.
-    users: the contiguous range of users wanted (a shard); all if left out.
-    device: of the torch backend. threads: of the numba backend; all that the process may use if left out.
-    memory_gb: room for what this call adds to its inputs: the movies' copies and the batches in work.
-    kept: carries the movies' copies to further calls with the same movies, candidates and n.
+    x: [U, D] float32, read in contiguous ranges. q: [M, D] float32. movie_bias: [M] float32. seen, excluded:
+    pairs never listed. candidates: [M] bool, the movies that may be listed. min_score: list only scores of at
+    least this, rounded to float32 as scores are. net: score with this network instead of x . q. users: the
+    contiguous range of users wanted (a shard); all if left out. device: of the torch backend. threads: of the
+    numba backend; all that the process may use if left out. memory_gb: room for what this call adds to its
+    inputs: the movies' copies and the batches in work. kept: carries the movies' copies to further calls with
+    the same movies, candidates and n.
 
     Raises ValueError on shapes that do not fit, on NaN or infinity, and where scores may pass the
     largest float32.

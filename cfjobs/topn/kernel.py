@@ -1,4 +1,5 @@
-"""The screen in registers: numba intrinsics that write LLVM vectors, which numba's own vectoriser does not find."""
+"""The screen in registers: numba intrinsics that write LLVM vectors,
+which numba's own vectoriser does not find."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""What a scoring call is given, checked once: vectors, candidates, pairs that must not be listed, a network."""
+"""What a scoring call is given, checked once: vectors, candidates, pairs that must not be listed,
+a network."""
 
 import math
 from dataclasses import dataclass

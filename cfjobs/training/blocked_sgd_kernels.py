@@ -9,8 +9,9 @@ For a rating r of user u and movie m, with e = predicted - r and g = e x d predi
     p_u -= rate / sqrt(A_u) x (g v_m + l2 p_u)          A: running sum of the mean squared gradients of a row
     q_m -= rate / sqrt(A_m) x (g p_u + l2 q_m)
 
-where v_m = q_m + s_m is the movie's vector and its raters' sum (see `models/networks/dot_raters.py`). The sums are held for
-a while and their gradients G_m collected; then the raters' rows x_w take one step of Adam and the sums are new.
+where v_m = q_m + s_m is the movie's vector and its raters' sum (see `models/networks/dot_raters.py`). The
+sums are held for a while and their gradients G_m collected; then the raters' rows x_w take one step of Adam
+and the sums are new.
 
 Sources: Chin and others, "A fast parallel stochastic gradient method" (2015, LIBMF), for the blocks and the rates by row; Gemulla
 and others, "Large-scale matrix factorization with distributed stochastic gradient descent" (2011), for the rounds.
@@ -157,7 +158,8 @@ def step_raters(  # type: ignore[no-untyped-def]
     x_UKW, first_moment, second_moment, grad_MKW, own_UKW, n_ratings, movies, first_movie, weight,
     rate, l2, beta_1, beta_2, step, begin, end,
 ):  # fmt: skip
-    """One step of Adam for the rows x of users begin..end - 1; clears `own`. n_ratings [U]: that paid L2 since the last step."""
+    """One step of Adam for the rows x of users begin..end - 1; clears `own`. n_ratings [U]:
+    that paid L2 since the last step."""
     one = np.float32(1)
     correct_1, correct_2 = np.float32(1 - beta_1**step), np.float32(1 - beta_2**step)
     g = np.empty(x_UKW.shape[2], np.float32)
@@ -183,7 +185,8 @@ def step_raters(  # type: ignore[no-untyped-def]
 def squared_errors(  # type: ignore[no-untyped-def]
     user, movie, rating, user_UKW, movie_MKW, sum_MKW, offset, low, span, clip_low, clip_high
 ):
-    """Squared errors of the clipped predictions of the members' mean logit, summed; rows are known ones or -1, which is the last."""
+    """Squared errors of the clipped predictions of the members' mean logit, summed;
+    rows are known ones or -1, which is the last."""
     total = 0.0
     n_members, width = user_UKW.shape[1:]
     for t in range(len(user)):

@@ -1,8 +1,8 @@
 """Several processes that train one model: each takes its slice of every batch, and the gradients are summed.
 
-torchrun starts them and sets RANK, WORLD_SIZE and LOCAL_RANK; they talk over NCCL on GPUs and gloo on CPUs. All
-hold the whole model and draw the same random numbers, so after every step they hold the same weights, and those
-of a single process at the same total batch but for the order of the sums.
+torchrun starts them and sets RANK, WORLD_SIZE and LOCAL_RANK; they talk over NCCL on GPUs and gloo on CPUs.
+All hold the whole model and draw the same random numbers, so after every step they hold the same weights, and
+those of a single process at the same total batch but for the order of the sums.
 """
 
 from collections.abc import Iterable, Iterator
@@ -67,7 +67,8 @@ def joined() -> Iterator[Processes]:
     if not under_torchrun():
         yield ALONE
         return
-    # Others wait for rank 0 while it reads the ratings; one that dies is noticed by torchrun, not by a timeout.
+    # Others wait for rank 0 while it reads the ratings; one that dies is noticed by torchrun,
+    # not by a timeout.
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=1)
     )

@@ -1,4 +1,5 @@
-"""Both networks of a night, fitted to a frame of ratings: one for stars and, where lists go by affinity, one that ranks."""
+"""Both networks of a night, fitted to a frame of ratings: one for stars and, where lists go by affinity,
+one that ranks."""
 
 import logging
 from collections.abc import Callable
@@ -32,7 +33,8 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Task:
-    """What is fitted, and how. kept: the ratings to learn from, user_idx, movie_idx, rating, sorted by user and time; valid: those that choose the best epoch."""
+    """What is fitted, and how. kept: the ratings to learn from, user_idx, movie_idx, rating, sorted by user
+    and time; valid: those that choose the best epoch."""
 
     config: Config
     n_users: int
@@ -120,7 +122,8 @@ def new_network(task: Task) -> Network:
 
 
 def fit_ranker(task: Task, kit: Kit) -> RankingModel:
-    """The ranking network of a task: by steps, or in closed form where the question is not what comes next."""
+    """The ranking network of a task: by steps,
+    or in closed form where the question is not what comes next."""
     config = ranking_config(task.config, y_range=task.y_range)
     history = History.of(task.kept, n_users=task.n_users)
     if task.question == "any" and task.movie_features is None:
@@ -149,8 +152,8 @@ def fit_ranker(task: Task, kit: Kit) -> RankingModel:
 
 
 def fit_profile(task: Task, *, device: torch.device) -> RankingModel | None:
-    """For users whose ratings come without times: the ranking network in closed form beside the one that asks what is
-    next; None where there is no such network, or it is that already."""
+    """For users whose ratings come without times: the ranking network in closed form beside the one that asks
+    what is next; None where there is no such network, or it is that already."""
     if task.config.rank_by == "rating" or task.question == "any":
         return None
     return fit_linear(

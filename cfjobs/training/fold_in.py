@@ -1,14 +1,16 @@
-"""A user who arrived today, without training: their row of the rating network, solved for with all else fixed.
+"""A user who arrived today, without training: their row of the rating network,
+solved for with all else fixed.
 
     row = argmin over x of   sum_i (r_i - rating(x, m_i))^2  +  (l2 x n + h) x |x - x_typical|^2
 
-i = 1..n are the user's ratings, rating() the trained network, and x_typical the row of an unknown user, so that
-without ratings the answer is the typical user. It is the network's own training problem for one row, with the centre
-moved from zero to the typical user and h of holding more, which decides while the ratings are few. Gauss-Newton: each
-step solves a ridge regression in the row's length; for `dot`, which is linear in the row, the first is the answer.
+i = 1..n are the user's ratings, rating() the trained network, and x_typical the row of an unknown user, so
+that without ratings the answer is the typical user. It is the network's own training problem for one row,
+with the centre moved from zero to the typical user and h of holding more, which decides while the ratings are
+few. Gauss-Newton: each step solves a ridge regression in the row's length; for `dot`, which is linear in the
+row, the first is the answer.
 
-Source of folding in: Sarwar and others, "Incremental singular value decomposition algorithms for highly scalable
-recommender systems" (2002).
+Source of folding in: Sarwar and others, "Incremental singular value decomposition algorithms for highly
+scalable recommender systems" (2002).
 """
 
 from typing import cast
@@ -21,8 +23,8 @@ from cfjobs import models
 from cfjobs.models.network import UNKNOWN, Network, UserTable
 
 HOLD = 4.0
-"""h: how tightly a user with few ratings is held to the typical one. With it, every network predicts better from one
-rating on; without it, one rating predicts worse than none (`bench/fold_in.py`)."""
+"""h: how tightly a user with few ratings is held to the typical one. With it, every network predicts better
+from one rating on; without it, one rating predicts worse than none (`bench/fold_in.py`)."""
 
 _MOST_STEPS = 20
 _SMALLEST_STEP = 1 / 64
@@ -30,7 +32,8 @@ _GOOD_ENOUGH = 1e-9
 
 
 def network_of_one(network: Network, name: str, *, movie_idx: Tensor, rating: Tensor, l2: float) -> Network:
-    """The trained network with one user, row 0, folded in from their ratings; the movies are the network's own.
+    """The trained network with one user, row 0, folded in from their ratings;
+    the movies are the network's own.
 
     name: of the network. movie_idx [R] int64, rating [R], of one user in any order. l2: as in training.
     """
@@ -72,7 +75,8 @@ def _solve(one: Network, movie_idx: Tensor, rating: Tensor, *, l2: float) -> dic
     }
 
     def predicted(x_RW: Tensor) -> Tensor:
-        """As if each rating were of a user of its own, so that one backward pass gives every rating's slope."""
+        """As if each rating were of a user of its own,
+        so that one backward pass gives every rating's slope."""
         parts = dict(zip(tables, x_RW.split(widths, dim=1), strict=True))
         return cast(Tensor, functional_call(one, parts | constant, (user_idx, movie_idx)))
 

@@ -1,8 +1,10 @@
-"""What a training holds in memory, in bytes: derived from the code, held to by tests/training/test_footprint.py.
+"""What a training holds in memory, in bytes: derived from the code, held to by
+tests/training/test_footprint.py.
 
 A training says so before it starts, and is refused where it cannot fit (`check_fits`).
 
-A parameter trained by batches costs 20 bytes: float32 for itself, its gradient, Adam's two moments, and the best weights so far.
+A parameter trained by batches costs 20 bytes: float32 for itself, its gradient, Adam's two moments,
+and the best weights so far.
 """
 
 from dataclasses import dataclass
@@ -45,7 +47,8 @@ def of_dot_raters_by_blocked_sgd(config: Config) -> Footprint:
     """Of `dot_raters` trained a rating at a time: no gradients of whole tables, moments for the raters' rows alone."""
     row = 4 * config.ensemble * (config.n_factors + 1)
     squares = 2 * 4 * config.ensemble
-    # Both tables, what the user's own part takes off, two moments, the best of both; and lot, ratings a step, first movie.
+    # Both tables, what the user's own part takes off, two moments, the best of both; and lot,
+    # ratings a step, first movie.
     user = 7 * row + squares + 4 + 4 + 8
     # The table, the sum, its gradient, the best; and last lot, weight, first user.
     movie = 4 * row + squares + 4 + 4 + 8

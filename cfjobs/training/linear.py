@@ -1,14 +1,17 @@
 """The ranking network in closed form, for ratings without an order: what else belongs in this profile?
 
-With x_um = 1 where user u rated movie m, and y_um its worth as a target (1 for a liked one, `other_weight` else),
+With x_um = 1 where user u rated movie m, and y_um its worth as a target (1 for a liked one,
+`other_weight` else),
 
     B = argmin  |Y - X B|^2 + l2 |B|^2   over B with a zero diagonal,       B ~ E Q^T  of `n_factors` columns
 
-A user is the weighted mean of the rows of E of what they rated, a movie its row of Q: the tower of `models/ranker.py`
-as it is, without recency. No random order of steps decides it, so a few more ratings move the lists little.
+A user is the weighted mean of the rows of E of what they rated, a movie its row of Q: the tower of
+`models/ranker.py` as it is, without recency. No random order of steps decides it, so a few more ratings move
+the lists little.
 
-Source: Steck, "Embarrassingly shallow autoencoders for sparse data" (2019), whose targets are the ratings themselves;
-the diagonal's multipliers are found as there. Low rank by randomised SVD: Halko and others (2011).
+Source: Steck, "Embarrassingly shallow autoencoders for sparse data" (2019), whose targets are the ratings
+themselves; the diagonal's multipliers are found as there. Low rank by randomised SVD: Halko and others
+(2011).
 """
 
 import math
@@ -41,7 +44,8 @@ def fit_linear(
     seed: int = 0,
     most_movies: int = _MOST_MOVIES,
 ) -> RankingModel:
-    """The tower in closed form. Scores are scaled to a spread of 1, so that predicted stars can stand beside them.
+    """The tower in closed form. Scores are scaled to a spread of 1,
+    so that predicted stars can stand beside them.
 
     most_movies: between which B is; the time goes with its cube.
     """

@@ -1,7 +1,7 @@
 """A training under way: the epochs it has done, the best of them, and where it stands between two steps.
 
-How an epoch is taken is that of a subclass: `minibatch.py` for any network on any device, `blocked_sgd.py` a rating at a
-time on a processor.
+How an epoch is taken is that of a subclass: `minibatch.py` for any network on any device, `blocked_sgd.py` a
+rating at a time on a processor.
 """
 
 import logging
@@ -131,7 +131,8 @@ class TrainingLoop(ABC):
 
     @property
     def may_get_worse(self) -> bool:
-        """Whether there are epochs after the one that has just ended, so that its weights have to be kept aside."""
+        """Whether there are epochs after the one that has just ended,
+        so that its weights have to be kept aside."""
         return self.epoch < self.stop_after
 
     def fingerprint(self) -> dict[str, Any]:

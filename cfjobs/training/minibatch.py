@@ -61,7 +61,8 @@ class Minibatch(TrainingLoop):
             checkpoints.offer(self.state)
 
     def _take_step(self, rows: Tensor, *, n_batch: int) -> Tensor:
-        """One step of the optimiser on this process's rows of a batch; returns their squared errors, summed."""
+        """One step of the optimiser on this process's rows of a batch;
+        returns their squared errors, summed."""
         self.optimizer.zero_grad(set_to_none=True)
         loss, squared_error = batch_loss(self.network, self.train, rows, l2=self.plan.l2, n_batch=n_batch)
         loss.backward()
@@ -88,7 +89,8 @@ class Minibatch(TrainingLoop):
 def batch_loss(
     network: Network, train: Examples, rows: Tensor, *, l2: float, n_batch: int
 ) -> tuple[Tensor, Tensor]:
-    """(loss, squared errors summed) of these rows of a batch of n_batch ratings; the losses of its rows add up to the batch's."""
+    """(loss, squared errors summed) of these rows of a batch of n_batch ratings;
+    the losses of its rows add up to the batch's."""
     user_idx, movie_idx, rating = train.user_idx[rows], train.movie_idx[rows], train.rating[rows]
     predicted = network(user_idx, movie_idx)
     error = predicted - rating.view(
@@ -107,8 +109,9 @@ def learning_rates(
     """(learning rate, momentum) of each step, in order, for as many steps as are asked for.
 
     one_cycle: cosine up to the peak over the first quarter, then cosine down to nothing, momentum mirrored
-    between 0.95 and `momentum` (Smith, "Super-convergence", 2018); warm: straight down from the peak. cosine: falls from the peak to nothing over
-    cycle_len epochs, then restarts, each cycle cycle_mult times as long (Loshchilov and Hutter, SGDR, 2017).
+    between 0.95 and `momentum` (Smith, "Super-convergence", 2018); warm: straight down from the peak. cosine:
+    falls from the peak to nothing over cycle_len epochs, then restarts, each cycle cycle_mult times as long
+    (Loshchilov and Hutter, SGDR, 2017).
     """
     peak, momentum = models.recipe_of(config).learning_rate, config.momentum
     if config.schedule == "constant":

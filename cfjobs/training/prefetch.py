@@ -12,7 +12,8 @@ _LINE = 16  # float32 numbers in a cache line
 
 @numba.njit
 def fetch(array, begin, end):  # type: ignore[no-untyped-def]
-    """Have elements begin..end - 1 of a contiguous float32 array, counted through all its dimensions, brought near."""
+    """Have elements begin..end - 1 of a contiguous float32 array, counted through all its dimensions,
+    brought near."""
     for place in range(begin, end, _LINE):
         _prefetch(array, place)  # type: ignore[call-arg]
 

@@ -1,4 +1,5 @@
-"""Training of the ranking network (`cfjobs/models/ranker.py`): steps of Adam on the rows that a batch of users touches."""
+"""Training of the ranking network (`cfjobs/models/ranker.py`):
+steps of Adam on the rows that a batch of users touches."""
 
 import logging
 import math
@@ -207,7 +208,8 @@ class _Course:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a step looks at: what B users rated before a cut, which of C candidates they rated after it, T each.
+    """What a step looks at: what B users rated before a cut, which of C candidates they rated after it,
+    T each.
 
     All processes draw the same batch; what is by user is of this process's own users.
     """
@@ -233,8 +235,8 @@ class _Batch:
         processes: Processes,
         drawable: Tensor | None,
     ) -> "_Batch":
-        """A random cut of each user's history. value [R]: worth of each rating as a target. drawable: movies that may
-        be drawn as candidates, all by default."""
+        """A random cut of each user's history. value [R]: worth of each rating as a target. drawable: movies
+        that may be drawn as candidates, all by default."""
         n_batch, n_movies, device = len(users), len(popularity), users.device
         start, stop = history.indptr[users], history.indptr[users + 1]
         n = stop - start
@@ -269,7 +271,8 @@ class _Batch:
         )
 
     def loss(self, rows: dict[str, Tensor]) -> Tensor:
-        """Softmax cross-entropy of what followed the cut; this process's part. rows: of each table, by `idx`."""
+        """Softmax cross-entropy of what followed the cut; this process's part. rows: of each table,
+        by `idx`."""
         x_BD = self.past.encoded(rows["history_vectors"])
         logits_BC = torch.addmm(rows["movie_bias"] - self.correction_C, x_BD, rows["movie_vectors"].T)
         log_z_B = logits_BC.logsumexp(1)
@@ -287,8 +290,9 @@ def _distinct(idx: Tensor, size: int) -> tuple[Tensor, Tensor]:
 class MovieSide:
     """What side features add to a movie's embeddings and bias, while they are learnt.
 
-    A described movie's own part is replaced now and then by the typical one, the mean of the rated movies', so that
-    its features learn to do without it; a described movie without ratings is that typical part and its features.
+    A described movie's own part is replaced now and then by the typical one, the mean of the rated movies',
+    so that its features learn to do without it; a described movie without ratings is that typical part and
+    its features.
     """
 
     def __init__(self, features: Features, rated: Tensor, *, config: RankingConfig) -> None:
@@ -305,7 +309,8 @@ class MovieSide:
         *,
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """Rows of the model's tables as one step uses them, differentiable. idx: which rows of each table they are."""
+        """Rows of the model's tables as one step uses them, differentiable. idx:
+        which rows of each table they are."""
         every = torch.arange(len(self.rated), device=self.rated.device)
         shown = self.values.shown(every, generator=generator)[:, 0]
         sums = self._sums(self.values())

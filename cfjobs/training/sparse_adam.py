@@ -3,8 +3,9 @@
     m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2          for the rows touched at step t
     row -= rate  m / (1 - b1^t)  /  (sqrt(v / (1 - b2^t)) + eps)
 
-Sources: Kingma and Ba, "Adam" (2015); torch.optim.SparseAdam, which does the same to sparse gradients but gathers anew the
-rows that a step holds already: 13.5 ms a step of the ranking network where this took 11.6 ms, at 59 thousand movies.
+Sources: Kingma and Ba, "Adam" (2015); torch.optim.SparseAdam, which does the same to sparse gradients but
+gathers anew the rows that a step holds already: 13.5 ms a step of the ranking network where this took 11.6
+ms, at 59 thousand movies.
 """
 
 from collections.abc import Mapping

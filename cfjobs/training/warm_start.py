@@ -1,17 +1,18 @@
 """Going on from an earlier model: its rows move to tonight's, matched by outside id.
 
-A user or movie that the earlier model had no ratings of keeps the initial row of a cold start; one that vanished
-is left behind. Everything that is not a row of a user or a movie is taken as it was.
+A user or movie that the earlier model had no ratings of keeps the initial row of a cold start; one that
+vanished is left behind. Everything that is not a row of a user or a movie is taken as it was.
 
     row = keep x earlier row + (1 - keep) x initial row      for embeddings; biases are kept whole
 
-A refit goes on from the model that the same night measured: it keeps all, and takes steps large enough to learn what
-was held out. Going on from an earlier night's model keeps nearly all of the ranking network and takes small steps, so
-that the lists of users whose ratings did not change stay what they were; the rating network's earlier rows are drawn
-back further, since taken whole they would fit the earlier ratings ever closer from night to night.
+A refit goes on from the model that the same night measured: it keeps all, and takes steps large enough to
+learn what was held out. Going on from an earlier night's model keeps nearly all of the ranking network and
+takes small steps, so that the lists of users whose ratings did not change stay what they were; the rating
+network's earlier rows are drawn back further, since taken whole they would fit the earlier ratings ever
+closer from night to night.
 
-Source: Ash and Adams, "On warm-starting neural network training" (2020), shrink and perturb; the shares were chosen on
-inner splits, see docs/decisions/0007-published-as-measured.md.
+Source: Ash and Adams, "On warm-starting neural network training" (2020), shrink and perturb; the shares were
+chosen on inner splits, see docs/decisions/0007-published-as-measured.md.
 """
 
 from collections.abc import Callable
@@ -45,8 +46,8 @@ COLD = Start()
 class Keep:
     """How much of an earlier model is kept.
 
-    rating, ranking: share of the earlier embeddings in each network. pace: what the ranking network's learning rate is
-    multiplied by.
+    rating, ranking: share of the earlier embeddings in each network. pace:
+    what the ranking network's learning rate is multiplied by.
     """
 
     rating: float
@@ -73,7 +74,8 @@ def carry_over(
     """Put the rows of an earlier model into a network of the same kind that has begun its training.
 
     earlier: its parameters by name. user_rows [U], movie_rows [M]: the earlier row of each of tonight's, -1
-    for a new one. keep: share of the earlier embeddings. Raises ValueError when the parameters are not those of this network.
+    for a new one. keep: share of the earlier embeddings. Raises ValueError when the parameters are not those
+    of this network.
     """
     own = network.state_dict()
     if own.keys() != earlier.keys():
@@ -105,7 +107,8 @@ def carry_over_ranking(
     movie_rows: Tensor,
     keep: float = OF_ANOTHER_NIGHT.ranking,
 ) -> RankingModel:
-    """The initial parameters with the rows of the movies that the earlier model knows. movie_rows [M]: as for `carry_over`."""
+    """The initial parameters with the rows of the movies that the earlier model knows. movie_rows [M]:
+    as for `carry_over`."""
     found = {name: tensor.clone() for name, tensor in initial.tensors().items()}
     for name, tensor in earlier.tensors().items():
         known = (movie_rows >= 0).to(found[name].device)

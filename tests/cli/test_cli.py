@@ -1,4 +1,5 @@
-"""The command line as a user meets it: help, exit codes, one clear line for a mistake, JSON on standard output."""
+"""The command line as a user meets it: help, exit codes, one clear line for a mistake,
+JSON on standard output."""
 
 import json
 import os

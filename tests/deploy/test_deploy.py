@@ -1,4 +1,5 @@
-"""What is deployed, as far as it can be checked without the engines: fields, bounds, loopback, least privilege."""
+"""What is deployed, as far as it can be checked without the engines: fields, bounds, loopback,
+least privilege."""
 
 import asyncio
 import importlib

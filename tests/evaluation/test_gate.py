@@ -150,7 +150,8 @@ def test_lists_that_are_too_long_or_come_twice_are_found() -> None:
 
 
 def test_popularity_is_not_missed_by_chance_alone() -> None:
-    """Below the popularity list, but no more than the interval and the tolerance: a night on ratings without taste."""
+    """Below the popularity list, but no more than the interval and the tolerance:
+    a night on ratings without taste."""
     metrics = {"ndcg_at_10": 0.14, "ndcg_at_10_high": 0.16, "ndcg_at_10_popular": 0.17}
     assert judged(metrics=metrics, last=None) == []
     assert judged(config=Config(gate_popularity_tolerance=0), metrics=metrics, last=None)

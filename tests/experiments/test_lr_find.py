@@ -1,4 +1,5 @@
-"""The learning-rate finder: it suggests rates that train, and its plot is one file that says what it shows."""
+"""The learning-rate finder: it suggests rates that train,
+and its plot is one file that says what it shows."""
 
 import xml.etree.ElementTree as ET
 from datetime import date

@@ -1,4 +1,5 @@
-"""The search over the knobs: it never looks at the holdout, goes on where it stopped, and its result is a configuration."""
+"""The search over the knobs: it never looks at the holdout, goes on where it stopped,
+and its result is a configuration."""
 
 import builtins
 from datetime import date

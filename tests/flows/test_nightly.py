@@ -1,4 +1,5 @@
-"""The flows under a real Prefect server and real workers: what runs, what an operator sees, what is retried."""
+"""The flows under a real Prefect server and real workers: what runs, what an operator sees,
+what is retried."""
 
 import os
 import subprocess

@@ -1,4 +1,5 @@
-"""An operator's installation, as `make serve` makes it: alerts, refusals, stale runs, rescoring, faults, secrets."""
+"""An operator's installation, as `make serve` makes it: alerts, refusals, stale runs, rescoring,
+faults, secrets."""
 
 import json
 import os

@@ -17,7 +17,8 @@ SHARDS = QUICK.model_copy(update={"shard_users": 60, "runner": "ray", "refit": F
 
 @pytest.fixture
 def ray_of_two(prefect_server: str, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """A Ray cluster of two worker processes on this machine, which counts a GPU that is not there; its address."""
+    """A Ray cluster of two worker processes on this machine, which counts a GPU that is not there;
+    its address."""
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")

@@ -1,4 +1,5 @@
-"""The doctor finds what is wrong with an installation, whatever it is, says what mends it, and mends what it may."""
+"""The doctor finds what is wrong with an installation, whatever it is, says what mends it,
+and mends what it may."""
 
 import json
 import os

@@ -1,8 +1,10 @@
-"""Two writers of one night and a reader: whatever their order, no reader sees two nights in one, and one night stands in the end.
+"""Two writers of one night and a reader: whatever their order, no reader sees two nights in one,
+and one night stands in the end.
 
-A small explicit model of the protocol is run through every interleaving of its steps. The same schedules, with a
-bounded number of changes from one writer to the other, are then played on a real store, where each writer is stopped
-before every renewal and every commit, and the other takes its lease away as it likes. The reader has no code of ours.
+A small explicit model of the protocol is run through every interleaving of its steps. The same schedules,
+with a bounded number of changes from one writer to the other, are then played on a real store, where each
+writer is stopped before every renewal and every commit, and the other takes its lease away as it likes. The
+reader has no code of ours.
 """
 
 import json
@@ -188,7 +190,8 @@ def put(output: str, name: str, night: date) -> None:
 
 
 def look(output: str, *, named: bool) -> set[str]:
-    """Whose rows a reader gets: at the versions that the newest row of `runs` names, or at the newest of each table."""
+    """Whose rows a reader gets: at the versions that the newest row of `runs` names,
+    or at the newest of each table."""
     options = storage.options(output)
     nights = (
         DeltaTable(f"{output}/runs", storage_options=options)
@@ -233,8 +236,8 @@ class Game:
 
 @pytest.fixture
 def gates(monkeypatch: pytest.MonkeyPatch) -> Callable[[Game | None], None]:
-    """Writers wait for their turn before they take the lease, renew it, commit and give it back; nobody renews beside that, and
-    everybody takes a lease that he finds."""
+    """Writers wait for their turn before they take the lease, renew it, commit and give it back; nobody
+    renews beside that, and everybody takes a lease that he finds."""
     playing: list[Game | None] = [None]
     commit, give_back = Seen.commit, {kind: kind.give_back for kind in (lease._Lease, lease._Lock)}
     acquire, lock = lease._acquire, lease._try_lock

@@ -1,4 +1,5 @@
-"""A night whose process is stopped at a commit, in the object store, and goes on after another has published its date."""
+"""A night whose process is stopped at a commit, in the object store,
+and goes on after another has published its date."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""The tables beside the lists: their contracts, and the recipes of the data dictionary run as they are printed."""
+"""The tables beside the lists: their contracts,
+and the recipes of the data dictionary run as they are printed."""
 
 import json
 import re

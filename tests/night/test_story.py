@@ -1,4 +1,5 @@
-"""The night as a whole, on a disk and on a real S3 server: contract of the tables, replacement, resumption."""
+"""The night as a whole, on a disk and on a real S3 server: contract of the tables,
+replacement, resumption."""
 
 import json
 from datetime import date

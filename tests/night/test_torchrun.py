@@ -1,7 +1,8 @@
 """Several processes: the model of one process at the same total batch, one voice, and nothing left behind.
 
-Stated tolerance: every weight within 1e-3 of one process's, after tens of steps of Adam, whose division by small
-moments magnifies the order of the sums; every loss within 1e-4. Processes agree with each other bit for bit.
+Stated tolerance: every weight within 1e-3 of one process's, after tens of steps of Adam, whose division by
+small moments magnifies the order of the sums; every loss within 1e-4. Processes agree with each other bit for
+bit.
 """
 
 import itertools

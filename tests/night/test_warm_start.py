@@ -1,4 +1,5 @@
-"""Warm start: rows move by outside id, the measured model has not seen the holdout, and what does not fit starts cold."""
+"""Warm start: rows move by outside id, the measured model has not seen the holdout,
+and what does not fit starts cold."""
 
 import json
 import logging
@@ -24,7 +25,8 @@ SECOND = date(2026, 3, 2)
 
 @pytest.mark.parametrize("model", models.names())
 def test_the_earlier_model_goes_on_with_its_rows_in_another_order(model: str) -> None:
-    """Before its first step the warm network predicts what the earlier one did, whatever the order of the rows."""
+    """Before its first step the warm network predicts what the earlier one did,
+    whatever the order of the rows."""
     config = Config(model=model, n_factors=8, epochs=2, batch_size=256, ensemble=2)
     earlier = network(config)
     learn = checkerboard()
@@ -70,7 +72,8 @@ def test_parameters_of_another_network_are_refused() -> None:
 
 @pytest.fixture(scope="module")
 def nights(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the output of a first night, and ratings/second with a new user, a new movie, and neither user 1 nor a movie."""
+    """A folder with the output of a first night, and ratings/second with a new user, a new movie,
+    and neither user 1 nor a movie."""
     folder = tmp_path_factory.mktemp("warm")
     run(data_set, str(folder / "output"), config=WARM)
     ratings = pl.read_parquet(data_set / "ratings.parquet")
@@ -122,7 +125,8 @@ def test_the_second_night_goes_on_from_the_first(nights: Path) -> None:
 
 
 def test_the_measured_model_has_not_seen_the_holdout(nights: Path) -> None:
-    """The published model, fitted on all ratings, is the start of the refit only, of one that does not go on from tonight's."""
+    """The published model, fitted on all ratings, is the start of the refit only,
+    of one that does not go on from tonight's."""
     night, _ = begun(nights, WARM.model_copy(update={"warm_refit": False}))
     prepared = story.prepare(night)
     frame, held_out = night.frame("ratings"), night.frame("holdout")["held_out"]
@@ -182,7 +186,8 @@ def test_a_first_night_and_an_unreadable_model_start_cold(
 def test_the_refit_goes_on_from_the_last_published_model_that_has_seen_enough(
     data_set: Path, tmp_path: Path
 ) -> None:
-    """Of an earlier date, so that a date run again does not go on from itself; else from tonight's measured model."""
+    """Of an earlier date, so that a date run again does not go on from itself;
+    else from tonight's measured model."""
     first = run(data_set, str(tmp_path), config=QUICK)
 
     def refit_from(run_date: date, config: Config, *, ratings: Path | None = None) -> str | None:

@@ -1,4 +1,5 @@
-"""`--ratings-of`: a published user's own ratings give the published list; a new user's, a list without training."""
+"""`--ratings-of`: a published user's own ratings give the published list; a new user's,
+a list without training."""
 
 from datetime import date
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""A night with side features: unrated movies become rows, are listed where they are described, and are counted."""
+"""A night with side features: unrated movies become rows, are listed where they are described,
+and are counted."""
 
 import json
 from datetime import date
@@ -23,7 +24,8 @@ DESCRIBED = QUICK.model_copy(update={"movie_features": ("genres",)})
 
 @pytest.fixture(scope="module")
 def data(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small data set with 30 new movies that have genres and 5 that have none; every user has a country."""
+    """The small data set with 30 new movies that have genres and 5 that have none;
+    every user has a country."""
     folder = tmp_path_factory.mktemp("described")
     movies = pl.read_parquet(data_set / "movies.parquet").select("movie_id", "title", "genres")
     new = movies.head(30).with_columns(pl.Series("movie_id", NEW, dtype=movies["movie_id"].dtype))

@@ -1,4 +1,5 @@
-"""Training a rating at a time: the steps of the equation, the same model on any number of threads, killed or not."""
+"""Training a rating at a time: the steps of the equation, the same model on any number of threads,
+killed or not."""
 
 from typing import get_args
 

@@ -1,4 +1,5 @@
-"""Folding in: a new user's row is the answer of a small least-squares problem, and better than the typical user's."""
+"""Folding in: a new user's row is the answer of a small least-squares problem,
+and better than the typical user's."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""What a training holds in memory is what docs/training.md says: the bytes of living tensors, at two sizes."""
+"""What a training holds in memory is what docs/training.md says: the bytes of living tensors,
+at two sizes."""
 
 import gc
 import re

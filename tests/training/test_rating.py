@@ -1,4 +1,5 @@
-"""Training: it learns what is there, keeps the best epoch, obeys its schedule, and refuses a loss that is not a number."""
+"""Training: it learns what is there, keeps the best epoch, obeys its schedule,
+and refuses a loss that is not a number."""
 
 import itertools
 import math

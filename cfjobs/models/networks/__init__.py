@@ -1,1 +1,2 @@
-"""The networks that predict stars, one file each. A new network is one new file here that defines `NETWORK`."""
+"""The networks that predict stars, one file each.
+A new network is one new file here that defines `NETWORK`."""

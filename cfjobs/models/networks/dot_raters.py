@@ -3,14 +3,14 @@
     rating(u, m) = low + (high - low) x sigmoid(<p_u, v_m> + b_u + c_m)
     v_m = q_m + |R(m)|^-1/2 x sum of x_w,    c_m = a_m + |R(m)|^-1/2 x sum of y_w,    over w in R(m), w != u
 
-R(m) are the users who rated m in training, a random few of them where there are many. Leaving u out matters: in
-training u did rate m, tonight it did not. After the fit the sums are folded into the movie rows, and what remains
-is `dot_bias`. `ensemble` members start apart and are trained side by side; their logits are averaged, which is one
-longer dot product.
+R(m) are the users who rated m in training, a random few of them where there are many. Leaving u out matters:
+in training u did rate m, tonight it did not. After the fit the sums are folded into the movie rows, and what
+remains is `dot_bias`. `ensemble` members start apart and are trained side by side; their logits are averaged,
+which is one longer dot product.
 
 Initialisation: embeddings normal(0, 0.1), so that members end apart; x, y ten times smaller; biases zero.
-Source: `EmbeddingDotBias` of the fast.ai lesson; Koren, SVD++ (2008), where the sum is on the user's side; Rendle,
-Zhang and Koren, "On the difficulty of evaluating baselines" (2019), who turn it to the movie's.
+Source: `EmbeddingDotBias` of the fast.ai lesson; Koren, SVD++ (2008), where the sum is on the user's side;
+Rendle, Zhang and Koren, "On the difficulty of evaluating baselines" (2019), who turn it to the movie's.
 """
 
 from typing import ClassVar

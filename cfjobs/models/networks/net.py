@@ -3,7 +3,8 @@
     h      = dropout_p2(relu(W [dropout_p1(p_u, q_m)] + c)), once for each hidden width
     rating = low + (high - low) x sigmoid(w h + d)      over the range widened by a padding
 
-Side features stand beside the embeddings: (p_u, s_u, q_m, s_m), where s sums the embeddings of a row's values.
+Side features stand beside the embeddings: (p_u, s_u, q_m, s_m),
+where s sums the embeddings of a row's values.
 
 Initialisation: embeddings uniform(-0.01, 0.01); layers as torch's Linear (Kaiming-uniform).
 Source: `EmbeddingNet` of the fast.ai collaborative-filtering lesson (2018, lesson 5).
@@ -82,7 +83,8 @@ class EmbeddingNet(Network):
         self.get_buffer(name).copy_(sums)
 
     def _side_rows(self, name: str, idx: Tensor) -> list[Tensor]:
-        """What side features say of these rows [B, S], if anything; in training, with the values as they are now."""
+        """What side features say of these rows [B, S], if anything; in training,
+        with the values as they are now."""
         sums = self._sides(name)
         if name in self.side:
             sums = [torch.cat([self.side[name](), table[-1:]]) for table in sums]
