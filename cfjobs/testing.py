@@ -4,7 +4,8 @@
     def test_my_network_obeys(law, tmp_path):
         law("package.module", folder=tmp_path)
 
-A law takes the network's name, as `model = ...` names it, and an empty folder; it raises AssertionError where the
+A law takes the network's name, as `model = ...` names it, and an empty folder; it raises AssertionError
+where the
 network breaks it.
 """
 
@@ -55,7 +56,8 @@ def trained(name: str) -> Network:
 
 
 def says_whose_its_rows_are(name: str, *, folder: Path) -> None:
-    """Every embedding is a UserTable of U + 1 rows or a MovieTable of M + 1, so that each gets its own penalty."""
+    """Every embedding is a UserTable of U + 1 rows or a MovieTable of M + 1, so that each gets its own
+    penalty."""
     tables = [table for table in network(name).modules() if isinstance(table, torch.nn.Embedding)]
     assert any(isinstance(table, UserTable) for table in tables)
     assert any(isinstance(table, MovieTable) for table in tables)

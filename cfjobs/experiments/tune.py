@@ -283,7 +283,8 @@ def space(config: Config, objective: Objective) -> dict[str, Range | list[int]]:
 
 
 def spelled_out(config: Config, *, n_ratings: int) -> Config:
-    """The configuration with the rating network's knobs as this many ratings have them, where it leaves them open."""
+    """The configuration with the rating network's knobs as this many ratings have them, where it leaves them
+    open."""
     training = models.training_of(config, device=resolve_device(config.device).type)
     plan = models.plan(config, n_ratings=n_ratings, training=training)
     knobs: dict[str, Any] = {"learning_rate": plan.learning_rate, "l2": plan.l2}

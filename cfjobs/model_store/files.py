@@ -1,8 +1,10 @@
 """A model in storage: weights as safetensors, everything else as JSON and Parquet, never a pickle.
 
 MODEL_URI/network.safetensors   the weights
-MODEL_URI/unfinished.safetensors   for a warm start: what the network forgets when its training ends, if anything
-MODEL_URI/model.json            the network's name, settings and sizes, how it was trained, the encoding of side features,
+MODEL_URI/unfinished.safetensors   for a warm start: what the network forgets when its training ends, if
+                                anything
+MODEL_URI/model.json            the network's name, settings and sizes, how it was trained, the encoding of
+                                side features,
                                 and the configuration; size and SHA-256 of every other file, and of itself
 MODEL_URI/users.parquet         user_id by row, n_ratings
 MODEL_URI/movies.parquet        movie_id by row, n_ratings, and the columns of the movies table

@@ -24,7 +24,8 @@ UNKNOWN = -1
 
 
 class UserTable(nn.Embedding):
-    """A row for each user, and the last for an unknown one: [U + 1, width]. Its name in the network is free."""
+    """A row for each user, and the last for an unknown one: [U + 1, width]. Its name in the network is
+    free."""
 
 
 class MovieTable(nn.Embedding):
@@ -76,8 +77,10 @@ class MlpScores:
 class Network(nn.Module, ABC):
     """A network that predicts the rating a user gives a movie.
 
-    recipe, block_recipe: how this network is trained well by minibatch and, if it can be, by blocked SGD; used where
-    the configuration leaves it open. n_members: networks side by side in this one, whose rows a rating pays for each.
+    recipe, block_recipe: how this network is trained well by minibatch and, if it can be, by blocked SGD;
+    used where
+    the configuration leaves it open. n_members: networks side by side in this one, whose rows a rating pays
+    for each.
     forgotten: names of the parameters that it has in training only.
     """
 
@@ -109,7 +112,8 @@ class Network(nn.Module, ABC):
         return float(high - low) / 4  # the sigmoid's slope
 
     def describe(self, *, users: Features | None = None, movies: Features | None = None) -> None:
-        """Called before training with the side features of the rows: every table of them gets their sums added."""
+        """Called before training with the side features of the rows: every table of them gets their sums
+        added."""
         for name, table in self.named_children():
             if isinstance(table, UserTable) and users is not None:
                 self.side[name] = UserValues(users, table.embedding_dim, device=table.weight.device)

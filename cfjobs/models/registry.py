@@ -45,7 +45,8 @@ def settings(config: Config, *, y_range: tuple[float, float]) -> Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a training goes: as configured, and by the network's recipe where the configuration leaves it open. batch_size: 0 in blocked SGD."""
+    """How a training goes: as configured, and by the network's recipe where the configuration leaves it
+    open. batch_size: 0 in blocked SGD."""
 
     batch_size: int
     epochs: int
@@ -61,7 +62,8 @@ _OF_MINIBATCH = ("optimizer", "steps", "batch_size", "weight_decay", "schedule",
 
 
 def training_of(config: Config, *, device: str = "cpu", processes: int = 1) -> Training:
-    """How the rating network is trained with this configuration, on a device of this type, by so many processes.
+    """How the rating network is trained with this configuration, on a device of this type, by so many
+    processes.
 
     auto is blocked SGD wherever that can be. InputError where `training = blocked_sgd` cannot be.
     """
@@ -92,7 +94,8 @@ def _obstacle(config: Config, *, device: str, processes: int) -> str | None:
 
 
 def plan(config: Config, *, n_ratings: int, warm: bool = False, training: Training = "minibatch") -> Plan:
-    """The plan for this many training ratings. warm: of a training that goes on from an earlier model, `warm_share` of the epochs."""
+    """The plan for this many training ratings. warm: of a training that goes on from an earlier model,
+    `warm_share` of the epochs."""
     blocks = _class(config.model).block_recipe if training == "blocked_sgd" else None
     if blocks is not None:
         batch_size, epochs = 0, config.epochs or blocks.epochs(n_ratings)

@@ -28,7 +28,8 @@ FIRST = 10
 
 
 class PublishedNight(Record):
-    """A row of `runs`. training: how the rating network was trained, None where it is not known. version: of the `runs` table, which names this state of all tables."""
+    """A row of `runs`. training: how the rating network was trained, None where it is not known. version: of
+    the `runs` table, which names this state of all tables."""
 
     run_date: date
     run_id: str

@@ -1,4 +1,5 @@
-"""Blocked SGD, a rating at a time on a processor: the training loop. The compiled loops are in `blocked_sgd_kernels.py`, with their source.
+"""Blocked SGD, a rating at a time on a processor: the training loop. The compiled loops are in
+`blocked_sgd_kernels.py`, with their source.
 
 The same model on any number of threads. What it is worth beside batches:
 docs/decisions/0006-a-rating-at-a-time.md.

@@ -1,8 +1,12 @@
-"""Blocked SGD, a rating at a time, in an order that keeps movies in the processor's cache: the compiled loops.
+"""Blocked SGD, a rating at a time, in an order that keeps movies in the processor's cache: the compiled
+loops.
 
-Ratings are dealt into B x B blocks, by range of users and of movies. A round visits B blocks that share no user and
-no movie, so threads need no lock and the result does not depend on their number; B rounds are an epoch. While a
-block is visited its movies stay in the cache and its users stream by, so that a rating costs arithmetic, not memory.
+Ratings are dealt into B x B blocks, by range of users and of movies. A round visits B blocks that share no
+user and
+no movie, so threads need no lock and the result does not depend on their number; B rounds are an epoch.
+While a
+block is visited its movies stay in the cache and its users stream by, so that a rating costs arithmetic, not
+memory.
 
 For a rating r of user u and movie m, with e = predicted - r and g = e x d predicted / d logit,
 
@@ -13,8 +17,10 @@ where v_m = q_m + s_m is the movie's vector and its raters' sum (see `models/net
 sums are held for a while and their gradients G_m collected; then the raters' rows x_w take one step of Adam
 and the sums are new.
 
-Sources: Chin and others, "A fast parallel stochastic gradient method" (2015, LIBMF), for the blocks and the rates by row; Gemulla
-and others, "Large-scale matrix factorization with distributed stochastic gradient descent" (2011), for the rounds.
+Sources: Chin and others, "A fast parallel stochastic gradient method" (2015, LIBMF), for the blocks and the
+rates by row; Gemulla
+and others, "Large-scale matrix factorization with distributed stochastic gradient descent" (2011), for the
+rounds.
 """
 
 import math
@@ -36,7 +42,8 @@ _fast = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="n
 
 @dataclass(frozen=True)
 class Blocks:
-    """Ratings by block; block i x B + j has the i-th users and the j-th movies. user, movie, rating [R]; first [B x B + 1].
+    """Ratings by block; block i x B + j has the i-th users and the j-th movies. user, movie, rating [R];
+    first [B x B + 1].
 
     A movie m is stored as ~m where the user is in the movie's sum.
     """
@@ -60,7 +67,8 @@ class Blocks:
         row_bytes: int,
         rng: np.random.Generator,
     ) -> "Blocks":
-        """Deal the ratings out; users in blocks of equally many ratings, movies at random. row_bytes: of a movie in the cache."""
+        """Deal the ratings out; users in blocks of equally many ratings, movies at random. row_bytes: of a
+        movie in the cache."""
         by_cache = math.ceil(n_movies * row_bytes / _CACHE_BYTES)
         by_visit = len(user) // (max(1, n_users) * _VISIT)
         n_blocks = min(_MOST, _FEWEST * max(1, min(-(-by_cache // _FEWEST), by_visit // _FEWEST)))
@@ -96,7 +104,8 @@ def visit(  # type: ignore[no-untyped-def]
     users, movies, ratings, start, user_UKW, movie_MKW, x_UKW, sum_MKW, grad_MKW, own_UKW,
     weight, user_A, movie_A, offset, low, span, rate, l2,
 ):  # fmt: skip
-    """Take the ratings of one block, from `start` round to it again. Returns the squared errors, summed over ratings and members.
+    """Take the ratings of one block, from `start` round to it again. Returns the squared errors, summed over
+    ratings and members.
 
     The last column of a row is its bias. grad, own: what the sums' gradients need, added to.
     """

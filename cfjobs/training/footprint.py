@@ -44,7 +44,8 @@ def of_rating_network(config: Config) -> Footprint:
 
 
 def of_dot_raters_by_blocked_sgd(config: Config) -> Footprint:
-    """Of `dot_raters` trained a rating at a time: no gradients of whole tables, moments for the raters' rows alone."""
+    """Of `dot_raters` trained a rating at a time: no gradients of whole tables, moments for the raters' rows
+    alone."""
     row = 4 * config.ensemble * (config.n_factors + 1)
     squares = 2 * 4 * config.ensemble
     # Both tables, what the user's own part takes off, two moments, the best of both; and lot,
@@ -68,7 +69,7 @@ def least(config: Config, *, ratings: int, users: int, movies: int) -> int:
     pairs = min(ratings, movies * config.max_raters, _MAX_PAIRS)
     rating = of_rating_network(config).bytes(**sizes, pairs=pairs)
     if config.model == "dot_raters":
-        rating = min(rating, of_dot_raters_by_blocks(config).bytes(**sizes, pairs=pairs))
+        rating = min(rating, of_dot_raters_by_blocked_sgd(config).bytes(**sizes, pairs=pairs))
     ranking = 0 if config.rank_by == "rating" else of_ranking_network(config).bytes(**sizes)
     return max(rating, ranking)
 

@@ -1,4 +1,5 @@
-"""Minibatch training: steps of an optimiser of torch, for any network on any device, in one process or several.
+"""Minibatch training: steps of an optimiser of torch, for any network on any device, in one process or
+several.
 
     loss = mean over the batch of (rating - predicted)^2 + l2 x (|p_u|^2 + |q_m|^2 + b_u^2 + b_m^2)
 

@@ -38,7 +38,8 @@ def fit_rating(
     With `valid` the weights of the best epoch are kept, and training stops after `patience` epochs without
     a better one. Without it, training ends after `stop_share` of the same schedule's epochs: a refit on
     everything stops where the holdout said that the best epoch was. start: puts the rows of an earlier
-    model into the network, of which `warm_share` of the epochs are enough. Training goes on from the last of the checkpoints.
+    model into the network, of which `warm_share` of the epochs are enough. Training goes on from the last of
+    the checkpoints.
     Raises TrainingDiverged when the loss is not finite. Keys that the configuration leaves open are the
     network's own. training: how it goes; without it, as `models.training_of` says.
     """

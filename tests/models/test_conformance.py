@@ -1,4 +1,5 @@
-"""Laws that every network obeys: a new file in cfjobs/models/networks is tested by being there, one outside by its name."""
+"""Laws that every network obeys: a new file in cfjobs/models/networks is tested by being there, one outside
+by its name."""
 
 from pathlib import Path
 

@@ -92,7 +92,8 @@ def test_the_model_does_not_depend_on_the_threads() -> None:
 
 
 def test_every_rating_is_visited_once_an_epoch() -> None:
-    """Each in the one block of its users and movies, and marked where its user is among the movie's raters."""
+    """Each in the one block of its users and movies, and marked where its user is among the movie's
+    raters."""
     data = examples()
     user, movie, rating = (part.numpy() for part in (data.user_idx, data.movie_idx, data.rating))
     order = np.random.default_rng(0).permutation(U)

@@ -126,7 +126,8 @@ class DotRaters(Network):
         )
 
     def _table(self, kind: type[Table], n_rows: int, *, scale: float = _START) -> Table:
-        """n_rows + 1 rows (the last for an unknown id) of K x (D + 1): each member's factors, then its bias."""
+        """n_rows + 1 rows (the last for an unknown id) of K x (D + 1): each member's factors, then its
+        bias."""
         n_factors, init = self.settings.n_factors, self.settings.init
         table = kind(n_rows + 1, self.n_members * (n_factors + 1))
         if init == "kaiming":
