@@ -1,12 +1,9 @@
-"""Blocked SGD, a rating at a time, in an order that keeps movies in the processor's cache: the compiled
-loops.
+"""Blocked SGD, a rating at a time, in an order that keeps movies in the processor's cache: compiled loops.
 
 Ratings are dealt into B x B blocks, by range of users and of movies. A round visits B blocks that share no
-user and
-no movie, so threads need no lock and the result does not depend on their number; B rounds are an epoch.
-While a
-block is visited its movies stay in the cache and its users stream by, so that a rating costs arithmetic, not
-memory.
+user and no movie, so threads need no lock and the result does not depend on their number; B rounds are an
+epoch. While a block is visited its movies stay in the cache and its users stream by, so that a rating costs
+arithmetic, not memory.
 
 For a rating r of user u and movie m, with e = predicted - r and g = e x d predicted / d logit,
 
@@ -18,9 +15,8 @@ sums are held for a while and their gradients G_m collected; then the raters' ro
 and the sums are new.
 
 Sources: Chin and others, "A fast parallel stochastic gradient method" (2015, LIBMF), for the blocks and the
-rates by row; Gemulla
-and others, "Large-scale matrix factorization with distributed stochastic gradient descent" (2011), for the
-rounds.
+rates by row; Gemulla and others, "Large-scale matrix factorization with distributed stochastic gradient
+descent" (2011), for the rounds.
 """
 
 import math
