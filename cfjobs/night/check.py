@@ -38,7 +38,10 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
     and DamagedFile for a part that cannot be read.
     """
     n_rows = n_lists = 0
-    places = _places(night, prepared)
+    try:
+        places = _places(night, prepared)
+    except DamagedFile as error:
+        raise night.damaged(str(error).partition(": ")[0], error) from error
     churn = _Churn(night, n_users=prepared.n_users)
     for shard, record in zip(shards(night, prepared), scored, strict=True):
         try:

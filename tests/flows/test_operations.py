@@ -292,7 +292,7 @@ def test_a_uri_with_credentials_is_refused_once_and_not_shown(
     assert "has credentials in it" in str(run.state.message)
     assert "planted" not in str(run.state.message)
     alert = until(
-        lambda: next((a for a in installation.alerts if run.name in a), None), "the alert", seconds=40
+        lambda: next((a for a in installation.alerts if str(run.id) in a), None), "the alert", seconds=40
     )
     assert "planted" not in alert
     assert f"/runs/flow-run/{run.id}" in alert

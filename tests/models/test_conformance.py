@@ -11,6 +11,7 @@ from cfjobs import models
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.models.network import UNKNOWN
+from cfjobs.tables import runs
 from cfjobs.testing import LAWS, Law, examples, network
 from tests.night.test_story import QUICK, check_contract, rows, run
 
@@ -27,7 +28,7 @@ def test_a_network_outside_the_package_runs_a_whole_night(data_set: Path, tmp_pa
     """Stars and lists are its own, and readers find how it was trained."""
     run(data_set, str(tmp_path), config=QUICK.model_copy(update={"model": OUTSIDE, "rank_by": "rating"}))
     check_contract(rows(str(tmp_path)), pl.read_parquet(data_set / "ratings.parquet"), n=20)
-    assert rows(str(tmp_path), "runs")["training"].to_list() == ["minibatch"]
+    assert [night.training for night in runs.published(str(tmp_path))] == ["minibatch"]
 
 
 @pytest.mark.parametrize("name", ["dots", "no.such.module", "json.decoder"])
