@@ -61,10 +61,10 @@ def start(
         catalogue.check_tables(config, movies=inputs.movies, users=inputs.users)
     output = storage.normal(output)
     _check_apart(inputs, output)
-    if not force and (reason := runs.stale(output, run_date)):
-        raise Stale(reason)
     listings = _listings(inputs)
     storage.check_writable(output)
+    if not force and (reason := runs.stale(output, run_date)):
+        raise Stale(reason)
     files = [asdict(file) for what, found in listings.items() if what not in inputs.limits for file in found]
     files += [asdict(file) | {"as": what} for what in inputs.limits for file in listings.get(what, ())]
     key = _key(files, config, run_date, inputs.model)

@@ -62,7 +62,7 @@ def test_a_proposed_setting_is_accepted() -> None:
     for text in texts().values():
         found |= set(
             re.findall(
-                rf"(?<![\w.`])({known})\s?=\s?(true|false|none|[0-9][0-9.]*\b(?!x)|[a-z_]+)(?=[\s,;`)\"']|$)",
+                rf"(?<![\w.`])({known})\s?=\s?(true|false|none|[0-9][0-9.]*\b(?!x))(?=[\s,;`)\"']|$)",
                 text,
             )
         )

@@ -32,7 +32,7 @@ def modules(*words: str) -> set[str]:
     ids=" ".join,
 )
 def test_a_look_up_imports_neither_torch_nor_numba_nor_a_store(two_nights: Path, words: list[str]) -> None:
-    heavy = {"torch", "numba", "boto3", "prefect", "pandas", "sympy"}
+    heavy = {"torch", "numba", "boto3", "prefect", "sympy"}
     assert not heavy & modules(*words, "--output", str(two_nights / "out"))
 
 

@@ -24,7 +24,7 @@ from flows import stages
 from tests import browser
 from tests.conftest import ENVIRONMENT, ROOT, end
 
-POOL = "cfjobs"
+POOL, GPU_POOL = "cfjobs", "cfjobs-gpu"
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +48,21 @@ def environment(
 def deployed(
     environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, str]]:
-    """Everything of deploy/prefect.yaml deployed, with a worker on each queue."""
+    """Everything of deploy/prefect.yaml deployed, with a worker on each pool."""
 
     def prefect(*arguments: str) -> None:
         command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    prefect("work-pool", "create", POOL, "--type", "process")
+    for pool in (POOL, GPU_POOL):
+        prefect("work-pool", "create", pool, "--type", "process")
     prefect("deploy", "--all", "--prefect-file", "deploy/prefect.yaml")
     folder = tmp_path_factory.mktemp("workers")
     workers = []
-    for queue in ("default", "gpu"):
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--work-queue", queue]
-        with (folder / queue).open("wb") as log:
+    for pool in (POOL, GPU_POOL):
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
+        with (folder / pool).open("wb") as log:
             workers.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log))
     try:
         yield environment
@@ -113,7 +114,7 @@ def test_the_deployed_night_runs_on_two_workers_and_shows_what_it_does(deployed:
         assert run.name == "night of 2026-03-01"
         trainings = [r for r in client.read_flow_runs() if r.name.startswith("train ")]
         artifacts = client.read_artifacts(artifact_filter=ArtifactFilter())
-    assert {r.work_queue_name for r in trainings} == {"gpu"}
+    assert {r.work_pool_name for r in trainings} == {GPU_POOL}
     assert sorted(r.name for r in trainings) == [
         "train 2026-03-01 on all ratings",
         "train 2026-03-01 on train ratings",
@@ -190,7 +191,7 @@ def test_the_worker_of_another_deployment_scores(deployed: dict[str, str]) -> No
         assert run.state is not None
         assert run.state.is_completed(), log_of(client, run, until="published run")
         scoring = next(r for r in client.read_flow_runs() if r.name == "shards of 2026-03-01")
-    assert scoring.work_queue_name == "gpu"
+    assert scoring.work_pool_name == GPU_POOL
     assert pl.read_delta(f"{deployed['CFJOBS_OUTPUT']}/top_n")["rank"].max() == 10
 
 

@@ -6,13 +6,14 @@ import polars as pl
 import pytest
 
 from tests import faults
-from tests.faults import BEFORE, Outcome, disturbed, rows, start
+from tests.faults import BEFORE, NIGHT, Outcome, disturbed, rows, start
 
 
 @pytest.fixture(scope="module")
 def undisturbed(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     output = str(tmp_path_factory.mktemp("undisturbed"))
-    assert start(data_set, output).end() == 0
+    for run_date in (BEFORE, NIGHT):  # a night goes on from the one before
+        assert start(data_set, output, run_date=run_date).end() == 0
     return rows(output)
 
 
