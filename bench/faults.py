@@ -46,7 +46,8 @@ def main() -> int:
 def run(data: Path, folder: Path, only: str) -> Iterator[Outcome]:
     """Cause the faults one after the other, each on an output of its own with a night before it."""
     reference = str(folder / "undisturbed")
-    assert faults.start(data, reference).end() == 0
+    for run_date in (faults.BEFORE, faults.NIGHT):  # a night goes on from the one before
+        assert faults.start(data, reference, run_date=run_date).end() == 0
     undisturbed = faults.rows(reference)
     for name, fault in every_fault(data).items():
         if only not in name:
