@@ -42,15 +42,20 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
     """Turn tonight's ratings into published top-N tables.
 
     Args:
-        ratings: Rating files: a Parquet file or a prefix of them, local or s3://. output: Where tables and
-        models are published. movies: Movies table, for titles. users: Users table: who else gets a list
-        though they have rated nothing. run_date: Date of the night; the date this run was scheduled for (UTC)
-        by default. config: Every setting of the night. train_deployment: Deployment that trains, such as
-        `train/gpu`; without it, training runs in this process. force: Publish although a newer date is
-        published already; without it such a run is skipped. allow: Table of movie_id: only these movies are
-        listed. deny: Table of movie_id: these movies are never listed. exclude: Table of user_id, movie_id:
-        pairs left out beside the rated ones. score_deployment: Deployment that scores, such as `shards/gpu`;
-        without it, as the configuration's runner says.
+        ratings: Rating files: a Parquet file or a prefix of them, local or s3://.
+        output: Where tables and models are published.
+        movies: Movies table, for titles.
+        users: Users table: who else gets a list though they have rated nothing.
+        run_date: Date of the night; the date this run was scheduled for (UTC) by default.
+        config: Every setting of the night.
+        train_deployment: Deployment that trains, such as `train/gpu`; without it, training runs in this
+            process.
+        force: Publish although a newer date is published already; without it such a run is skipped.
+        allow: Table of movie_id: only these movies are listed.
+        deny: Table of movie_id: these movies are never listed.
+        exclude: Table of user_id, movie_id: pairs left out beside the rated ones.
+        score_deployment: Deployment that scores, such as `shards/gpu`; without it, as the configuration's
+            runner says.
     """
     inputs = Inputs(ratings=ratings, movies=movies, users=users, allow=allow, deny=deny, exclude=exclude)
     stages = stages_of(train_deployment=train_deployment, score_deployment=score_deployment)
@@ -75,15 +80,19 @@ def score(  # noqa: PLR0917  # as above
     """Score every user with an existing model and publish the lists.
 
     Args:
-        ratings: Rating files: a Parquet file or a prefix of them, local or s3://. output: Where tables and
-        models are published. model: Folder of the model; without it, the one of the newest published night.
-        movies: Movies table, for titles. users: Users table: who else gets a list though they have rated
-        nothing. run_date: Date of the night; the date this run was scheduled for (UTC) by default. config:
-        Every setting of the night. force: Publish although a newer date is published already, as for a
-        backfill. allow: Table of movie_id: only these movies are listed. deny: Table of movie_id: these
-        movies are never listed. exclude: Table of user_id, movie_id: pairs left out beside the rated ones.
+        ratings: Rating files: a Parquet file or a prefix of them, local or s3://.
+        output: Where tables and models are published.
+        model: Folder of the model; without it, the one of the newest published night.
+        movies: Movies table, for titles.
+        users: Users table: who else gets a list though they have rated nothing.
+        run_date: Date of the night; the date this run was scheduled for (UTC) by default.
+        config: Every setting of the night.
+        force: Publish although a newer date is published already, as for a backfill.
+        allow: Table of movie_id: only these movies are listed.
+        deny: Table of movie_id: these movies are never listed.
+        exclude: Table of user_id, movie_id: pairs left out beside the rated ones.
         score_deployment: Deployment that scores, such as `shards/gpu`; without it, as the configuration's
-        runner says.
+            runner says.
     """
     inputs = Inputs(
         ratings=ratings,
