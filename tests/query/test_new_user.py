@@ -56,7 +56,7 @@ def test_without_times_the_order_of_the_rows_changes_nothing(
 ) -> None:
     mine = ratings_of(data_set, 17).select("movie_id", "rating")
     found = [
-        lookup.fold_in(published, written(mine.sample(fraction=1, shuffle=True, seed=seed), tmp_path)).frame
+        new_user.list_of(published, written(mine.sample(fraction=1, shuffle=True, seed=seed), tmp_path)).frame
         for seed in range(3)
     ]
     assert found[0]["movie_id"].equals(found[1]["movie_id"])
