@@ -55,7 +55,8 @@ def test_the_slices_of_a_batch_are_the_batch(n: int, size: int) -> None:
 
 
 def test_the_command_runs_under_torchrun_and_one_process_speaks(data_set: Path, tmp_path: Path) -> None:
-    config = QUICK.model_copy(update={"optimizer": "adam"})  # what several processes train by
+    # What several processes train by; the weight of stars, which a training of its own would choose, is given.
+    config = QUICK.model_copy(update={"optimizer": "adam", "stars_weight": 1.0})
     knobs = config.model_dump(exclude_defaults=True)
     command = [
         "-m",
@@ -84,7 +85,8 @@ def test_a_night_starts_its_processes_itself_and_tells_their_errors(data_set: Pa
     config = QUICK.model_copy(update={"processes": 2, "refit": False})
     told: list[str] = []
     trained = story.train_alone(
-        start(data_set, str(tmp_path), config=config), progress=lambda _share, words: told.append(words)
+        start(data_set, str(tmp_path), config=config),
+        progress=lambda _stage, _done, words: told.append(words),
     )
     assert any(words.startswith("epoch 2") for words in told)
     assert trained.losses
