@@ -55,7 +55,7 @@ def test_the_slices_of_a_batch_are_the_batch(n: int, size: int) -> None:
 
 
 def test_the_command_runs_under_torchrun_and_one_process_speaks(data_set: Path, tmp_path: Path) -> None:
-    # What several processes train by; the weight of stars, which a training of its own would choose, is given.
+    # What several processes train by; the weight of stars, which another training would choose, is given.
     config = QUICK.model_copy(update={"optimizer": "adam", "stars_weight": 1.0})
     knobs = config.model_dump(exclude_defaults=True)
     command = [
