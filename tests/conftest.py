@@ -2,7 +2,7 @@
 and who runs what when tests run side by side.
 
 `pytest -n 2` hands whole files to its workers. Each worker that needs a SeaweedFS has its own; the files that
-need a Prefect server are one worker's, so that one is started.
+need an installation are one worker's, so that one is started.
 """
 
 import os
@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import boto3
@@ -31,24 +31,22 @@ from cfjobs.datasets import synthetic
 from cfjobs.night import story
 from cfjobs.night.records import Inputs
 
+if TYPE_CHECKING:
+    from tests.installation import Installation
+
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "DO_NOT_TRACK": "1",
-}
 SIDE_BY_SIDE = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"}
 """For workers: threads that wait for each other spin. Polars keeps two, for what several threads sort."""
-ON_ONE_PREFECT = ("flows/test_nightly.py", "flows/test_shards.py", "deploy/test_deploy.py")
-LONGEST = "flows/test_operations.py"
+IN_ONE_INSTALLATION = ("tests/flows/", "tests/deploy/")
+"""Folders whose tests share an installation, so one worker has them; it begins with them."""
 
 
 class Files(LoadFileScheduling):
-    """Whole files to workers, those on one Prefect server together."""
+    """Whole files to workers, those in one installation together."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return "prefect" if file.endswith(ON_ONE_PREFECT) else file
+        return "installation" if file.startswith(IN_ONE_INSTALLATION) else file
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,10 +63,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first and what waits for Prefect second, so that no worker ends alone with it."""
-    items.sort(
-        key=lambda item: (not str(item.path).endswith(LONGEST), not str(item.path).endswith(ON_ONE_PREFECT))
-    )
+    """The tests in the installation first: they take longest, and mostly wait."""
+    items.sort(key=lambda item: not item.nodeid.startswith(IN_ONE_INSTALLATION))
 
 
 def free_port() -> int:
@@ -162,24 +158,23 @@ def bucket(s3_server: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API URL of a real Prefect server with its own home, for the session."""
-    folder = tmp_path_factory.mktemp("prefect")
-    port = free_port()
-    log = folder / "log"
-    ours = {
-        "PREFECT_HOME": str(folder / "home"),
-        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
-    }
-    environment = os.environ | ENVIRONMENT | ours
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/api/health", process=process, log=log, seconds=120)
-        yield f"http://127.0.0.1:{port}/api"
-    finally:
-        end(process)
+def installation(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Iterator["Installation"]:
+    """An installation as `make serve` makes it, for the session; its output is on its own object store."""
+    from tests.installation import installed  # imports Prefect, which most files can do without
+
+    with installed(tmp_path_factory.mktemp("installation"), data_set) as found:
+        yield found
+
+
+@pytest.fixture
+def prefect_server(installation: "Installation", monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The API URL of the installation's server, which this process and its children speak to."""
+    from prefect.settings import temporary_settings
+
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        monkeypatch.setenv(name, installation.environment[name])
+    with temporary_settings(installation.settings):
+        yield installation.environment["PREFECT_API_URL"]
 
 
 @pytest.fixture(scope="session")

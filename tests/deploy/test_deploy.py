@@ -15,12 +15,10 @@ from uuid import uuid4
 import kubernetes_validate
 import pytest
 import yaml
-from aiosmtpd.controller import Controller
 from prefect import Flow
 from prefect.blocks.notifications import SlackWebhook
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.schemas.automations import EventTrigger
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.process import ProcessJobConfiguration
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 from pydantic import SecretStr
@@ -28,7 +26,7 @@ from pydantic import SecretStr
 from cfjobs.config import load_config
 from cfjobs.errors import InputError
 from deploy import automations
-from tests.conftest import ROOT, free_port
+from tests.installation import ROOT, mail_server
 
 DEPLOY = ROOT / "deploy"
 POOLS = sorted((DEPLOY / "pools").glob("*.json"))
@@ -114,9 +112,9 @@ def test_the_kubernetes_manifests_are_valid_restricted_and_take_the_password_fro
         assert done.stdout.split() == ["cfjobs", "PREFECT_API_AUTH_STRING"]
 
 
-def test_prefect_fills_the_kubernetes_templates_in(prefect_server: str) -> None:
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        cpu, gpu = (asyncio.run(_manifest(name)) for name in ("kubernetes.json", "kubernetes-gpu.json"))
+@pytest.mark.usefixtures("prefect_server")
+def test_prefect_fills_the_kubernetes_templates_in() -> None:
+    cpu, gpu = (asyncio.run(_manifest(name)) for name in ("kubernetes.json", "kubernetes-gpu.json"))
     for manifest, gpus in ((cpu, "0"), (gpu, "1")):
         kubernetes_validate.validate(manifest, "1.30", strict=True)
         assert accepted_where_pods_are_restricted(manifest["spec"]["template"]["spec"])
@@ -133,9 +131,9 @@ def test_prefect_fills_the_kubernetes_templates_in(prefect_server: str) -> None:
     assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
 
 
-def test_prefect_fills_the_process_template_in(prefect_server: str) -> None:
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        job = asyncio.run(filled("process.json"))
+@pytest.mark.usefixtures("prefect_server")
+def test_prefect_fills_the_process_template_in() -> None:
+    job = asyncio.run(filled("process.json"))
     assert job.env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
 
 
@@ -217,30 +215,14 @@ def test_a_run_that_rests_or_has_ended_is_no_zombie(name: str) -> None:
     assert f"prefect.flow-run.{name}" in zombies.trigger.expect
 
 
-class Inbox:
-    """What a mail server received."""
-
-    def __init__(self) -> None:
-        self.mails: list[str] = []
-
-    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
-        self.mails.append(envelope.content.decode())
-        return "250 OK"
-
-
 def test_a_mail_goes_to_the_server_that_the_environment_names() -> None:
-    inbox = Inbox()
-    server = Controller(inbox, hostname="127.0.0.1", port=free_port())
-    server.start()
-    try:
+    with mail_server() as (port, mails):
         url = automations.mail_url(
-            f"smtp://127.0.0.1:{server.port}", sender="night@example.org", to="a@example.org,b@example.org"
+            f"smtp://127.0.0.1:{port}", sender="night@example.org", to="a@example.org,b@example.org"
         )
         SlackWebhook(url=SecretStr(url)).notify(subject="cfjobs: late", body="no worker")  # type: ignore[unused-coroutine]
-    finally:
-        server.stop()
-    assert len(inbox.mails) == 2
-    assert all("cfjobs: late" in mail and "From: " in mail for mail in inbox.mails)
+    assert len(mails) == 2
+    assert all("cfjobs: late" in mail and "From: " in mail for mail in mails)
 
 
 def test_a_mail_server_without_a_scheme_is_wrong_input() -> None:

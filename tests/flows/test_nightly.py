@@ -1,12 +1,9 @@
-"""The flows under a real Prefect server and real workers: what runs, what an operator sees,
+"""The flows in an installation with two workers: what runs where, what an operator sees, what is refused,
 what is retried."""
 
+import json
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,136 +11,87 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import ArtifactFilter, LogFilter, LogFilterFlowRunId
-from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.client.schemas.objects import FlowRun, StateType
 
 from cfjobs.errors import InputError, StorageFault
 from flows import stages
 from tests import browser
-from tests.conftest import ENVIRONMENT, ROOT, end
+from tests.installation import ROOT, Installation, until
 
-POOL, GPU_POOL = "cfjobs", "cfjobs-gpu"
+QUICK: dict[str, Any] = {
+    "epochs": 2,
+    "top_n": 20,
+    "n_factors": 8,
+    "ranking_factors": 8,
+    "ranking_steps": 20,
+    "gate_beat_popularity": False,
+}
 
 
 @pytest.fixture(scope="module")
-def environment(
-    prefect_server: str, tmp_path_factory: pytest.TempPathFactory, data_set: Path
-) -> dict[str, str]:
-    """The environment of everything that talks to the server, workers included."""
-    folder = tmp_path_factory.mktemp("deployed")
-    return {
-        **os.environ,
-        **ENVIRONMENT,
-        "PREFECT_API_URL": prefect_server,
-        "PREFECT_HOME": str(folder / "home"),
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "CFJOBS_RATINGS": str(data_set),
-        "CFJOBS_OUTPUT": str(folder / "output"),
+def night(installation: Installation) -> FlowRun:
+    """The run of a whole night, of 2026-03-01: the flow on one worker, its two trainings on the other."""
+    return installation.completed(
+        "nightly/nightly", run_date="2026-03-01", config=QUICK | {"gate_max_rmse": 9}
+    )
+
+
+def lists(installation: Installation) -> pl.DataFrame:
+    """The published lists, read with Polars alone."""
+    environment = installation.environment
+    options = {
+        "aws_access_key_id": environment["AWS_ACCESS_KEY_ID"],
+        "aws_secret_access_key": environment["AWS_SECRET_ACCESS_KEY"],
+        "aws_endpoint_url": environment["AWS_ENDPOINT_URL"],
+        "aws_region": environment["AWS_REGION"],
+        "aws_allow_http": "true",
     }
+    return pl.read_delta(f"{environment['CFJOBS_OUTPUT']}/top_n", storage_options=options)
 
 
-@pytest.fixture(scope="module")
-def deployed(
-    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, str]]:
-    """Everything of deploy/prefect.yaml deployed, with a worker on each pool."""
-
-    def prefect(*arguments: str) -> None:
-        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    for pool in (POOL, GPU_POOL):
-        prefect("work-pool", "create", pool, "--type", "process")
-    prefect("deploy", "--all", "--prefect-file", "deploy/prefect.yaml")
-    folder = tmp_path_factory.mktemp("workers")
-    workers = []
-    for pool in (POOL, GPU_POOL):
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
-        with (folder / pool).open("wb") as log:
-            workers.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log))
-    try:
-        yield environment
-    finally:
-        for worker in workers:
-            end(worker)
-
-
-@contextmanager
-def client_of(environment: dict[str, str]) -> Iterator[SyncPrefectClient]:
-    with (
-        temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}),
-        get_client(sync_client=True) as client,
-    ):
-        yield client
-
-
-def run_deployment(client: SyncPrefectClient, name: str, parameters: dict[str, Any]) -> FlowRun:
-    """Start a deployment and wait until its run is over."""
-    deployment = client.read_deployment_by_name(name)
-    run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
-    until = time.monotonic() + 150
-    while time.monotonic() < until:
-        run = client.read_flow_run(run.id)
-        if run.state is not None and run.state.is_final():
-            return run
-        time.sleep(0.5)
-    pytest.fail(f"{name} is still {run.state} after 150 s")
-
-
-def log_of(client: SyncPrefectClient, run: FlowRun, *, until: str) -> str:
-    """The log of a run, which arrives some seconds late: waits for these words, not for long."""
-    for _ in range(20):
-        lines = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
-        text = "\n".join(line.message for line in lines)
-        if until in text:
-            break
-        time.sleep(0.5)
-    return text
-
-
-def test_the_deployed_night_runs_on_two_workers_and_shows_what_it_does(deployed: dict[str, str]) -> None:
-    config = {"epochs": 2, "top_n": 20, "n_factors": 8, "ranking_steps": 20}
-    with client_of(deployed) as client:
-        run = run_deployment(client, "nightly/nightly", {"run_date": "2026-03-01", "config": config})
-        assert run.state is not None
-        log = log_of(client, run, until="published run")
-        assert run.state.is_completed(), log
-        assert run.name == "night of 2026-03-01"
-        trainings = [r for r in client.read_flow_runs() if r.name.startswith("train ")]
-        artifacts = client.read_artifacts(artifact_filter=ArtifactFilter())
-    assert {r.work_pool_name for r in trainings} == {GPU_POOL}
+def test_a_night_runs_on_two_workers_and_shows_what_it_does(
+    installation: Installation, night: FlowRun
+) -> None:
+    assert night.name == "night of 2026-03-01"
+    assert night.state is not None
+    assert "118 lists, gate passed" in str(night.state.message)
+    log = installation.log_of(night, wait_for="published run")
+    assert "published run" in log, "the log of cfjobs is in the run's log"
+    assert "memory " in log
+    trainings = [r for r in installation.runs() if r.name.startswith("train 2026-03-01")]
+    assert {r.work_pool_name for r in trainings} == {"cfjobs-gpu"}
     assert sorted(r.name for r in trainings) == [
         "train 2026-03-01 on all ratings",
         "train 2026-03-01 on train ratings",
     ]
-    assert "published run" in log, "the log of cfjobs is in the run's log"
-    by_key = {artifact.key: artifact for artifact in artifacts}
-    assert {"night", "scoring-0", "training-train", "training-all"} <= by_key.keys()
-    assert "ndcg_at_10" in str(by_key["night"].data)
+    by_key = {artifact.key: artifact for artifact in installation.artifacts()}
+    assert {"night", "gate", "scoring-0", "training-train", "training-all"} <= by_key.keys()
     assert by_key["scoring-0"].data == 100.0
-    lists = pl.read_delta(f"{deployed['CFJOBS_OUTPUT']}/top_n")
-    assert lists["run_date"].unique().to_list() == [date(2026, 3, 1)]
+    assert "rmse" in str(by_key["gate"].data)
+    summary = str(by_key["night"].data)
+    assert "ndcg_at_10" in summary
+    assert "data:image/svg+xml;base64," in summary
+    assert "| 2026-03-01 | passed |" in summary
+    published = until(lambda: installation.events("cfjobs.published"), "the event", seconds=20)
+    assert published[0]["resource"]["prefect.resource.id"] == "cfjobs.night.2026-03-01"
+    assert lists(installation)["run_date"].unique().to_list() == [date(2026, 3, 1)]
 
 
-def test_a_browser_shows_the_run_its_artifacts_and_the_form(deployed: dict[str, str], tmp_path: Path) -> None:
+def test_a_browser_shows_the_run_its_artifacts_and_the_form(
+    installation: Installation, night: FlowRun, tmp_path: Path
+) -> None:
     """Pictures go to the folder CFJOBS_PICTURES, for people to look at."""
     executable = browser.chromium()
     if executable is None:
         pytest.skip("there is no Chromium: apt-get install chromium")
     pictures = Path(os.environ.get("CFJOBS_PICTURES", tmp_path))
-    ui = deployed["PREFECT_API_URL"].removesuffix("/api")
-    with client_of(deployed) as client:
-        run = next(r for r in client.read_flow_runs() if r.name == "night of 2026-03-01")
-        nightly = client.read_deployment_by_name("nightly/nightly")
-        found = client.read_artifacts(artifact_filter=ArtifactFilter())
-    summary = next(artifact for artifact in found if artifact.key == "night")
+    ui = installation.environment["PREFECT_API_URL"].removesuffix("/api")
+    nightly = installation.client.read_deployment_by_name("nightly/nightly")
+    summary = next(artifact for artifact in installation.artifacts() if artifact.key == "night")
     pages = {
-        "run": (f"runs/flow-run/{run.id}", "", ["night of 2026-03-01", "Completed", "published run"]),
+        "run": (f"runs/flow-run/{night.id}", "", ["night of 2026-03-01", "Completed", "published run"]),
         "artifacts": (
-            f"runs/flow-run/{run.id}",
+            f"runs/flow-run/{night.id}",
             "Artifacts",
             ["gate", "scoring-0", "What the gate compared"],
         ),
@@ -156,12 +104,19 @@ def test_a_browser_shows_the_run_its_artifacts_and_the_form(deployed: dict[str, 
     }
     missing: dict[str, list[str]] = {}
     with browser.browser(executable, tmp_path) as tab:
+        log_in(tab, ui, installation.environment["PREFECT_API_AUTH_STRING"])
         for name, (path, click, words) in pages.items():
             tab.open(f"{ui}/{path}", width=1400, height=1300, wait=1)
             missing[name] = absent(tab, words, click=click)
             tab.settle(1.5)
             tab.picture(pictures / f"{name}.png")
     assert not any(missing.values()), missing
+
+
+def log_in(tab: browser.Tab, ui: str, password: str) -> None:
+    """Put user and password where Prefect's pages keep what was typed into their login field."""
+    tab.open(ui, width=1400, height=1300, wait=1)
+    tab.evaluate(f"localStorage.setItem('prefect-password', btoa({json.dumps(password)}))")
 
 
 def absent(tab: browser.Tab, words: list[str], *, click: str) -> list[str]:
@@ -179,51 +134,64 @@ def absent(tab: browser.Tab, words: list[str], *, click: str) -> list[str]:
     return missing
 
 
-def test_the_worker_of_another_deployment_scores(deployed: dict[str, str]) -> None:
-    parameters = {
-        "run_date": "2026-03-01",
-        "score_deployment": "shards/gpu",
-        "config": {"top_n": 10},
-        "force": True,
-    }
-    with client_of(deployed) as client:
-        run = run_deployment(client, "score/score", parameters)
-        assert run.state is not None
-        assert run.state.is_completed(), log_of(client, run, until="published run")
-        scoring = next(r for r in client.read_flow_runs() if r.name == "shards of 2026-03-01")
-    assert scoring.work_pool_name == GPU_POOL
-    assert pl.read_delta(f"{deployed['CFJOBS_OUTPUT']}/top_n")["rank"].max() == 10
+def test_a_model_that_exists_scores_alone_on_the_worker_of_another_deployment(
+    installation: Installation, night: FlowRun
+) -> None:
+    installation.completed(
+        "score/score", run_date="2026-03-02", score_deployment="shards/gpu", config=QUICK | {"top_n": 10}
+    )
+    scoring = next(r for r in installation.runs() if r.name == "shards of 2026-03-02")
+    assert scoring.work_pool_name == "cfjobs-gpu"
+    nights = installation.history()
+    assert nights[-1]["gate"] == "existing model"
+    assert nights[-1]["model_uri"] == nights[0]["model_uri"]
+    assert lists(installation).filter(run_date=date(2026, 3, 2))["rank"].max() == 10
 
 
-def test_a_night_that_cannot_be_fails_with_the_reason_in_its_state(deployed: dict[str, str]) -> None:
-    with client_of(deployed) as client:
-        run = run_deployment(client, "nightly/nightly", {"ratings": "/absent", "run_date": "2026-03-02"})
+def test_a_run_that_comes_too_late_is_skipped(installation: Installation, night: FlowRun) -> None:
+    run = installation.run("nightly/nightly", run_date="2026-02-27", config=QUICK)
+    assert run.state is not None
+    assert (run.state.type, run.state.name) == (StateType.COMPLETED, "Skipped")
+    assert "is published already" in str(run.state.message)
+    assert "2026-02-27" not in [night["run_date"] for night in installation.history()]
+    installation.alert(f"{run.name} was skipped")
+
+
+def test_a_refusal_is_a_failure_an_event_and_an_alert(installation: Installation, night: FlowRun) -> None:
+    published = installation.history()[-1]
+    run = installation.run(
+        "nightly/nightly",
+        run_date="2026-03-03",
+        train_deployment=None,
+        config=QUICK | {"gate_max_rmse": 0.01},
+    )
     assert run.state is not None
     assert run.state.is_failed()
-    assert "holds no .parquet file" in str(run.state.message)
+    assert "the gate refused: rmse is" in str(run.state.message)
+    assert until(lambda: installation.events("cfjobs.gate.refused"), "the event", seconds=20)
+    assert "night of 2026-03-03" in json.loads(installation.alert("the gate refused"))["text"]
+    assert installation.history()[-1] == published
 
 
-def test_a_wrong_configuration_is_refused_before_the_run(deployed: dict[str, str]) -> None:
-    with client_of(deployed) as client:
-        deployment = client.read_deployment_by_name("nightly/nightly")
-        with pytest.raises(Exception, match=r"epochs|validat|409|422"):
-            client.create_flow_run_from_deployment(deployment.id, parameters={"config": {"epochs": -1}})
+def test_a_wrong_configuration_is_refused_before_the_run(installation: Installation) -> None:
+    with pytest.raises(Exception, match=r"epochs|validat|409|422"):
+        installation.start("nightly/nightly", config={"epochs": -1})
 
 
-def test_the_schedule_and_the_limit_are_deployed(deployed: dict[str, str]) -> None:
+def test_the_schedule_and_the_limit_are_deployed(installation: Installation) -> None:
     wanted = yaml.safe_load((ROOT / "deploy" / "prefect.yaml").read_text())["deployments"][0]["schedules"][0]
-    with client_of(deployed) as client:
-        nightly = client.read_deployment_by_name("nightly/nightly")
+    nightly = installation.client.read_deployment_by_name("nightly/nightly")
     schedule = nightly.schedules[0].schedule
     assert (schedule.cron, schedule.timezone) == (wanted["cron"], wanted["timezone"])  # type: ignore[union-attr]  # a cron schedule
     assert nightly.concurrency_options is not None
     assert nightly.concurrency_options.collision_strategy == "CANCEL_NEW"
 
 
+@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(
     ("error", "calls"), [(StorageFault("no answer"), 3), (InputError("wrong"), 1), (ValueError("bug"), 1)]
 )
-def test_only_storage_faults_are_retried(environment: dict[str, str], error: Exception, calls: int) -> None:
+def test_only_storage_faults_are_retried(error: Exception, calls: int) -> None:
     from prefect import flow
 
     seen: list[int] = []
@@ -238,6 +206,6 @@ def test_only_storage_faults_are_retried(environment: dict[str, str], error: Exc
     def night() -> None:
         task()
 
-    with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}), pytest.raises(type(error)):
+    with pytest.raises(type(error)):
         night()
     assert len(seen) == calls

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cfjobs.night import story
 from flows.shards import score_all
@@ -20,7 +19,6 @@ def ray_of_two(prefect_server: str, monkeypatch: pytest.MonkeyPatch):  # type: i
     """A Ray cluster of two worker processes on this machine, which counts a GPU that is not there;
     its address."""
     ray = pytest.importorskip("ray")
-    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     context = ray.init(
         num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False
@@ -30,7 +28,7 @@ def ray_of_two(prefect_server: str, monkeypatch: pytest.MonkeyPatch):  # type: i
 
 
 def test_a_ray_cluster_makes_the_same_rows(
-    data_set: Path, tmp_path: Path, prefect_server: str, ray_of_two: str, monkeypatch: pytest.MonkeyPatch
+    data_set: Path, tmp_path: Path, ray_of_two: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = SHARDS.model_copy(update={"runner": "here"})
     run(data_set, str(tmp_path / "here"), config=here)
@@ -43,7 +41,7 @@ def test_a_ray_cluster_makes_the_same_rows(
     story.hold_out(night, prepared)
     trained = story.fit(night, prepared, on="train")
     monkeypatch.setattr(story, "score", _not_here)
-    with temporary_settings({PREFECT_API_URL: prefect_server}), free_gpus() as left:
+    with free_gpus() as left:
         scored = score_all(night, prepared, trained)
     story.commit(night, prepared, trained, scored, metrics={}, verdict="no holdout", seconds={})
     assert len(scored) == 3
