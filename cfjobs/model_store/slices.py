@@ -1,8 +1,10 @@
 """A stored model taken by ranges of users: the movies' side once, the users' rows as they are wanted."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from cfjobs import storage
 from cfjobs.model_store.files import Model, load_model, user_rows
@@ -35,5 +37,16 @@ class ModelSlices:
 
 def _same_network(network: Network, *, n_users: int) -> Network:
     """A network of the same kind for other users, without weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutValues():
         return type(network)(n_users=n_users, n_movies=network.n_movies, settings=network.settings)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Parameters are not filled: on `meta` they have no values, and asking for random ones makes PyTorch load
+    its compiler, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
