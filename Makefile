@@ -1,6 +1,7 @@
 # make demo   one night through the real flow, on generated data (RATINGS=path-or-uri for your own)
 # make serve  a whole installation on this machine: Prefect, workers, an object store, until Ctrl-C
 # make image  the container image, with docker, podman or buildah (TORCH_INDEX_URL=URL for another build of torch)
+# make laws   the tests that take long: every fault, each network, a Ray cluster, the runbook word by word
 # make test   lint, types, import contracts, tests (two at a time; WORKERS=4 for more)
 # Both set up .venv from constraints.txt by themselves.
 
@@ -9,7 +10,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help demo serve image test lint types imports kernels tests format clean
+.PHONY: help demo serve image test laws lint types imports kernels tests format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -42,6 +43,9 @@ kernels: .venv/installed-dev
 
 tests: kernels
 	$(BIN)/pytest -n $(WORKERS)
+
+laws: kernels
+	$(BIN)/pytest -n $(WORKERS) -m long
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

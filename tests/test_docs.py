@@ -37,6 +37,7 @@ def runnable(command: str) -> list[str]:
     return words + [word for setting in QUICK for word in ("--set", setting)]
 
 
+@pytest.mark.long
 def test_the_commands_of_the_page_on_training_run(data_set: Path, tmp_path: Path) -> None:
     found = commands("training.md")
     assert len(found) >= 6
@@ -65,8 +66,18 @@ def named_benches() -> list[str]:
 
 
 @pytest.mark.parametrize("name", named_benches())
-def test_the_benches_that_the_pages_name_run(name: str) -> None:
-    command = [sys.executable, str(DOCS.parent / "bench" / name), *SMALL.get(name, ["--help"])]
+def test_the_benches_that_the_pages_name_say_what_they_take(name: str) -> None:
+    ran(name, "--help")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SMALL)
+def test_the_benches_run_at_a_small_size(name: str) -> None:
+    ran(name, *SMALL[name])
+
+
+def ran(name: str, *arguments: str) -> None:
+    command = [sys.executable, str(DOCS.parent / "bench" / name), *arguments]
     environment = os.environ | {"PYTHONPATH": str(DOCS.parent)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-1500:]

@@ -143,7 +143,13 @@ def trained(name: str) -> Network:
     return network
 
 
-@pytest.fixture(params=models.names())
+ALWAYS = ("dot_raters", "net")
+"""One network with a closed form of the movie's side, one with layers; `make laws` tries every one."""
+
+
+@pytest.fixture(
+    params=[pytest.param(n, marks=() if n in ALWAYS else pytest.mark.long) for n in models.names()]
+)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
@@ -32,6 +33,7 @@ LINE, PROGRESS, ERROR = "cfjobs-log ", "cfjobs-progress ", "cfjobs-error "
 RANK = "cfjobs.night.torchrun_rank"
 _PR_SET_PDEATHSIG = 1
 _SECONDS_TO_END = 10
+_SECONDS_TO_TELL = 20
 
 
 class ProcessesLost(CfjobsError):
@@ -80,7 +82,9 @@ def _follow(processes: Processes, follow: Callable[[dict[str, Any]], None]) -> N
     while order := processes.spread(""):
         try:
             follow(json.loads(order))
-        except CfjobsError as error:  # rank 0 meets the same and tells it
+        except CfjobsError as error:
+            # Rank 0 meets the same and tells it; torchrun ends every rank as soon as the first one ends.
+            time.sleep(_SECONDS_TO_TELL)
             leave(error.exit_code)
 
 

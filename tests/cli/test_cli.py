@@ -1,11 +1,13 @@
 """The command line as a user meets it: help, exit codes, one clear line for a mistake,
 JSON on standard output."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,23 @@ from cfjobs.cli import app, plain
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a Typer of several commands is a group
 
 
-def cfjobs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+Command = subprocess.CompletedProcess[str]
+
+
+def cfjobs_alone(*arguments: str | Path) -> Command:
     """The command in a process of its own, as a user runs it."""
     command = [sys.executable, "-m", "cfjobs", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def cfjobs(*arguments: str | Path) -> Command:
+    """The command in this process, which has loaded what it needs."""
+    words = ["cfjobs", *map(str, arguments)]
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as out, io.StringIO() as err:
+        patch.setattr(sys, "argv", words)
+        with redirect_stdout(out), redirect_stderr(err):
+            code = cli.run()
+        return Command(words, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
@@ -56,6 +71,8 @@ def night(data: Path, output: Path | str, *more: str) -> list[str | Path]:
         "--set",
         "epochs=1",
         "--set",
+        "ranking_steps=20",
+        "--set",
         "top_n=20",
         *more,
     ]
@@ -64,7 +81,7 @@ def night(data: Path, output: Path | str, *more: str) -> list[str | Path]:
 @pytest.fixture(scope="module")
 def published(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     output = tmp_path_factory.mktemp("published")
-    done = cfjobs(*night(data_set, output, "--json"))
+    done = cfjobs_alone(*night(data_set, output, "--json"))
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found | {"output": str(output)}

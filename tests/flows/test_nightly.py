@@ -54,7 +54,7 @@ def test_a_night_runs_on_two_workers_and_shows_what_it_does(
 ) -> None:
     assert night.name == "night of 2026-03-01"
     assert night.state is not None
-    assert "118 lists, gate passed" in str(night.state.message)
+    assert "122 lists, gate passed" in str(night.state.message)
     log = installation.log_of(night, wait_for="published run")
     assert "published run" in log, "the log of cfjobs is in the run's log"
     assert "memory " in log
@@ -116,6 +116,7 @@ def test_a_browser_shows_the_run_its_artifacts_and_the_form(
 def log_in(tab: browser.Tab, ui: str, password: str) -> None:
     """Put user and password where Prefect's pages keep what was typed into their login field."""
     tab.open(ui, width=1400, height=1300, wait=1)
+    until(lambda: tab.evaluate("location.host"), "Prefect's pages", seconds=60)
     tab.evaluate(f"localStorage.setItem('prefect-password', btoa({json.dumps(password)}))")
 
 

@@ -258,6 +258,7 @@ def test_a_guard_ends_what_is_left_when_serve_is_killed(tmp_path: Path) -> None:
     parts.running["child"].process.wait()
 
 
+@pytest.mark.long
 def test_serve_says_where_it_is_revives_its_workers_and_leaves_nothing_running(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deploy.serve", "--folder", str(tmp_path), "--port=0", "--s3-port=0"]
     process = subprocess.Popen(
@@ -324,6 +325,7 @@ def test_no_secret_is_in_logs_artifacts_or_parameters(installation: Installation
     assert not [text[:200] for text in seen if any(secret in text for secret in planted)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_every_command_of_the_runbook_runs(installation: Installation, tmp_path: Path) -> None:
     """On small nights: another file takes the place of deploy/production.toml."""

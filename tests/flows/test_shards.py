@@ -27,6 +27,7 @@ def ray_of_two(prefect_server: str, monkeypatch: pytest.MonkeyPatch):  # type: i
     ray.shutdown()
 
 
+@pytest.mark.long
 def test_a_ray_cluster_makes_the_same_rows(
     data_set: Path, tmp_path: Path, ray_of_two: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def held(outcome: Outcome) -> None:
     assert outcome.reads > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["training ", "shard 0:"])
 def test_killed_at_work(where: str, data_set: Path, published: str, undisturbed: pl.DataFrame) -> None:
     fault = faults.killed_at(where, data_set, published)
@@ -44,6 +45,7 @@ def test_killed_in_the_commit(table: str, data_set: Path, published: str, undist
     held(disturbed(table, fault, data=data_set, output=published, undisturbed=undisturbed))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "failure", ["refuses", "dies in a write", "answers 503 twice"]
 )  # bench/faults.py runs all
@@ -55,6 +57,7 @@ def test_the_store(failure: str, data_set: Path, published: str, undisturbed: pl
     assert message in outcome.message
 
 
+@pytest.mark.long
 def test_two_nights_for_one_date_at_once(data_set: Path, published: str, undisturbed: pl.DataFrame) -> None:
     fault = faults.two_at_once(data_set, published)
     outcome = disturbed("two", fault, data=data_set, output=published, undisturbed=undisturbed)
@@ -71,6 +74,7 @@ def test_a_full_disk(data_set: Path, tmp_path: Path, undisturbed: pl.DataFrame) 
     assert "full" in outcome.message
 
 
+@pytest.mark.long
 def test_out_of_memory(data_set: Path, tmp_path: Path, undisturbed: pl.DataFrame) -> None:
     output = str(tmp_path / "out")
     assert start(data_set, output, run_date=BEFORE).end() == 0

@@ -282,7 +282,7 @@ def test_on_a_real_store_no_schedule_is_torn(
     n_steps = 8
     switches = [(a, b) for a in range(1, n_steps + 1) for b in range(1, n_steps + 3)]
     if not os.environ.get("CFJOBS_ALL_SCHEDULES"):  # all take minutes
-        switches = [(a, b) for a, b in switches if (a + 3 * b) % (3 if where == "disk" else 7) == 0]
+        switches = [(a, b) for a, b in switches if (a + 3 * b) % (5 if where == "disk" else 13) == 0]
     reads = torn = 0
     ends: dict[str, int] = {}
     for a, b in switches:

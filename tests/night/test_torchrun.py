@@ -54,6 +54,7 @@ def test_the_slices_of_a_batch_are_the_batch(n: int, size: int) -> None:
     assert max(map(len, slices)) - min(map(len, slices)) <= 1
 
 
+@pytest.mark.long
 def test_the_command_runs_under_torchrun_and_one_process_speaks(data_set: Path, tmp_path: Path) -> None:
     # What several processes train by; the weight of stars, which another training would choose, is given.
     config = QUICK.model_copy(update={"optimizer": "adam", "stars_weight": 1.0})
@@ -81,7 +82,7 @@ def test_the_command_runs_under_torchrun_and_one_process_speaks(data_set: Path, 
         assert losses == pytest.approx(of_one, abs=1e-4)
 
 
-def test_a_night_starts_its_processes_itself_and_tells_their_errors(data_set: Path, tmp_path: Path) -> None:
+def test_a_night_starts_its_processes_itself(data_set: Path, tmp_path: Path) -> None:
     config = QUICK.model_copy(update={"processes": 2, "refit": False})
     told: list[str] = []
     trained = story.train_alone(
@@ -90,6 +91,11 @@ def test_a_night_starts_its_processes_itself_and_tells_their_errors(data_set: Pa
     )
     assert any(words.startswith("epoch 2") for words in told)
     assert trained.losses
+
+
+@pytest.mark.long
+def test_an_error_in_processes_is_the_error_of_the_night(data_set: Path, tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"processes": 2, "refit": False})
     broken = config.model_copy(
         update={"optimizer": "sgd", "learning_rate": 1000.0, "model": "dot", "batch_size": 64, "epochs": 5}
     )
@@ -97,6 +103,7 @@ def test_a_night_starts_its_processes_itself_and_tells_their_errors(data_set: Pa
         story.train_alone(start(data_set, str(tmp_path), config=broken))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orphans on Linux only")
 def test_no_process_outlives_a_night_that_is_killed(data_set: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cfjobs", "-q", "nightly", "--ratings", data_set, "--output", tmp_path]

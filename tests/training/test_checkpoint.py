@@ -178,7 +178,7 @@ def test_a_night_that_is_killed_at_random_publishes_the_same_lists(data_set: Pat
     command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     lottery = random.Random(int(os.environ.get("CFJOBS_TEST_SEED", time.time())))
     n_killed, resumed = 0, False
-    while n_killed < 3:
+    while n_killed < 2:
         process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
         until = time.monotonic() + 60
         seen = lottery.randrange(1, 3)
@@ -206,6 +206,7 @@ def test_a_night_that_is_killed_at_random_publishes_the_same_lists(data_set: Pat
     assert not (output / "_work").exists() or not any((output / "_work").iterdir())
 
 
+@pytest.mark.long
 def test_checkpoints_go_to_the_object_store_and_a_night_goes_on_from_them(
     data_set: Path, tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
