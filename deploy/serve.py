@@ -267,7 +267,7 @@ def environment_of(folder: Path, *, port: int, s3_port: int) -> dict[str, str]:
         "PREFECT_API_AUTH_STRING": f"{USER}:{keys['password']}",
         "PREFECT_HOME": str(folder / "prefect-home"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # In memory, the default, a restarted server knows no lease: Prefect then ends the nights that hold one.
+        # In memory, as by default, a restart loses the leases, and Prefect ends the nights that hold one.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "3",
