@@ -10,8 +10,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cfjobs import __version__
 
@@ -126,6 +124,8 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     handler: logging.Handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     if errors.is_terminal:
+        from rich.logging import RichHandler
+
         handler = RichHandler(
             console=errors, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S"
         )
@@ -165,6 +165,8 @@ def _text(value: object) -> str:
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, float, str], None]]:
     """A bar for each stage on a terminal; nothing elsewhere, where the log reports progress."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # here: look-ups have none
+
     bars = Progress(
         TextColumn("{task.fields[stage]:>8}"),
         BarColumn(),

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cfjobs import storage
-from cfjobs.tables.delta import Part
+from cfjobs.tables.parts import Part
 
 GROUP_ROWS = 100_000
 """Rows of a row group, at most: what a look-up of one user decodes."""

@@ -18,7 +18,7 @@ from cfjobs.night.records import Described, Night, Prepared, Scored, Shard
 from cfjobs.night.score import score_again, shards
 from cfjobs.storage.parquet import SortedFile, TableFile
 from cfjobs.tables import runs
-from cfjobs.tables.delta import Part
+from cfjobs.tables.parts import Part
 from cfjobs.tables.rules import list_faults
 from cfjobs.tables.runs import LastNight, Source
 

@@ -25,8 +25,9 @@ from cfjobs.night.records import (
 )
 from cfjobs.night.score import top_n_schema
 from cfjobs.storage.lease import COMMIT, Claim, claimed
-from cfjobs.tables import delta, latest
-from cfjobs.tables.delta import Overtaken, Part, Ready, Seen
+from cfjobs.tables import latest
+from cfjobs.tables.delta import Overtaken, Seen
+from cfjobs.tables.parts import Part, Ready, write_part
 from cfjobs.tables.schema import OF_PUBLISHED
 
 log = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ def _row_of_runs(output: str, row: dict[str, Any], *, run_date: date, run_id: st
     schema = side_tables.plain_schema(tables.RUNS)
     rows = pa.Table.from_pylist([row], schema=schema).drop_columns(tables.RUN_DATE)
     return Ready(
-        tables.RUNS, schema, (delta.write_part(output, tables.RUNS, rows, run_date=run_date, name=run_id),)
+        tables.RUNS, schema, (write_part(output, tables.RUNS, rows, run_date=run_date, name=run_id),)
     )
 
 

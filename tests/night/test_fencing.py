@@ -27,8 +27,8 @@ from cfjobs import storage, tables
 from cfjobs.night.publish import TRIES, make_visible
 from cfjobs.storage import lease
 from cfjobs.storage.lease import COMMIT, LeaseLost, claimed
-from cfjobs.tables import delta
-from cfjobs.tables.delta import Overtaken, Ready, Seen
+from cfjobs.tables.delta import Overtaken, Seen
+from cfjobs.tables.parts import Ready, write_part
 
 BASE, NIGHT = date(2026, 3, 1), date(2026, 3, 2)
 NAMES = ("top_n", "metrics", "runs")
@@ -169,7 +169,7 @@ def ready(output: str, name: str, night: date) -> list[Ready]:
     found = []
     for table, (schema, row) in rows.items():
         in_file = schema.remove(schema.get_field_index(tables.RUN_DATE))
-        part = delta.write_part(
+        part = write_part(
             output, table, pa.Table.from_pylist([row], schema=in_file), run_date=night, name=name
         )
         found.append(Ready(table, schema, (part,)))
