@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cfjobs.cli.app import AsJson, ModelUri, OutputUri, PublishedDate, app, as_date, console, plain, show
+from cfjobs.cli.app import app, console, plain, show
+from cfjobs.cli.options import AsJson, ModelUri, OutputUri, PublishedDate, as_date
 
 if TYPE_CHECKING:
     from cfjobs.query.lookup import UserList

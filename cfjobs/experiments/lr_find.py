@@ -24,7 +24,7 @@ from cfjobs.errors import InputError
 from cfjobs.models.network import Network
 from cfjobs.report.charts import Chart
 from cfjobs.training import minibatch
-from cfjobs.training.loop import Examples
+from cfjobs.training.epochs import Examples
 
 _SMOOTHING = 0.95
 _DIVERGED = 4.0

@@ -262,6 +262,16 @@ def embedding(
     return table
 
 
+def embeddings(
+    n_users: int, n_movies: int, width: int, *, settings: Settings, lesson_range: tuple[float, float]
+) -> tuple[UserTable, MovieTable]:
+    """A table of users and one of movies, of one width."""
+    return (
+        embedding(UserTable, n_users, width, settings=settings, lesson_range=lesson_range),
+        embedding(MovieTable, n_movies, width, settings=settings, lesson_range=lesson_range),
+    )
+
+
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """The layer in the precision of its input."""
     return functional.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))

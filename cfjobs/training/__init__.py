@@ -1,5 +1,6 @@
 """Training: the networks of a night fitted to its ratings, from checkpoints, earlier models or anew."""
 
+from cfjobs.training.epochs import Epoch, Examples, best_epoch, mean_squared_error
 from cfjobs.training.fit import (
     Fitted,
     Kit,
@@ -13,7 +14,6 @@ from cfjobs.training.fit import (
     ranking_config,
     relevant_rating,
 )
-from cfjobs.training.loop import Epoch, Examples, best_epoch, mean_squared_error
 from cfjobs.training.rating import fit_rating
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""A training under way: the epochs it has done, the best of them, and where it stands between two steps.
+"""The rating network's training loop: epochs, the best of them on the holdout, and when to stop.
 
 How an epoch is taken is that of a subclass: `minibatch.py` for any network on any device, `blocked_sgd.py` a
 rating at a time on a processor.
@@ -7,7 +7,8 @@ rating at a time on a processor.
 import logging
 import math
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import astuple, dataclass
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from cfjobs.models.network import Network
 from cfjobs.models.predict import predict
 from cfjobs.training.checkpoint import Checkpoints, State
 from cfjobs.training.distributed import Processes
+from cfjobs.training.loop import TrainingLoop
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +60,8 @@ class Epoch:
         return f"training loss {self.train_loss:.4f}{holdout}"
 
 
-class TrainingLoop(ABC):
-    """What both ways of training share: see the module. training: its name."""
+class EpochLoop(TrainingLoop[Epoch]):
+    """Epochs of a rating network: see the module. training: the name of the way they are taken."""
 
     training: ClassVar[models.Training]
 
@@ -68,19 +70,21 @@ class TrainingLoop(ABC):
         network: Network,
         train: Examples,
         *,
+        valid: Examples | None,
         config: Config,
         plan: models.Plan,
         stop_share: float,
         warm: bool,
         processes: Processes,
+        on_epoch: Callable[[Epoch], None] | None,
     ) -> None:
-        self.network, self.train, self.config, self.processes = network, train, config, processes
+        super().__init__(processes=processes, on_line=on_epoch)
+        self.network, self.train, self.valid, self.config = network, train, valid, config
         self.plan, self.epochs, self.warm = plan, plan.epochs, warm
         self.stop_after = max(1, round(stop_share * self.epochs))
         self.device = train.rating.device
-        self.epoch, self.step = 1, 0  # the epoch under way, and its steps that are done
+        self.epoch = 1  # the one under way
         self.squared_error = torch.zeros((), device=self.device)
-        self.record: list[Epoch] = []
         self.best_loss, self.best_epoch = math.inf, 0
         self.best_weights: dict[str, Tensor] | None = None
         self.prepare()
@@ -98,12 +102,20 @@ class TrainingLoop(ABC):
         """Mean squared error of the network as it is now, its predictions clipped."""
 
     @abstractmethod
-    def parts(self) -> dict[str, dict[str, Tensor]]:
+    def moments(self) -> dict[str, dict[str, Tensor]]:
         """What the steps to come depend on beside the network: tensors by part and name."""
 
     @abstractmethod
-    def restore_parts(self, state: State) -> None:
-        """Put back what `parts` gave."""
+    def restore_moments(self, state: State) -> None:
+        """Put back what `moments` gave."""
+
+    @property
+    def place(self) -> str:
+        return f"in epoch {self.epoch}, step {self.step}"
+
+    @property
+    def ended(self) -> bool:
+        return self.epoch > self.stop_after or self.stopped
 
     @property
     def stopped(self) -> bool:
@@ -112,22 +124,24 @@ class TrainingLoop(ABC):
         patience = self.config.patience
         return bool(patience and self.best_epoch and done - self.best_epoch >= patience)
 
-    def end_epoch(self, valid: Examples | None, started: float) -> Epoch:
-        """Measure the epoch, keep the weights if they are the best, and turn to the next one."""
+    def run_round(self, checkpoints: Checkpoints) -> None:
+        """One epoch: take its steps, measure it, keep the weights if they are the best."""
+        started = time.perf_counter()
+        self.run_epoch(checkpoints)
+        valid = self.valid
         train_loss = float(self.processes.sum(self.squared_error)) / len(self.train)
         valid_loss = self.loss(valid) if valid is not None and len(valid) else math.nan
         found = Epoch(self.epoch, self.epochs, train_loss, valid_loss, time.perf_counter() - started)
         _check_finite(found, self.config, self.plan)
         log.info("epoch %d of %d: %s, %.1f s", self.epoch, self.epochs, found.losses, found.seconds)
-        self.record.append(found)
         if valid_loss < self.best_loss:
             self.best_loss, self.best_epoch = valid_loss, self.epoch
             self.best_weights = deepcopy(self.network.state_dict()) if self.may_get_worse else None
-        elif self.stopped:
-            log.info("no better epoch since %d: stopped", self.best_epoch)
         self.epoch, self.step = self.epoch + 1, 0
         self.squared_error = torch.zeros((), device=self.device)
-        return found
+        self.report(found)
+        if self.stopped:
+            log.info("no better epoch since %d: stopped", self.best_epoch)
 
     @property
     def may_get_worse(self) -> bool:
@@ -148,33 +162,31 @@ class TrainingLoop(ABC):
             "warm": self.warm,
         }
 
-    def state(self) -> State:
-        """All that the steps to come depend on."""
-        parts = {
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        return {
             "network": self.network.state_dict(),
             "best": self.best_weights or {},
             "epoch": {"squared_error": self.squared_error},
-            **self.parts(),
+            **self.moments(),
         }
-        tensors = {f"{part}/{name}": value for part, found in parts.items() for name, value in found.items()}
-        header = {
-            "fingerprint": self.fingerprint(),
+
+    def restore_parts(self, state: State) -> None:
+        self.network.load_state_dict(state.part("network"))
+        self.best_weights = _on(self.device, state.part("best")) or None
+        self.squared_error = state.tensors["epoch/squared_error"].to(self.device)
+        self.restore_moments(state)
+
+    def position(self) -> dict[str, Any]:
+        return {
             "epoch": self.epoch,
-            "step": self.step,
             "record": [astuple(epoch) for epoch in self.record],
             "best": [self.best_loss, self.best_epoch],
         }
-        return State(tensors, header)
 
-    def restore(self, state: State) -> None:
-        """Stand where the state was taken."""
-        self.network.load_state_dict(state.part("network"))
-        self.best_weights = _on(self.device, state.part("best")) or None
-        self.restore_parts(state)
-        self.squared_error = state.tensors["epoch/squared_error"].to(self.device)
-        self.epoch, self.step = state.header["epoch"], state.header["step"]
-        self.record = [Epoch(*epoch) for epoch in state.header["record"]]
-        self.best_loss, self.best_epoch = state.header["best"]
+    def restore_position(self, position: dict[str, Any]) -> None:
+        self.epoch = position["epoch"]
+        self.record = [Epoch(*epoch) for epoch in position["record"]]
+        self.best_loss, self.best_epoch = position["best"]
 
 
 def best_epoch(record: list[Epoch]) -> int:

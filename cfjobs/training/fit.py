@@ -16,9 +16,9 @@ from cfjobs.models.ranker import History, RankingConfig, RankingModel
 from cfjobs.ratings.question import Question
 from cfjobs.training.checkpoint import NO_CHECKPOINTS, Checkpoints
 from cfjobs.training.distributed import ALONE, Processes
+from cfjobs.training.epochs import Epoch, Examples, best_epoch
 from cfjobs.training.linear import fit_linear
-from cfjobs.training.loop import Epoch, Examples, best_epoch
-from cfjobs.training.ranker import fit_ranking
+from cfjobs.training.ranker import Step, fit_ranking
 from cfjobs.training.rating import fit_rating
 from cfjobs.training.warm_start import COLD, Start
 
@@ -145,7 +145,7 @@ def fit_ranker(task: Task, kit: Kit) -> RankingModel:
         seed=task.config.seed,
         start=task.start.ranking,
         features=task.movie_features,
-        on_step=_step_reporter(config.n_steps, kit.progress),
+        on_step=_step_reporter(kit.progress),
         checkpoints=kit.ranking,
         processes=kit.processes,
     )
@@ -203,11 +203,7 @@ def _epoch_reporter(progress: Progress | None) -> Callable[[Epoch], None] | None
     return lambda e: progress(e.epoch / e.of, f"epoch {e.epoch}, {e.losses}")
 
 
-def _step_reporter(n_steps: int, progress: Progress | None) -> Callable[[int, float], None]:
-    def report(step: int, loss: float) -> None:
-        words = f"ranking step {step} of {n_steps}, loss {loss:.4f}"
-        log.info(words)
-        if progress:
-            progress(step / n_steps, words)
-
-    return report
+def _step_reporter(progress: Progress | None) -> Callable[[Step], None] | None:
+    if progress is None:
+        return None
+    return lambda s: progress(s.step / s.of, f"ranking step {s.step} of {s.of}, loss {s.loss:.4f}")

@@ -12,6 +12,7 @@ import pytest
 from cfjobs.config import Config, load_config
 from cfjobs.errors import InputError
 from cfjobs.experiments import run, tune
+from cfjobs.night.records import Inputs
 
 QUICK = Config(epochs=1, n_factors=16, ranking_factors=32, ranking_steps=200, top_n=10)
 NIGHT = date(2026, 3, 1)
@@ -21,7 +22,7 @@ def searched(
     data_set: Path, output: str, *, trials: int, objective: str = "rmse", **more: Any
 ) -> dict[str, Any]:
     return run.tuned(
-        str(data_set / "ratings.parquet"),
+        Inputs(ratings=str(data_set / "ratings.parquet")),
         output=output,
         objective=objective,
         trials=trials,
@@ -76,7 +77,7 @@ def test_the_holdout_changes_nothing(data_set: Path, tmp_path: Path) -> None:
         for objective in ("rmse", "ndcg"):
             config = QUICK.model_copy(update={"y_range": (0.5, 5.0), "ranking_steps": 200})
             found = run.tuned(
-                str(tmp_path / name),
+                Inputs(ratings=str(tmp_path / name)),
                 output=str(tmp_path / name),
                 objective=objective,
                 trials=1,
@@ -100,7 +101,7 @@ def test_every_objective_has_knobs_that_the_configuration_takes(objective: Any, 
 def test_a_timeout_ends_the_search(data_set: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no trial was completed"):
         run.tuned(
-            str(data_set / "ratings.parquet"),
+            Inputs(ratings=str(data_set / "ratings.parquet")),
             output=str(tmp_path),
             objective="rmse",
             trials=5,

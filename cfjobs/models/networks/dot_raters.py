@@ -51,7 +51,6 @@ class DotRaters(Network):
         self.raters = Raters.of(
             user_idx.cpu().numpy(),
             movie_idx.cpu().numpy(),
-            n_users=self.n_users,
             n_movies=self.n_movies,
             at_most=min(self.settings.max_raters, max(8, _MOST_PAIRS // self.n_movies)),
             order=torch.randperm(self.n_users).numpy(),
