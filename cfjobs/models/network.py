@@ -1,8 +1,8 @@
 """What every network is: embeddings of users and movies, a forward pass, and how it scores all pairs.
 
-Tensors carry their dimensions: U users, M movies, D factors, B batch, H hidden. Row U of the user
-embedding and row M of the movie embedding stand for an id without training ratings: after training they
-hold the mean of the trained rows, so an unknown user is a typical one and nothing ever falls on row 0.
+Tensors carry their dimensions: U users, M movies, D factors, B batch, H hidden. Row U of the user embedding
+and row M of the movie embedding stand for an id without training ratings: after training they hold the mean
+of the trained rows, so an unknown user is a typical one and nothing ever falls on row 0.
 """
 
 import math
@@ -65,8 +65,8 @@ class MlpScores:
     """score(u, m) = the layers over the two embeddings side by side, ReLU between them. user [U, D_u],
     movie [M, D_m].
 
-    layers: (weight [H_out, H_in], bias [H_out]) each, the first of H_in = D_u + D_m,
-    the last to width 1; float32.
+    layers: (weight [H_out, H_in], bias [H_out]) each, the first of H_in = D_u + D_m, the last to width 1;
+    float32.
     """
 
     user: Tensor
@@ -78,10 +78,8 @@ class Network(nn.Module, ABC):
     """A network that predicts the rating a user gives a movie.
 
     recipe, block_recipe: how this network is trained well by minibatch and, if it can be, by blocked SGD;
-    used where
-    the configuration leaves it open. n_members: networks side by side in this one, whose rows a rating pays
-    for each.
-    forgotten: names of the parameters that it has in training only.
+    used where the configuration leaves it open. n_members: networks side by side in this one, whose rows a
+    rating pays for each. forgotten: names of the parameters that it has in training only.
     """
 
     recipe: ClassVar[Recipe]

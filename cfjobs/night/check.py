@@ -34,8 +34,8 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
 
     What the lists are like is left in the work folder, for `commit`.
 
-    Raises GateRefused for a broken list, which nothing overrides,
-    and DamagedFile for a part that cannot be read.
+    Raises GateRefused for a broken list, which nothing overrides, and DamagedFile for a part that cannot be
+    read.
     """
     n_rows = n_lists = 0
     try:

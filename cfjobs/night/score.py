@@ -4,8 +4,8 @@
       -> their lists                                                                    (every core)
       -> rows of `top_n` -> Parquet parts of bounded size                               (a thread of its own)
 
-Nothing grows with the shard, the ratings or the users:
-a chunk is as large as `memory_gb` allows beside the movies.
+Nothing grows with the shard, the ratings or the users: a chunk is as large as `memory_gb` allows beside the
+movies.
 """
 
 import logging

@@ -68,8 +68,8 @@ Progress = Callable[[str, float, str], None]
 class Stages:
     """How each stage is run: by the functions of this package, or by the same ones as tasks of a scheduler.
 
-    fit takes the night, its prepared ratings, "train" or "all",
-    and the fraction of the epochs to stop after; score takes care of all shards.
+    fit takes the night, its prepared ratings, "train" or "all", and the fraction of the epochs to stop after;
+    score takes care of all shards.
     """
 
     prepare: Callable[[Night], Prepared] = prepare

@@ -153,8 +153,8 @@ def _stars_part(model: Model, user: str, movie_row: int) -> float:
 def history_weights(ranking: RankingModel, rated: pl.DataFrame) -> torch.Tensor:
     """How much each of a user's ratings counts in the user's vector [H].
 
-    The vector is linear in the embeddings of what was rated;
-    with unit vectors in their place it is the weights.
+    The vector is linear in the embeddings of what was rated; with unit vectors in their place it is the
+    weights.
     """
     n = rated.height
     alone = replace(ranking, history_vectors=torch.eye(n))

@@ -55,11 +55,10 @@ def fit_ranking(
 ) -> RankingModel:
     """The network after `config.n_steps` steps of Adam.
 
-    A step takes a batch of users, cuts each one's history at a random point, and predicts
-    the `next_n` ratings after the cut from those before it. start: makes the parameters to
-    begin with from random ones, for a warm start. features: of the movies; a described movie without ratings
-    is then ranked by them. `on_step` is called every 100 steps. Training goes on from the last of the
-    checkpoints.
+    A step takes a batch of users, cuts each one's history at a random point, and predicts the `next_n`
+    ratings after the cut from those before it. start: makes the parameters to begin with from random ones,
+    for a warm start. features: of the movies; a described movie without ratings is then ranked by them.
+    `on_step` is called every 100 steps. Training goes on from the last of the checkpoints.
 
     Raises TrainingDiverged if the loss stops being finite.
     """
