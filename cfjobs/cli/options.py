@@ -119,7 +119,7 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
     """The command as Typer has to see it: a parameter that is a record of options becomes those options,
     the required ones first."""
     own = inspect.signature(function).parameters
-    records = {name: p.annotation for name, p in own.items() if is_dataclass(p.annotation)}
+    records: dict[str, Any] = {n: p.annotation for n, p in own.items() if is_dataclass(p.annotation)}
     shown: list[inspect.Parameter] = []
     for name, parameter in own.items():
         inner = inspect.signature(records[name]).parameters.values() if name in records else [parameter]

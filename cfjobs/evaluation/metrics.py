@@ -179,8 +179,8 @@ def judge(
 ) -> Judged:
     """Metrics of the first k movies of lists that leave out the training ratings.
 
-    A held-out movie is relevant from relevant_rating on, with binary gain; a user without one does not count
-    in
+    A held-out movie is relevant from relevant_rating on, with binary gain; a user without one does
+    not count in
 
         ndcg    sum over hits of 1 / log2(rank + 1), over its best value (Jarvelin and Kekalainen, 2002)
         recall  hits / relevant

@@ -1,4 +1,4 @@
-"""Questions about training that publish nothing: which knobs, which learning rate.
+"""Questions about training that publish nothing: which settings, which learning rate.
 Their night lives in a temporary folder."""
 
 import tempfile
@@ -32,7 +32,7 @@ def tuned(
     config: Config,
     on_trial: Callable[[int, float, float], None] | None = None,
 ) -> dict[str, Any]:
-    """Search for better knobs under OUTPUT/tune; the result as a record."""
+    """Search for better settings under OUTPUT/tune; the result as a record."""
     if objective not in (allowed := get_args(tune.Objective)):
         raise InputError(f"--objective: got {objective!r}, expected {' or '.join(allowed)}")
     output = storage.normal(output)
@@ -53,7 +53,7 @@ def tuned(
         "first": found.first,
         "improvement": found.improvement,
         "trials": found.trials,
-        "knobs": found.knobs,
+        "settings": found.settings,
     }
 
 

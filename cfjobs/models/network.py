@@ -135,7 +135,7 @@ class Network(nn.Module, ABC):
         """What side features are being learnt, by the name of what they add to."""
         return {name: values for name, values in self.side.items() if isinstance(values, ValueEmbedding)}
 
-    def begin(self, user_idx: Tensor, movie_idx: Tensor) -> None:
+    def setup(self, user_idx: Tensor, movie_idx: Tensor) -> None:
         """Called before training with the rows of all training ratings [R],
         for a network that looks at them."""
 
@@ -143,7 +143,7 @@ class Network(nn.Module, ABC):
         """What is trained a rating at a time, once training has begun; None for a network that cannot be."""
         return None
 
-    def finish(self) -> None:
+    def fold(self) -> None:
         """Called after training, with the weights that are kept.
 
         A network that changes or drops some here leaves them, as training knew them, in `unfinished`: a warm

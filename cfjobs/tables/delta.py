@@ -21,7 +21,7 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, cre
 from cfjobs import storage
 from cfjobs.errors import DamagedFile, InputError, StorageFault
 from cfjobs.storage.faults import first_line
-from cfjobs.storage.lease import Claim
+from cfjobs.storage.lease import Lease
 from cfjobs.tables.schema import PUBLISHED, RUN_DATE, RUNS, Table
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class Seen:
     """The tables of an output as they were when the lease was taken;
     every commit holds that lease and those versions."""
 
-    def __init__(self, output: str, claim: Claim) -> None:
-        self.output, self._claim = output, claim
+    def __init__(self, output: str, lease: Lease) -> None:
+        self.output, self._lease = output, lease
         self.tables = {table.name: open_table(output, table.name) for table in PUBLISHED}
 
     def table(self, name: str) -> DeltaTable | None:
@@ -114,14 +114,14 @@ class Seen:
             lambda properties: existing.create_write_transaction(
                 [], "append", existing.schema(), partition_by=[RUN_DATE], commit_properties=properties
             ),
-            fence=self._claim.uri,
+            fence=self._lease.uri,
         )
         self.look_again(RUNS.name)
 
     def commit(self, name: str, action: Callable[[CommitProperties], object], **metadata: str) -> int:
         """Let an action commit to a table on the version that was seen, and look at what it made."""
         uri, version, token = storage.join(self.output, name), self.next_version(name), uuid4().hex
-        self._claim.renew()
+        self._lease.renew()
         with storage.explained(uri):
             try:
                 action(

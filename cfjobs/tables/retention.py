@@ -11,7 +11,7 @@ from typing import Any
 from cfjobs import storage
 from cfjobs.record import Record
 from cfjobs.storage import lease
-from cfjobs.storage.lease import COMMIT, claimed
+from cfjobs.storage.lease import COMMIT, leased
 from cfjobs.storage.uri import FileInfo
 from cfjobs.tables import delta, latest
 from cfjobs.tables.delta import Seen, paths
@@ -59,7 +59,7 @@ def retain(
     min_age.
     """
     output = storage.normal(output)
-    with claimed(output, COMMIT, wait_s=120) as ours:
+    with leased(output, COMMIT, wait_s=120) as ours:
         found = published(output)
         kept, gone = found[-nights:], found[:-nights]
         before = (now or datetime.now(UTC)) - min_age

@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 from cfjobs import storage
 from cfjobs.errors import InputError
 from cfjobs.record import Record
-from cfjobs.storage.lease import COMMIT, claimed
+from cfjobs.storage.lease import COMMIT, leased
 from cfjobs.tables import delta, latest
 from cfjobs.tables.delta import Seen, paths
 from cfjobs.tables.runs import commits, rows, table_at, there
@@ -50,7 +50,7 @@ def rollback(output: str, *, to: str, who: str, why: str, dry_run: bool = False)
     if dry_run:
         now = {table.name: delta.open_table(output, table.name) for table in PUBLISHED}
         return _planned(output, now, to=to, who=who, why=why, dry_run=True)
-    with claimed(output, COMMIT, wait_s=120) as lease:
+    with leased(output, COMMIT, wait_s=120) as lease:
         seen = Seen(output, lease)
         done = _planned(output, seen.tables, to=to, who=who, why=why, dry_run=False)
         if lease.taken_over:

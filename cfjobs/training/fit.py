@@ -78,12 +78,12 @@ class Fitted:
 def fit_networks(task: Task, kit: Kit) -> Fitted:
     """Fit both networks; the seed of the configuration decides every random choice."""
     training = training_of(task, kit)
-    network, record = fit_rater(task, kit, training=training)
-    ranking = fit_ranker(task, kit) if task.config.rank_by != "rating" else None
+    network, record = fit_rating_model(task, kit, training=training)
+    ranking = fit_ranking_model(task, kit) if task.config.rank_by != "rating" else None
     return Fitted(network, ranking, record, training)
 
 
-def fit_rater(task: Task, kit: Kit, *, training: models.Training) -> tuple[Network, list[Epoch]]:
+def fit_rating_model(task: Task, kit: Kit, *, training: models.Training) -> tuple[Network, list[Epoch]]:
     """The rating network of a task, and the record of its epochs."""
     config = task.config
     network = new_network(task).to(kit.device)
@@ -121,7 +121,7 @@ def new_network(task: Task) -> Network:
     )
 
 
-def fit_ranker(task: Task, kit: Kit) -> RankingModel:
+def fit_ranking_model(task: Task, kit: Kit) -> RankingModel:
     """The ranking network of a task: by steps,
     or in closed form where the question is not what comes next."""
     config = ranking_config(task.config, y_range=task.y_range)

@@ -157,7 +157,7 @@ def optimizer_of(network: Network, config: Config) -> torch.optim.Optimizer:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, momentum: float) -> None:
-    """Turn the knobs of the schedule."""
+    """Set what the schedule gives."""
     for group in optimizer.param_groups:
         group["lr"] = rate
         if "betas" in group:

@@ -40,7 +40,7 @@ def fit_rating(
     network's own. training: how it goes; without it, as `models.training_of` says.
     """
     torch.manual_seed(config.seed)  # dropout, and what a network draws at the beginning
-    network.begin(train.user_idx, train.movie_idx)
+    network.setup(train.user_idx, train.movie_idx)
     if start is not None:
         start(network)
     warm = start is not None
@@ -62,7 +62,7 @@ def fit_rating(
     if loop.best_weights is not None:
         network.load_state_dict(loop.best_weights)
     network.eval()
-    network.finish()
+    network.fold()
     network.fill_unknown(
         torch.bincount(train.user_idx, minlength=network.n_users) > 0,
         torch.bincount(train.movie_idx, minlength=network.n_movies) > 0,

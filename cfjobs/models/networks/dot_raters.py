@@ -46,7 +46,7 @@ class DotRaters(Network):
         self._sums: _Sums | None = None
         self.raters: Raters | None = None
 
-    def begin(self, user_idx: Tensor, movie_idx: Tensor) -> None:
+    def setup(self, user_idx: Tensor, movie_idx: Tensor) -> None:
         """Learn who rated what, and make the raters' embedding x, y."""
         self.raters = Raters.of(
             user_idx.cpu().numpy(),
@@ -58,7 +58,7 @@ class DotRaters(Network):
         self.user_as_rater = self._table(UserTable, self.n_users, scale=0.1 * _START).to(user_idx.device)
 
     @torch.no_grad()
-    def finish(self) -> None:
+    def fold(self) -> None:
         """Fold the sums into the movie rows and forget the raters."""
         self.unfinished = {
             "movie.weight": self.movie.weight.detach().clone(),
