@@ -28,7 +28,7 @@ from cfjobs.config import Config, relevant_from
 from cfjobs.night import story
 from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs
-from cfjobs.training.loop import Examples
+from cfjobs.training.epochs import Examples
 
 Row = dict[str, Any]
 

@@ -6,8 +6,8 @@
     python bench/score.py --json     the same as one JSON object
 
 Every engine gets the same vectors and the same seen pairs in the same run. Runs are interleaved and the
-fastest of --repeat is reported. `vs product` is the time over that of the bare float32 product, whose
-tiling is the best of those tried here. Peers that are not installed are named and left out.
+fastest of --repeat is reported. `vs product` is the time over that of the bare float32 product, whose tiling
+is the best of those tried here. Peers that are not installed are named and left out.
 
 Unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE first where they are set: they hold numpy and implicit down.
 """
@@ -215,8 +215,8 @@ def fresh_process(code: str, environment: dict[str, str]) -> str:
 
 def compile_seconds() -> dict[str, float]:
     """Importing and the first call in a fresh process, with nothing cached and with everything cached."""
-    code = "import time; a = time.perf_counter(); import numpy as np; from cfjobs.topn.engine import top_n; x = np.ones((6, 64), np.float32)\n"
-    code += "top_n(x, x, n=2); print(time.perf_counter() - a)"
+    code = "import time; a = time.perf_counter(); import numpy as np; from cfjobs.topn.engine import top_n_batches; x = np.ones((6, 64), np.float32)\n"
+    code += "list(top_n_batches(x, x, n=2)); print(time.perf_counter() - a)"
     with tempfile.TemporaryDirectory() as cache:
         first, second = (float(fresh_process(code, {"NUMBA_CACHE_DIR": cache})) for _ in range(2))
     return {"cold": first, "cached": second}

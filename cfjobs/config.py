@@ -1,7 +1,7 @@
 """Every knob of the night, in one place: name, default, bound, and why it is there.
 
-The same model is the parameter of the Prefect flow (its run form shows and checks it), the TOML file
-and `--set KEY=VALUE` of the command line.
+The same model is the parameter of the Prefect flow (its run form shows and checks it), the TOML file and
+`--set KEY=VALUE` of the command line.
 """
 
 import difflib

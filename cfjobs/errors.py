@@ -33,7 +33,7 @@ class TooOld(CfjobsError):
 
 
 class TrainingDiverged(InputError):
-    """The loss became NaN or infinite: a knob has to be turned, retrying does not help."""
+    """The loss became NaN or infinite: a setting has to be changed, retrying does not help."""
 
 
 class StorageFault(CfjobsError, OSError):

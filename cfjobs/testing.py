@@ -4,9 +4,8 @@
     def test_my_network_obeys(law, tmp_path):
         law("package.module", folder=tmp_path)
 
-A law takes the network's name, as `model = ...` names it, and an empty folder; it raises AssertionError
-where the
-network breaks it.
+A law takes the network's name, as `model = ...` names it, and an empty folder; it raises AssertionError where
+the network breaks it.
 """
 
 from collections.abc import Callable

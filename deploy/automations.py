@@ -13,6 +13,7 @@ for it.
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 from uuid import UUID
@@ -59,6 +60,7 @@ _ENDS = {
     f"prefect.flow-run.{name}"
     for name in ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Skipped", "Lost")
 }
+_RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 _SCHEME = {"smtp": "insecure", "smtp+starttls": "starttls", "smtps": "ssl"}
 
 
@@ -72,69 +74,58 @@ class Alerts:
 
 def automations(blocks: dict[str, UUID]) -> list[AutomationCore]:
     """Every automation of the job, speaking through these blocks."""
+    alert = partial(_alert, blocks)
     return [
-        AutomationCore(
-            name="cfjobs: a run failed",
-            description=f"A night failed, crashed or timed out. {RUNBOOK}: a run failed.",
-            trigger=of_runs(
+        alert(
+            "a run failed",
+            "A night failed, crashed or timed out.",
+            of_runs(
                 {"Failed", "Crashed", "TimedOut"}, NIGHT, {"prefect.state-message": "!*the gate refused*"}
             ),
-            actions=tell(
-                blocks,
-                "{{ flow_run.name }} ended as {{ flow_run.state.name }}",
-                "{{ flow_run.state.message }}",
-            ),
+            subject="{{ flow_run.name }} ended as {{ flow_run.state.name }}",
+            body="{{ flow_run.state.message }}",
         ),
-        AutomationCore(
-            name="cfjobs: a run was lost",
-            description=f"A run was under way when the installation stopped. {RUNBOOK}: a run crashed.",
-            trigger=EventTrigger(expect={LOST}, match={"prefect.resource.id": "prefect.flow-run.*"}),
-            actions=tell(
-                blocks,
-                "{{ event.resource.name }} was lost",
-                "the installation was stopped while it ran; run it again",
-            ),
+        alert(
+            "a run was lost",
+            "A run was under way when the installation stopped.",
+            EventTrigger(expect={LOST}, match=_RUNS),
+            subject="{{ event.resource.name }} was lost",
+            body="the installation was stopped while it ran; run it again",
+            entry="a run crashed",
         ),
-        AutomationCore(
-            name="cfjobs: a run was cancelled",
-            description=f"A night was cancelled: by somebody, or since another was running. {RUNBOOK}: a run was cancelled.",
-            trigger=of_runs({"Cancelled"}, NIGHT),
-            actions=tell(
-                blocks,
-                "{{ flow_run.name }} was cancelled",
-                "{{ flow_run.state.message or 'by somebody' }}",
-            ),
+        alert(
+            "a run was cancelled",
+            "A night was cancelled: by somebody, or since another was running.",
+            of_runs({"Cancelled"}, NIGHT),
+            subject="{{ flow_run.name }} was cancelled",
+            body="{{ flow_run.state.message or 'by somebody' }}",
         ),
-        AutomationCore(
-            name="cfjobs: a run was skipped",
-            description=f"A night started so late that a newer one is published. {RUNBOOK}: a run is late.",
-            trigger=of_runs({"Skipped"}, NIGHT),
-            actions=tell(blocks, "{{ flow_run.name }} was skipped", "{{ flow_run.state.message }}"),
+        alert(
+            "a run was skipped",
+            "A night started so late that a newer one is published.",
+            of_runs({"Skipped"}, NIGHT),
+            subject="{{ flow_run.name }} was skipped",
+            body="{{ flow_run.state.message }}",
+            entry="a run is late",
         ),
-        AutomationCore(
-            name="cfjobs: a run is late",
-            description=f"A run was due and no worker has taken it. {RUNBOOK}: a run is late.",
-            trigger=of_runs({"Late"}, OURS),
-            actions=tell(
-                blocks,
-                "{{ flow_run.name }} is late",
-                "no worker of the pool {{ work_pool.name if work_pool else '' }} has taken it",
-            ),
+        alert(
+            "a run is late",
+            "A run was due and no worker has taken it.",
+            of_runs({"Late"}, OURS),
+            subject="{{ flow_run.name }} is late",
+            body="no worker of the pool {{ work_pool.name if work_pool else '' }} has taken it",
         ),
-        AutomationCore(
-            name="cfjobs: the gate refused",
-            description=f"A night was not good enough to publish. {RUNBOOK}: the gate refused.",
-            trigger=EventTrigger(
-                expect={"cfjobs.gate.refused"}, match={"prefect.resource.id": "cfjobs.night.*"}
-            ),
-            actions=tell(
-                blocks, "the gate refused the {{ event.resource.name }}", "{{ event.payload.reason }}"
-            ),
+        alert(
+            "the gate refused",
+            "A night was not good enough to publish.",
+            EventTrigger(expect={"cfjobs.gate.refused"}, match={"prefect.resource.id": "cfjobs.night.*"}),
+            subject="the gate refused the {{ event.resource.name }}",
+            body="{{ event.payload.reason }}",
         ),
-        AutomationCore(
-            name="cfjobs: no night was published",
-            description=f"For {_span(SILENT_AFTER)}, whatever the reason. {RUNBOOK}: no night was published.",
-            trigger=EventTrigger(
+        alert(
+            "no night was published",
+            f"For {_span(SILENT_AFTER)}, whatever the reason.",
+            EventTrigger(
                 after={_PUBLISHED, DEPLOYED},
                 expect={_PUBLISHED},
                 match={"prefect.resource.id": ["cfjobs.night.*", "cfjobs.installation"]},
@@ -142,61 +133,75 @@ def automations(blocks: dict[str, UUID]) -> list[AutomationCore]:
                 threshold=1,
                 within=SILENT_AFTER,
             ),
-            actions=tell(
-                blocks,
-                f"no night was published for {_span(SILENT_AFTER)}",
-                "is the schedule active, a worker running, the last night refused?",
-                link=False,
-            ),
+            subject=f"no night was published for {_span(SILENT_AFTER)}",
+            body="is the schedule active, a worker running, the last night refused?",
+            link=False,
         ),
-        AutomationCore(
-            name="cfjobs: crash zombie runs",
-            description=f"A run gives no sign of life: its worker is gone. It is marked as crashed. {RUNBOOK}: a run crashed.",
-            trigger=EventTrigger(
-                after={_BEGUN, _BEAT},
-                expect={_BEGUN, _BEAT, *_AT_REST, *_ENDS},
-                match={"prefect.resource.id": "prefect.flow-run.*"},
-                match_related=_tag(OURS),
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=ZOMBIE_AFTER,
-            ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.CRASHED,
-                    message=f"no heartbeat for {ZOMBIE_AFTER.seconds} s: the worker or its machine is gone",
-                )
-            ],
+        _crash(
+            "zombie runs",
+            "A run gives no sign of life: its worker is gone.",
+            after={_BEGUN, _BEAT},
+            expect={_BEGUN, _BEAT, *_AT_REST, *_ENDS},
+            within=ZOMBIE_AFTER,
+            message=f"no heartbeat for {ZOMBIE_AFTER.seconds} s: the worker or its machine is gone",
         ),
-        AutomationCore(
-            name="cfjobs: crash stranded runs",
-            description=f"A worker took a run and never began it. It is marked as crashed. {RUNBOOK}: a run crashed.",
-            trigger=EventTrigger(
-                after={_WAITING},
-                expect={_BEGUN, *_AT_REST, *_ENDS},
-                match={"prefect.resource.id": "prefect.flow-run.*"},
-                match_related=_tag(OURS),
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=STRANDED_AFTER,
-            ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.CRASHED,
-                    message=f"pending for {_span(STRANDED_AFTER)}: a worker took the run and never began it",
-                )
-            ],
+        _crash(
+            "stranded runs",
+            "A worker took a run and never began it.",
+            after={_WAITING},
+            expect={_BEGUN, *_AT_REST, *_ENDS},
+            within=STRANDED_AFTER,
+            message=f"pending for {_span(STRANDED_AFTER)}: a worker took the run and never began it",
         ),
     ]
+
+
+def _alert(
+    blocks: dict[str, UUID],
+    what: str,
+    meaning: str,
+    trigger: EventTrigger,
+    *,
+    subject: str,
+    body: str,
+    link: bool = True,
+    entry: str | None = None,
+) -> AutomationCore:
+    """Tell people of something. entry: of the runbook, what has happened by default."""
+    return AutomationCore(
+        name=f"cfjobs: {what}",
+        description=f"{meaning} {RUNBOOK}: {entry or what}.",
+        trigger=trigger,
+        actions=tell(blocks, subject, body, link=link),
+    )
+
+
+def _crash(
+    which: str, meaning: str, *, after: set[str], expect: set[str], within: timedelta, message: str
+) -> AutomationCore:
+    """Mark a run of ours as crashed when, after one of these events, none of the expected ones follows."""
+    return AutomationCore(
+        name=f"cfjobs: crash {which}",
+        description=f"{meaning} It is marked as crashed. {RUNBOOK}: a run crashed.",
+        trigger=EventTrigger(
+            after=after,
+            expect=expect,
+            match=_RUNS,
+            match_related=_tag(OURS),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=within,
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
+    )
 
 
 def of_runs(states: set[str], tag: str, match: dict[str, str] | None = None) -> EventTrigger:
     """Each time that a run with this tag enters one of these states."""
     return EventTrigger(
         expect={f"prefect.flow-run.{state}" for state in states},
-        match={"prefect.resource.id": "prefect.flow-run.*", **(match or {})},
+        match={**_RUNS, **(match or {})},
         match_related=_tag(tag),
     )
 

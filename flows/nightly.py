@@ -59,7 +59,7 @@ def nightly(  # noqa: PLR0917  # Prefect passes parameters by name; its form sho
     """
     inputs = Inputs(ratings=ratings, movies=movies, users=users, allow=allow, deny=deny, exclude=exclude)
     stages = stages_of(train_deployment=train_deployment, score_deployment=score_deployment)
-    return told(inputs, stages, output=output, run_date=run_date, config=config, force=force)
+    return run_night(inputs, stages, output=output, run_date=run_date, config=config, force=force)
 
 
 @flow(name="score", flow_run_name=scoring_name, persist_result=False)
@@ -104,10 +104,10 @@ def score(  # noqa: PLR0917  # as above
         model=model or newest_model(output),
     )
     stages = stages_of(score_deployment=score_deployment)
-    return told(inputs, stages, output=output, run_date=run_date, config=config, force=force)
+    return run_night(inputs, stages, output=output, run_date=run_date, config=config, force=force)
 
 
-def told(
+def run_night(
     inputs: Inputs, stages: Stages, *, output: str, run_date: date | None, config: Config, force: bool
 ) -> State:
     """The night, from its inputs to its announcement: a state that says what was published, with the record

@@ -9,21 +9,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cfjobs import training
+from cfjobs import models, training
 from cfjobs.config import Config
 from cfjobs.models.ranker import History, RankingConfig, RankingModel
 from cfjobs.training.distributed import Processes, joined
 from cfjobs.training.ranker import fit_ranking
+from tests.training.test_ranker import ratings
 from tests.training.test_rating import checkerboard, network
-
-MODELS = ("dot_bias", "dot_raters", "net")
 
 
 def trained(processes: Processes) -> dict[str, Tensor]:
     """The weights of every network after some epochs with an uneven last batch,
     and those of the ranking network."""
     found: dict[str, Tensor] = {}
-    for model in MODELS:
+    for model in models.names():
         config = Config(
             model=model,
             n_factors=8,
@@ -46,7 +45,7 @@ def ranker(processes: Processes) -> RankingModel:
     rng = np.random.default_rng(0)
     user, movie = (torch.from_numpy(rng.integers(0, n, 2_000)) for n in (200, 60))
     rating = torch.from_numpy(rng.integers(1, 6, 2_000).astype(np.float32))
-    history = History.from_ratings(user, movie, rating, torch.arange(2_000), n_users=200)
+    history = History.of(ratings(user, movie, rating), n_users=200)
     config = RankingConfig(n_factors=8, n_steps=40, batch_users=33)
     return fit_ranking(history, n_movies=60, config=config, seed=5, processes=processes)
 

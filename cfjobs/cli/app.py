@@ -4,14 +4,10 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cfjobs import __version__
 
@@ -32,70 +28,6 @@ app = typer.Typer(
     Exit codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 4 the newest night is too old, 1 anything else.
     """,
 )
-
-RatingsUri = Annotated[
-    str, typer.Option("--ratings", metavar="URI", help="Rating files: a Parquet file or a prefix of them.")
-]
-OutputUri = Annotated[
-    str, typer.Option("--output", metavar="URI", help="Where tables and models are published.")
-]
-MoviesUri = Annotated[
-    str | None,
-    typer.Option("--movies", metavar="URI", help="Movies table: movie_id, title, any further columns."),
-]
-UsersUri = Annotated[
-    str | None,
-    typer.Option(
-        "--users", metavar="URI", help="Users table: user_id; these users get a list even without ratings."
-    ),
-]
-AllowUri = Annotated[
-    str | None,
-    typer.Option("--allow", metavar="URI", help="Table of movie_id: only these movies are listed."),
-]
-DenyUri = Annotated[
-    str | None,
-    typer.Option("--deny", metavar="URI", help="Table of movie_id: these movies are never listed."),
-]
-ExcludeUri = Annotated[
-    str | None,
-    typer.Option(
-        "--exclude",
-        metavar="URI",
-        help="Table of user_id, movie_id: pairs left out in addition to the rated ones.",
-    ),
-]
-ModelUri = Annotated[str, typer.Option("--model", metavar="URI", help="Folder of a model.")]
-RunDate = Annotated[
-    datetime | None,
-    typer.Option(
-        "--run-date",
-        formats=["%Y-%m-%d"],
-        help="Date of the night, which uses the ratings up to its end; today (UTC) by default.",
-    ),
-]
-PublishedDate = Annotated[
-    datetime | None,
-    typer.Option("--run-date", formats=["%Y-%m-%d"], help="Which published night; the latest by default."),
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE.toml", help="Configuration file; `cfjobs config` prints one."),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="One configuration key; may be repeated."),
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")
-]
-
-Force = Annotated[bool, typer.Option("--force", help="Publish although a newer date is published already.")]
-
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Report what would be done without changing anything.")
-]
-
 
 console = Console()
 errors = Console(stderr=True)
@@ -126,6 +58,8 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     handler: logging.Handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     if errors.is_terminal:
+        from rich.logging import RichHandler
+
         handler = RichHandler(
             console=errors, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S"
         )
@@ -137,11 +71,6 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 def plain(value: object) -> str:
     """Text that is safe to print: control characters, such as escape sequences in a title, become '?'."""
     return "".join(c if c.isprintable() else "?" for c in str(value))
-
-
-def as_date(moment: datetime | None) -> date | None:
-    """The date of an option."""
-    return moment.date() if moment else None
 
 
 def show(result: dict[str, Any], *, as_json: bool) -> None:
@@ -165,6 +94,8 @@ def _text(value: object) -> str:
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, float, str], None]]:
     """A bar for each stage on a terminal; nothing elsewhere, where the log reports progress."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # here: look-ups have none
+
     bars = Progress(
         TextColumn("{task.fields[stage]:>8}"),
         BarColumn(),

@@ -6,20 +6,16 @@ from typing import Annotated
 
 import typer
 
-from cfjobs.cli.app import (
+from cfjobs.cli.app import app, console, progress_bars, show
+from cfjobs.cli.options import (
     AsJson,
     ConfigFile,
-    MoviesUri,
     OutputUri,
-    RatingsUri,
     RunDate,
     Settings,
-    UsersUri,
-    app,
+    TrainingOptions,
     as_date,
-    console,
-    progress_bars,
-    show,
+    with_options,
 )
 
 
@@ -67,11 +63,10 @@ def import_(
 
 
 @app.command()
+@with_options
 def tune(
-    ratings: RatingsUri,
+    options: TrainingOptions,
     output: OutputUri,
-    movies: MoviesUri = None,
-    users: UsersUri = None,
     objective: Annotated[
         str, typer.Option("--objective", help="rmse: of the predicted stars; ndcg: nDCG@10 of the lists.")
     ] = "ndcg",
@@ -83,8 +78,6 @@ def tune(
         typer.Option("--timeout", min=0, metavar="SECONDS", help="Start no trial after this many seconds."),
     ] = None,
     run_date: RunDate = None,
-    config: ConfigFile = None,
-    set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Search for better settings on the training ratings; writes OUTPUT/tune/OBJECTIVE.toml for --config.
@@ -92,20 +85,17 @@ def tune(
     The holdout is never used. The same command continues a search that was stopped.
     Needs Optuna: pip install 'cfjobs[tune]'.
     """
-    from cfjobs.config import load_config
     from cfjobs.experiments.run import tuned
 
     with progress_bars() as progress:
         found = tuned(
-            ratings,
+            options.inputs(),
             output=output,
             objective=objective,
             trials=trials,
             timeout=timeout,
             run_date=as_date(run_date),
-            config=load_config(config, set_ or ()),
-            movies=movies,
-            users=users,
+            config=options.loaded(),
             on_trial=lambda n, value, best: progress(
                 "tune", (n + 1) / trials, f"trial {n + 1}: {value:.4f}, best {best:.4f}"
             ),
@@ -114,10 +104,9 @@ def tune(
 
 
 @app.command(name="lr-find")
+@with_options
 def lr_find(
-    ratings: RatingsUri,
-    movies: MoviesUri = None,
-    users: UsersUri = None,
+    options: TrainingOptions,
     svg: Annotated[Path, typer.Option("--svg", metavar="FILE.svg", help="Where to write the plot.")] = Path(
         "lr-find.svg"
     ),
@@ -125,8 +114,6 @@ def lr_find(
         int, typer.Option("--steps", min=20, help="Steps from the lowest rate to the highest.")
     ] = 200,
     run_date: RunDate = None,
-    config: ConfigFile = None,
-    set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Find a learning rate: the loss while the rate rises from step to step,
@@ -135,17 +122,10 @@ def lr_find(
     Trains the rating network by batches for a few hundred steps on the ratings outside the holdout, then
     discards it. A rate found here is for batches: set it together with optimizer=adam.
     """
-    from cfjobs.config import load_config
     from cfjobs.experiments.run import learning_rates_tried
 
     found = learning_rates_tried(
-        ratings,
-        svg=svg,
-        steps=steps,
-        run_date=as_date(run_date),
-        config=load_config(config, set_ or ()),
-        movies=movies,
-        users=users,
+        options.inputs(), svg=svg, steps=steps, run_date=as_date(run_date), config=options.loaded()
     )
     if as_json:
         show(found, as_json=True)

@@ -9,24 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cfjobs.cli.app import (
-    AllowUri,
-    AsJson,
-    ConfigFile,
-    DenyUri,
-    DryRun,
-    ExcludeUri,
-    MoviesUri,
-    OutputUri,
-    RatingsUri,
-    Settings,
-    UsersUri,
-    app,
-    console,
-    plain,
-    progress_bars,
-    show,
-)
+from cfjobs.cli.app import app, console, plain, progress_bars, show
+from cfjobs.cli.options import AsJson, DryRun, NightOptions, OutputUri, with_options
 from cfjobs.errors import InputError
 
 if TYPE_CHECKING:
@@ -150,18 +134,12 @@ def doctor(
 
 
 @app.command()
+@with_options
 def backfill(
-    ratings: RatingsUri,
+    options: NightOptions,
     output: OutputUri,
     first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First date.")],
     last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last date, inclusive.")],
-    movies: MoviesUri = None,
-    users: UsersUri = None,
-    allow: AllowUri = None,
-    deny: DenyUri = None,
-    exclude: ExcludeUri = None,
-    config: ConfigFile = None,
-    set_: Settings = None,
     force: Annotated[
         bool, typer.Option("--force", help="Publish dates again that are already published.")
     ] = False,
@@ -171,17 +149,15 @@ def backfill(
 
     Dates that are already published are skipped, so the same command continues where it stopped.
     """
-    from cfjobs.config import load_config
     from cfjobs.night import backfill
-    from cfjobs.night.records import Inputs
 
     with progress_bars() as progress:
         filled = backfill.backfill(
-            Inputs(ratings=ratings, movies=movies, users=users, allow=allow, deny=deny, exclude=exclude),
+            options.inputs(),
             output=output,
             first=first.date(),
             last=last.date(),
-            config=load_config(config, set_ or ()),
+            config=options.loaded(),
             force=force,
             progress=progress,
         )

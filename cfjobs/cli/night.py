@@ -1,38 +1,27 @@
 """The commands that make a night, or a stage of it: nightly, train, evaluate, score."""
 
-from cfjobs.cli.app import (
-    AllowUri,
+from datetime import date
+
+from cfjobs.cli.app import app, progress_bars, show
+from cfjobs.cli.options import (
     AsJson,
-    ConfigFile,
-    DenyUri,
-    ExcludeUri,
     Force,
     ModelUri,
-    MoviesUri,
+    NightOptions,
     OutputUri,
-    RatingsUri,
     RunDate,
-    Settings,
-    UsersUri,
-    app,
+    TrainingOptions,
     as_date,
-    progress_bars,
-    show,
+    with_options,
 )
 
 
 @app.command()
+@with_options
 def nightly(
-    ratings: RatingsUri,
+    options: NightOptions,
     output: OutputUri,
-    movies: MoviesUri = None,
-    users: UsersUri = None,
-    allow: AllowUri = None,
-    deny: DenyUri = None,
-    exclude: ExcludeUri = None,
     run_date: RunDate = None,
-    config: ConfigFile = None,
-    set_: Settings = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -40,62 +29,34 @@ def nightly(
 
     The same command resumes a night that was killed; finished stages are not computed again.
     """
-    from cfjobs.config import load_config
-    from cfjobs.night import story
-    from cfjobs.night.records import Inputs
-
-    night = story.start(
-        Inputs(ratings=ratings, movies=movies, users=users, allow=allow, deny=deny, exclude=exclude),
-        output=output,
-        run_date=as_date(run_date),
-        config=load_config(config, set_ or ()),
-        force=force,
-    )
-    with progress_bars() as progress:
-        published = story.nightly(night, progress=progress)
-    show(published.model_dump(mode="json"), as_json=as_json)
+    _publish(options, output, model=None, run_date=as_date(run_date), force=force, as_json=as_json)
 
 
 @app.command()
+@with_options
 def train(
-    ratings: RatingsUri,
-    output: OutputUri,
-    movies: MoviesUri = None,
-    users: UsersUri = None,
-    run_date: RunDate = None,
-    config: ConfigFile = None,
-    set_: Settings = None,
-    as_json: AsJson = False,
+    options: TrainingOptions, output: OutputUri, run_date: RunDate = None, as_json: AsJson = False
 ) -> None:
     """Train on the ratings outside the holdout and save the model under OUTPUT/models; publishes nothing.
 
     With --set holdout=none it trains on all ratings.
     """
-    from cfjobs.config import load_config
     from cfjobs.night import story
-    from cfjobs.night.records import Inputs
 
-    night = story.start(
-        Inputs(ratings=ratings, movies=movies, users=users),
-        output=output,
-        run_date=as_date(run_date),
-        config=load_config(config, [*(set_ or ()), "refit=false"]),
-    )
+    config = options.loaded("refit=false")
+    night = story.start(options.inputs(), output=output, run_date=as_date(run_date), config=config)
     with progress_bars() as progress:
         trained = story.train_alone(night, progress=progress)
     show(trained.model_dump(mode="json"), as_json=as_json)
 
 
 @app.command()
+@with_options
 def evaluate(
-    ratings: RatingsUri,
+    options: TrainingOptions,
     output: OutputUri,
     model: ModelUri,
-    movies: MoviesUri = None,
-    users: UsersUri = None,
     run_date: RunDate = None,
-    config: ConfigFile = None,
-    set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on the holdout of these ratings; publishes nothing.
@@ -103,32 +64,20 @@ def evaluate(
     The metrics are unbiased only for a model that `cfjobs train` made from the same ratings and holdout
     settings.
     """
-    from cfjobs.config import load_config
     from cfjobs.night import story
-    from cfjobs.night.records import Inputs
 
-    night = story.start(
-        Inputs(ratings=ratings, movies=movies, users=users, model=model),
-        output=output,
-        run_date=as_date(run_date),
-        config=load_config(config, set_ or ()),
-    )
+    inputs = options.inputs(model=model)
+    night = story.start(inputs, output=output, run_date=as_date(run_date), config=options.loaded())
     show({"model_uri": night.inputs.model, "metrics": story.evaluate_alone(night)}, as_json=as_json)
 
 
 @app.command()
+@with_options
 def score(
-    ratings: RatingsUri,
+    options: NightOptions,
     output: OutputUri,
     model: ModelUri,
-    movies: MoviesUri = None,
-    users: UsersUri = None,
-    allow: AllowUri = None,
-    deny: DenyUri = None,
-    exclude: ExcludeUri = None,
     run_date: RunDate = None,
-    config: ConfigFile = None,
-    set_: Settings = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -136,18 +85,23 @@ def score(
 
     Users unknown to the model get the popularity list.
     """
-    from cfjobs.config import load_config
-    from cfjobs.night import story
-    from cfjobs.night.records import Inputs
+    _publish(options, output, model=model, run_date=as_date(run_date), force=force, as_json=as_json)
 
-    limits = {"allow": allow, "deny": deny, "exclude": exclude}
-    night = story.start(
-        Inputs(ratings=ratings, movies=movies, users=users, model=model, **limits),
-        output=output,
-        run_date=as_date(run_date),
-        config=load_config(config, set_ or ()),
-        force=force,
-    )
+
+def _publish(
+    options: NightOptions,
+    output: str,
+    *,
+    model: str | None,
+    run_date: date | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Run a night, with an existing model or training its own, and show what it published."""
+    from cfjobs.night import story
+
+    inputs, config = options.inputs(model=model), options.loaded()
+    night = story.start(inputs, output=output, run_date=run_date, config=config, force=force)
     with progress_bars() as progress:
         published = story.nightly(night, progress=progress)
     show(published.model_dump(mode="json"), as_json=as_json)

@@ -1,18 +1,19 @@
 """The commands that read what a night published: recs, predict, movies, similar, explain, report."""
 
 import webbrowser
+from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from cfjobs.cli.app import AsJson, ModelUri, OutputUri, PublishedDate, app, as_date, console, plain, show
+from cfjobs.cli.app import app, console, plain, show
+from cfjobs.cli.options import AsJson, ModelUri, OutputUri, PublishedDate, as_date
 
 if TYPE_CHECKING:
-    from polars import DataFrame
-
     from cfjobs.query.lookup import UserList
 
 
@@ -52,13 +53,12 @@ def recs(
     else:
         raise typer.BadParameter("give --user, --ratings-of, or both")
     if as_json:
-        rows = found.frame.head(n).to_dicts()
         show(
             {
                 "user_id": found.user_id,
                 "run_date": found.run_date.isoformat(),
                 "source": found.source,
-                "movies": rows,
+                "movies": found.rows[:n],
                 "unknown_movies": found.unknown_movies,
             },
             as_json=True,
@@ -115,9 +115,9 @@ def movies(
 
     found = movies.search(output, search, run_date=as_date(run_date), n=n)
     if as_json:
-        show({"movies": found.to_dicts()}, as_json=True)
+        show({"movies": found}, as_json=True)
     else:
-        print_frame(found, title=f"Movies with “{search}”")
+        print_rows(found, title=f"Movies with “{search}”")
 
 
 @app.command()
@@ -137,9 +137,9 @@ def similar(
     found = movies.similar(output, movie, run_date=as_date(run_date), n=n)
     if as_json:
         about = {"movie_id": found.movie_id, "title": found.title, "run_date": found.run_date.isoformat()}
-        show(about | {"movies": found.frame.to_dicts()}, as_json=True)
+        show(about | {"movies": found.rows}, as_json=True)
     else:
-        print_frame(found.frame, title=f"Like {found.title or found.movie_id}, {found.run_date}")
+        print_rows(found.rows, title=f"Like {found.title or found.movie_id}, {found.run_date}")
 
 
 @app.command()
@@ -181,8 +181,9 @@ def explain(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if parts.history:
         contributions = found.frame.drop("movie_id").with_columns(pl.col("rated_at").dt.date())
-        print_frame(contributions.head(_MOVIES_SHOWN), title="Contribute most")
-        print_frame(contributions.tail(3).filter(pl.col("part") < 0), title="Contribute most against it")
+        against = contributions.tail(3).filter(pl.col("part") < 0)
+        print_rows(contributions.head(_MOVIES_SHOWN).to_dicts(), title="Contribute most")
+        print_rows(against.to_dicts(), title="Contribute most against it")
 
 
 @app.command()
@@ -217,36 +218,29 @@ def local_copy(uri: str) -> Path:
     return copy
 
 
-def print_frame(frame: "DataFrame", *, title: str) -> None:
-    """A frame as a table for people: numbers to the right, text that cannot steer the terminal."""
-    if frame.is_empty():
-        return
-    table = Table(title=Text(plain(title)), title_justify="left", box=None)
-    for name, dtype in frame.schema.items():
-        table.add_column(name, justify="right" if dtype.is_numeric() else "left")
-    for row in frame.iter_rows():
-        table.add_row(
-            *(
-                Text(f"{value:.3f}" if isinstance(value, float) else "" if value is None else plain(value))
-                for value in row
-            )
-        )
-    console.print(table)
-
-
 def print_list(found: "UserList", *, n: int) -> None:
     """A user's list as a table for people."""
-    who = "A user without an id" if found.user_id is None else f"User {plain(found.user_id)}"
-    table = Table(
-        title=Text(f"{who}, {found.run_date}, {found.source}"),
-        title_justify="left",
-        box=None,
-    )
-    for name in found.frame.columns:
-        table.add_column(name, justify="left" if name == "title" else "right")
-    for row in found.frame.head(n).iter_rows():
-        table.add_row(*(Text(f"{value:.3f}" if isinstance(value, float) else plain(value)) for value in row))
-    console.print(table)
+    who = "A user without an id" if found.user_id is None else f"User {found.user_id}"
+    print_rows(found.rows[:n], title=f"{who}, {found.run_date}, {found.source}")
     if found.unknown_movies:
         named = ", ".join(plain(movie) for movie in found.unknown_movies)
         console.print(f"left out, unknown to the model: {named}", markup=False, highlight=False)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    """Rows as a table for people: numbers and ids to the right, text that cannot steer the terminal."""
+    if not rows:
+        return
+    table = Table(title=Text(plain(title)), title_justify="left", box=None)
+    for name in rows[0]:
+        text = name == "title" or isinstance(rows[0][name], date)
+        table.add_column(name, justify="left" if text else "right")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "" if value is None else plain(value)

@@ -111,11 +111,6 @@ class Truth:
             stars[rows] += _TASTE_STARS * np.einsum("rg,rg->r", taste, traits)
         return stars
 
-    def pick_probability(self, user_idx: Ints) -> Floats:
-        """Probability [B, M] that users [B] pick each movie on their last day, had they rated none."""
-        odds_BG = _genre_odds(self.taste_UG[user_idx])
-        return _pick_probability(odds_BG, self.cumulative_GM, self.n_released[user_idx])
-
 
 @dataclass(frozen=True)
 class Generated(Sample):
@@ -152,39 +147,6 @@ def generate(*, n_users: int, n_movies: int, n_ratings: int, seed: int) -> Gener
         parts.append(_ratings(chunk, movies, truth, rng))
     ratings = pl.concat(parts, rechunk=True)
     return Generated(ratings, movies.frame, truth)
-
-
-def checkerboard(*, n_users: int = 40, n_movies: int = 40) -> Sample:
-    """A data set whose right answer is known: even users love even movies, odd users odd ones.
-
-    User u and movie m, from 0, are rated 5 when u and m are both even or both odd, else 1; a quarter of
-    the pairs, those with (u // 2 + m // 2) % 4 == 0, is not rated. The right list of a user is therefore
-    the loved movies among these, in any order, before all others. Ids are 0..n_users - 1, 0..n_movies - 1.
-    Raises InputError below 8 users or movies, where a movie may remain unrated.
-    """
-    if n_users < 8 or n_movies < 8:
-        raise InputError(f"checkerboard: got {n_users} users and {n_movies} movies; give 8 or more of each")
-    user, movie = np.divmod(np.arange(n_users * n_movies), n_movies)
-    rated = (user // 2 + movie // 2) % 4 != 0
-    user, movie = user[rated], movie[rated]
-    ratings = pl.DataFrame(
-        {
-            "user_id": user,
-            "movie_id": movie,
-            "rating": np.where(user % 2 == movie % 2, 5, 1).astype(np.float32),
-            "timestamp": _datetimes(OPENED + 60 * np.arange(user.size)),
-        }
-    )
-    movies = pl.DataFrame(
-        {
-            "movie_id": np.arange(n_movies),
-            "title": [
-                f"The {('Even', 'Odd')[number % 2]} Square {number} (1996)" for number in range(n_movies)
-            ],
-            "genres": [("Comedy", "Drama")[number % 2] for number in range(n_movies)],
-        }
-    )
-    return Sample(ratings, movies)
 
 
 def _check_sizes(n_users: int, n_movies: int, n_ratings: int, seed: int) -> None:

@@ -134,12 +134,6 @@ def overall(found: Sequence[Measure]) -> dict[str, float]:
 # Stars ----------------------------------------------------------------------------------------------
 
 
-def star_metrics(predicted: NDArray[np.float32], rating: NDArray[np.float32]) -> dict[str, float]:
-    """rmse and mae, in stars, of predictions [R] for ratings [R]."""
-    error = predicted.astype(np.float64) - rating
-    return {"rmse": float(np.sqrt(np.mean(error**2))), "mae": float(np.mean(np.abs(error)))}
-
-
 def stars(
     predicted: NDArray[np.float32] | NDArray[np.float64], holdout: Holdout, *, n_users: int
 ) -> tuple[Metric, ...]:
@@ -185,8 +179,8 @@ def judge(
 ) -> Judged:
     """Metrics of the first k movies of lists that leave out the training ratings.
 
-    A held-out movie is relevant from relevant_rating on, with binary gain;
-    a user without one does not count in
+    A held-out movie is relevant from relevant_rating on, with binary gain; a user without one does
+    not count in
 
         ndcg    sum over hits of 1 / log2(rank + 1), over its best value (Jarvelin and Kekalainen, 2002)
         recall  hits / relevant

@@ -20,8 +20,8 @@ from cfjobs.evaluation.metrics import OF_LISTS, K, popular_movies, self_informat
 class Places:
     """The first K places of every list so far.
 
-    movie_ids: by row. n_ratings, candidates [M]: how often each movie was rated,
-    and whether it could be listed. n_users: with ratings.
+    movie_ids: by row. n_ratings, candidates [M]: how often each movie was rated, and whether it could be
+    listed. n_users: with ratings.
     """
 
     movie_ids: pl.Series

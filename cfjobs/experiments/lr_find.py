@@ -24,7 +24,7 @@ from cfjobs.errors import InputError
 from cfjobs.models.network import Network
 from cfjobs.report.charts import Chart
 from cfjobs.training import minibatch
-from cfjobs.training.loop import Examples
+from cfjobs.training.epochs import Examples
 
 _SMOOTHING = 0.95
 _DIVERGED = 4.0
@@ -88,7 +88,7 @@ def _losses(
 ) -> Iterator[float]:
     plan = models.plan(config, n_ratings=len(examples))
     torch.manual_seed(config.seed)
-    network.begin(examples.user_idx, examples.movie_idx)
+    network.setup(examples.user_idx, examples.movie_idx)
     optimizer = minibatch.optimizer_of(network, config)
     generator = torch.Generator().manual_seed(config.seed)
     network.train()

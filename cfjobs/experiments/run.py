@@ -1,4 +1,4 @@
-"""Questions about training that publish nothing: which knobs, which learning rate.
+"""Questions about training that publish nothing: which settings, which learning rate.
 Their night lives in a temporary folder."""
 
 import tempfile
@@ -22,7 +22,7 @@ from cfjobs.ratings import catalogue
 
 
 def tuned(
-    ratings: str,
+    inputs: Inputs,
     *,
     output: str,
     objective: str,
@@ -30,16 +30,14 @@ def tuned(
     timeout: float | None,
     run_date: date | None,
     config: Config,
-    movies: str | None = None,
-    users: str | None = None,
     on_trial: Callable[[int, float, float], None] | None = None,
 ) -> dict[str, Any]:
-    """Search for better knobs under OUTPUT/tune; the result as a record."""
+    """Search for better settings under OUTPUT/tune; the result as a record."""
     if objective not in (allowed := get_args(tune.Objective)):
         raise InputError(f"--objective: got {objective!r}, expected {' or '.join(allowed)}")
     output = storage.normal(output)
     storage.check_writable(output)
-    with _passing_night(ratings, run_date, config, movies=movies, users=users) as night:
+    with _passing_night(inputs, run_date, config) as night:
         found = tune.tune(
             night,
             objective=objective,  # type: ignore[arg-type]  # one of those allowed
@@ -55,22 +53,15 @@ def tuned(
         "first": found.first,
         "improvement": found.improvement,
         "trials": found.trials,
-        "knobs": found.knobs,
+        "settings": found.settings,
     }
 
 
 def learning_rates_tried(
-    ratings: str,
-    *,
-    svg: Path,
-    steps: int,
-    run_date: date | None,
-    config: Config,
-    movies: str | None = None,
-    users: str | None = None,
+    inputs: Inputs, *, svg: Path, steps: int, run_date: date | None, config: Config
 ) -> dict[str, Any]:
     """Try rising learning rates, write the plot, and return the points and the suggestions."""
-    with _passing_night(ratings, run_date, config, movies=movies, users=users) as night:
+    with _passing_night(inputs, run_date, config) as night:
         prepared = story.prepare(night)
         story.hold_out(night, prepared)
         user_table, movie_table, encodings = story.described(night, prepared)
@@ -98,14 +89,7 @@ def learning_rates_tried(
 
 
 @contextmanager
-def _passing_night(
-    ratings: str, run_date: date | None, config: Config, *, movies: str | None, users: str | None
-) -> Iterator[Night]:
+def _passing_night(inputs: Inputs, run_date: date | None, config: Config) -> Iterator[Night]:
     """A night whose folder is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="cfjobs-") as folder:
-        yield story.start(
-            Inputs(ratings=ratings, movies=movies, users=users),
-            output=folder,
-            run_date=run_date,
-            config=config,
-        )
+        yield story.start(inputs, output=folder, run_date=run_date, config=config)

@@ -1,4 +1,4 @@
-"""A search over the knobs: which ones would have served best,
+"""A search over the settings: which ones would have served best,
 judged before the night's own holdout is looked at.
 
     ratings  =  [ learn | judge ] | holdout
@@ -6,9 +6,9 @@ judged before the night's own holdout is looked at.
 
 The night's holdout is taken away first, as every night does. What is left, the training part, is split once
 more in the same way; each trial learns from `learn` and is measured on `judge`. So the figure that the night
-reports for the chosen knobs is as honest as before. Optuna's TPE sampler (Bergstra and others, 2011) proposes
-the knobs from the trials so far; every trial is a line of a journal file, from which an interrupted search
-goes on.
+reports for the chosen settings is as honest as before. Optuna's TPE sampler (Bergstra and others, 2011)
+proposes the settings from the trials so far; every trial is a line of a journal file, from which an
+interrupted search goes on.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ class Tuned:
     best: float
     first: float
     trials: int
-    knobs: dict[str, Any]
+    settings: dict[str, Any]
     config: Config
     config_uri: str
 
@@ -86,7 +86,10 @@ class Judge:
         """nDCG@10 of the lists, whatever orders them."""
         task, kit = self._task(config), self._kit(config)
         if config.rank_by != "rating":  # affinity alone: the weight of the stars is each night's own choice
-            network, ranking = training.new_network(task).to(kit.device), training.fit_ranker(task, kit)
+            network, ranking = (
+                training.new_network(task).to(kit.device),
+                training.fit_ranking_model(task, kit),
+            )
         else:
             fitted = training.fit_networks(task, kit)
             network, ranking = fitted.network, None
@@ -178,16 +181,16 @@ def tune(
             load_if_exists=True,
         )
         if not study.trials:
-            study.enqueue_trial(own_knobs(begin, objective))
+            study.enqueue_trial(own_settings(begin, objective))
 
         def run(trial: "optuna.trial.Trial") -> float:
-            config = with_knobs(night.config, proposed(trial, begin, objective))
+            config = with_settings(night.config, proposed(trial, begin, objective))
             try:
                 return measure(config)
             except TrainingDiverged as error:
                 raise library.TrialPruned(str(error)) from error
 
-        def told(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None:
+        def on_end(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None:
             upload()
             value = math.nan if trial.value is None else trial.value
             best = study.best_value if _completed(study) else math.nan
@@ -195,14 +198,14 @@ def tune(
             if on_trial:
                 on_trial(trial.number, value, best)
 
-        _search(study, run, told, trials=trials, timeout=timeout, seed=night.config.seed)
+        _search(study, run, on_end, trials=trials, timeout=timeout, seed=night.config.seed)
         return _result(study, night, objective, storage.join(folder, f"{objective}.toml"))
 
 
 def _search(
     study: "optuna.Study",
     run: Callable[["optuna.trial.Trial"], float],
-    told: Callable[["optuna.Study", "optuna.trial.FrozenTrial"], None],
+    on_end: Callable[["optuna.Study", "optuna.trial.FrozenTrial"], None],
     *,
     trials: int,
     timeout: float | None,
@@ -216,7 +219,7 @@ def _search(
         if timeout is not None and time.monotonic() - began >= timeout:
             break
         study.sampler = library.samplers.TPESampler(seed=seed + done)
-        study.optimize(run, n_trials=1, callbacks=[told])
+        study.optimize(run, n_trials=1, callbacks=[on_end])
 
 
 def _result(study: "optuna.Study", night: Night, objective: Objective, uri: str) -> Tuned:
@@ -226,7 +229,7 @@ def _result(study: "optuna.Study", night: Night, objective: Objective, uri: str)
             "tune: no trial was completed; give more --timeout, or a lower learning_rate to begin with"
         )
     best, first = study.best_trial, _completed(study)[0]
-    config = with_knobs(night.config, best.params)
+    config = with_settings(night.config, best.params)
     assert best.value is not None
     assert first.value is not None
     header = f"# Found by `cfjobs tune --objective {objective}`: {best.value:.4f} after {_n_done(study)} trials, {first.value:.4f} to begin with.\n\n"
@@ -234,24 +237,24 @@ def _result(study: "optuna.Study", night: Night, objective: Objective, uri: str)
     return Tuned(objective, best.value, first.value, _n_done(study), best.params, config, uri)
 
 
-# The knobs ------------------------------------------------------------------------------------------
+# The settings ------------------------------------------------------------------------------------------
 
 
 def proposed(trial: "optuna.trial.Trial", config: Config, objective: Objective) -> dict[str, Any]:
-    """A trial's knobs, around the ones that the configuration has."""
+    """A trial's settings, around the ones that the configuration has."""
     return {
-        name: trial.suggest_categorical(name, knob)
-        if isinstance(knob, list)
-        else trial.suggest_int(name, knob.low, knob.high, log=True)
-        if isinstance(knob.low, int)
-        else trial.suggest_float(name, knob.low, knob.high, log=knob.log)
-        for name, knob in space(config, objective).items()
+        name: trial.suggest_categorical(name, setting)
+        if isinstance(setting, list)
+        else trial.suggest_int(name, setting.low, setting.high, log=True)
+        if isinstance(setting.low, int)
+        else trial.suggest_float(name, setting.low, setting.high, log=setting.log)
+        for name, setting in space(config, objective).items()
     }
 
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a knob, both included; integers are searched on a logarithmic scale."""
+    """Bounds of a setting, both included; integers are searched on a logarithmic scale."""
 
     low: Any
     high: Any
@@ -259,8 +262,8 @@ class Range:
 
 
 def space(config: Config, objective: Objective) -> dict[str, Range | list[int]]:
-    """What is searched around a configuration that is spelled out, by the knob's name.
-    Only knobs that the objective depends on."""
+    """What is searched around a configuration that is spelled out, by the setting's name.
+    Only settings that the objective depends on."""
     if objective == "ndcg" and config.rank_by != "rating":
         return {
             "ranking_factors": [32, 64, 128, 256],
@@ -283,36 +286,36 @@ def space(config: Config, objective: Objective) -> dict[str, Range | list[int]]:
 
 
 def spelled_out(config: Config, *, n_ratings: int) -> Config:
-    """The configuration with the rating network's knobs as this many ratings have them, where it leaves them
-    open."""
+    """The configuration with the rating network's settings as this many ratings have them, where it leaves
+    them open."""
     training = models.training_of(config, device=resolve_device(config.device).type)
     plan = models.plan(config, n_ratings=n_ratings, training=training)
-    knobs: dict[str, Any] = {"learning_rate": plan.learning_rate, "l2": plan.l2}
+    settings: dict[str, Any] = {"learning_rate": plan.learning_rate, "l2": plan.l2}
     if training == "blocked_sgd" or config.epochs:
-        knobs["epochs"] = plan.epochs
+        settings["epochs"] = plan.epochs
     else:
-        knobs["steps"] = config.steps or models.recipe_of(config).steps
-    return config.model_copy(update=knobs)
+        settings["steps"] = config.steps or models.recipe_of(config).steps
+    return config.model_copy(update=settings)
 
 
-def own_knobs(config: Config, objective: Objective) -> dict[str, Any]:
-    """The configuration's own values of the searched knobs, which are the first trial;
+def own_settings(config: Config, objective: Objective) -> dict[str, Any]:
+    """The configuration's own values of the searched settings, which are the first trial;
     those out of range are left open."""
     return {
         name: value
-        for name, knob in space(config, objective).items()
+        for name, setting in space(config, objective).items()
         if (value := getattr(config, name)) is not None
-        and (value in knob if isinstance(knob, list) else _within(value, knob))
+        and (value in setting if isinstance(setting, list) else _within(value, setting))
     }
 
 
-def _within(value: Any, knob: Range) -> bool:
-    return not isinstance(value, str) and knob.low <= value <= knob.high
+def _within(value: Any, setting: Range) -> bool:
+    return not isinstance(value, str) and setting.low <= value <= setting.high
 
 
-def with_knobs(config: Config, knobs: dict[str, Any]) -> Config:
-    """The configuration with these knobs."""
-    return validated(config.model_dump() | knobs)
+def with_settings(config: Config, settings: dict[str, Any]) -> Config:
+    """The configuration with these settings."""
+    return validated(config.model_dump() | settings)
 
 
 # The journal ----------------------------------------------------------------------------------------
@@ -335,8 +338,8 @@ def _journal(uri: str) -> Iterator[tuple[Path, Callable[[], None]]]:
 def _name(night: Night, objective: Objective) -> str:
     """Names equal searches: same objective, files and configuration, whatever the date."""
     inputs = storage.read_bytes(storage.join(night.work, "inputs.json")).decode()
-    knobs = night.config.model_dump_json(exclude={"checkpoint_seconds"})
-    return f"{objective}-{hashlib.sha256((inputs + knobs).encode()).hexdigest()[:16]}"
+    settings = night.config.model_dump_json(exclude={"checkpoint_seconds"})
+    return f"{objective}-{hashlib.sha256((inputs + settings).encode()).hexdigest()[:16]}"
 
 
 def _completed(study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cfjobs import storage
-from cfjobs.tables.delta import Part
+from cfjobs.tables.parts import Part
 
 GROUP_ROWS = 100_000
 """Rows of a row group, at most: what a look-up of one user decodes."""
@@ -30,8 +30,8 @@ class PartsWriter:
     """Takes rows in order of user and rank, and writes parts below a table's URI;
     use it as a context manager.
 
-    path: the n-th part's place below the table. part_rows: rows at which a part is full;
-    it ends with a row group.
+    path: the n-th part's place below the table. part_rows: rows at which a part is full; it ends with a row
+    group.
     """
 
     def __init__(

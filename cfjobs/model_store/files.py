@@ -132,8 +132,8 @@ def load_model(uri: str, *, users: range | None = None) -> Model:
 def check(uri: str) -> None:
     """Read every file of a model and hold it against what was written, a block at a time.
 
-    Raises DamagedFile for one that is missing or is not as it was written,
-    InputError where there is no model.
+    Raises DamagedFile for one that is missing or is not as it was written, InputError where there is no
+    model.
     """
     for name, written in _description(uri).get("files", {}).items():
         where, found = storage.join(uri, name), hashlib.sha256()

@@ -1,8 +1,8 @@
 """What every network is: embeddings of users and movies, a forward pass, and how it scores all pairs.
 
-Tensors carry their dimensions: U users, M movies, D factors, B batch, H hidden. Row U of the user
-embedding and row M of the movie embedding stand for an id without training ratings: after training they
-hold the mean of the trained rows, so an unknown user is a typical one and nothing ever falls on row 0.
+Tensors carry their dimensions: U users, M movies, D factors, B batch, H hidden. Row U of the user embedding
+and row M of the movie embedding stand for an id without training ratings: after training they hold the mean
+of the trained rows, so an unknown user is a typical one and nothing ever falls on row 0.
 """
 
 import math
@@ -65,8 +65,8 @@ class MlpScores:
     """score(u, m) = the layers over the two embeddings side by side, ReLU between them. user [U, D_u],
     movie [M, D_m].
 
-    layers: (weight [H_out, H_in], bias [H_out]) each, the first of H_in = D_u + D_m,
-    the last to width 1; float32.
+    layers: (weight [H_out, H_in], bias [H_out]) each, the first of H_in = D_u + D_m, the last to width 1;
+    float32.
     """
 
     user: Tensor
@@ -78,10 +78,8 @@ class Network(nn.Module, ABC):
     """A network that predicts the rating a user gives a movie.
 
     recipe, block_recipe: how this network is trained well by minibatch and, if it can be, by blocked SGD;
-    used where
-    the configuration leaves it open. n_members: networks side by side in this one, whose rows a rating pays
-    for each.
-    forgotten: names of the parameters that it has in training only.
+    used where the configuration leaves it open. n_members: networks side by side in this one, whose rows a
+    rating pays for each. forgotten: names of the parameters that it has in training only.
     """
 
     recipe: ClassVar[Recipe]
@@ -137,7 +135,7 @@ class Network(nn.Module, ABC):
         """What side features are being learnt, by the name of what they add to."""
         return {name: values for name, values in self.side.items() if isinstance(values, ValueEmbedding)}
 
-    def begin(self, user_idx: Tensor, movie_idx: Tensor) -> None:
+    def setup(self, user_idx: Tensor, movie_idx: Tensor) -> None:
         """Called before training with the rows of all training ratings [R],
         for a network that looks at them."""
 
@@ -145,7 +143,7 @@ class Network(nn.Module, ABC):
         """What is trained a rating at a time, once training has begun; None for a network that cannot be."""
         return None
 
-    def finish(self) -> None:
+    def fold(self) -> None:
         """Called after training, with the weights that are kept.
 
         A network that changes or drops some here leaves them, as training knew them, in `unfinished`: a warm
@@ -260,6 +258,16 @@ def embedding(
     else:
         nn.init.kaiming_normal_(table.weight)
     return table
+
+
+def embeddings(
+    n_users: int, n_movies: int, width: int, *, settings: Settings, lesson_range: tuple[float, float]
+) -> tuple[UserTable, MovieTable]:
+    """A table of users and one of movies, of one width."""
+    return (
+        embedding(UserTable, n_users, width, settings=settings, lesson_range=lesson_range),
+        embedding(MovieTable, n_movies, width, settings=settings, lesson_range=lesson_range),
+    )
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -1,23 +1,21 @@
 """The ranking network: which movies will this user choose, and like, next?
 
-A user is the weighted mean of the embeddings of the movies they rated, the latest counting
-most; the network learns, from many points of every user's past, to name the ratings that
-followed. With a history i = 1..n (latest last) and rating r_i,
+A user is the weighted mean of the embeddings of the movies they rated, the latest counting most; the network
+learns, from many points of every user's past, to name the ratings that followed. With a history i = 1..n
+(latest last) and rating r_i,
 
     w_i  = (1 + a (r_i - mean r)) / (1 + (n - i) / h)          taste x recency
     x_u  = sum_i w_i e_i / sum_i |w_i|                          user vector       [D]
     s_um = <x_u, q_m> + b_m                                     ranking score
     loss = -mean_u sum_t v_t log softmax(s_u)_t                 t: the next ratings
 
-where v_t, which sums to 1 per user, is larger for a liked movie. Only e, q [M, D] and b [M]
-are learnt, so a user who arrives today needs no training, and a night's scoring is one
-matrix product.
+where v_t, which sums to 1 per user, is larger for a liked movie. Only e, q [M, D] and b [M] are learnt, so a
+user who arrives today needs no training, and a night's scoring is one matrix product.
 
-Sources: the tower over a history is that of Covington and others, "Deep neural networks for
-YouTube recommendations" (2016), without the hidden layers, and predicts the future rather
-than a hidden random rating for the reason given there; separate embeddings for history and
-candidate follow Kabbur and others, "FISM" (2013); the correction of the sampled softmax
-follows Bengio and Senecal (2008) and Yi and others (2019).
+Sources: the tower over a history is that of Covington and others, "Deep neural networks for YouTube
+recommendations" (2016), without the hidden layers, and predicts the future rather than a hidden random rating
+for the reason given there; separate embeddings for history and candidate follow Kabbur and others, "FISM"
+(2013); the correction of the sampled softmax follows Bengio and Senecal (2008) and Yi and others (2019).
 """
 
 from dataclasses import dataclass, field
@@ -96,20 +94,6 @@ class History:
     indptr: Tensor  # [U + 1] int64
     movie_idx: Tensor  # [R] int64
     rating: Tensor  # [R] float32
-
-    @classmethod
-    def from_ratings(
-        cls, user_idx: Tensor, movie_idx: Tensor, rating: Tensor, timestamp: Tensor, *, n_users: int
-    ) -> "History":
-        """Sorts by user, then time; ties keep their order. All tensors are [R]."""
-        order = torch.argsort(timestamp, stable=True)
-        order = order[torch.argsort(user_idx[order], stable=True)]
-        counts = torch.bincount(user_idx, minlength=n_users)
-        return cls(
-            indptr=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
-            movie_idx=movie_idx[order],
-            rating=rating[order].to(torch.float32),
-        )
 
     @classmethod
     def of(cls, ratings: pl.DataFrame, *, n_users: int) -> "History":

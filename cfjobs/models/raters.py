@@ -35,7 +35,6 @@ class Raters:
         user: NDArray[np.int64],
         movie: NDArray[np.int64],
         *,
-        n_users: int,
         n_movies: int,
         at_most: int,
         order: NDArray[np.int64],
@@ -45,7 +44,7 @@ class Raters:
         lot: Ints = order.astype(np.int32)
         count = np.bincount(movie, minlength=n_movies)
         last, users, first_user, movies, first_movie = _choose(
-            user, movie, count, lot, n_users, np.int64(at_most)
+            user, movie, count, lot, len(order), np.int64(at_most)
         )
         weight = np.float32(1) / np.sqrt(np.clip(count, 1, max(at_most, 1))).astype(np.float32)
         return cls(lot, last, weight, users, first_user, movies, first_movie)

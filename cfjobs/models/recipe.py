@@ -56,8 +56,8 @@ class BlockRecipe:
     """How a network is trained well a rating at a time (see `blocked_sgd_kernels.py`),
     where the configuration leaves it open.
 
-    passes: over 100,000 ratings, fewer where there are more. rate:
-    the learning rate of so many passes, higher for fewer.
+    passes: over 100,000 ratings, fewer where there are more. rate: the learning rate of so many passes,
+    higher for fewer.
     """
 
     passes: int

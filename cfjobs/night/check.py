@@ -18,7 +18,7 @@ from cfjobs.night.records import Described, Night, Prepared, Scored, Shard
 from cfjobs.night.score import score_again, shards
 from cfjobs.storage.parquet import SortedFile, TableFile
 from cfjobs.tables import runs
-from cfjobs.tables.delta import Part
+from cfjobs.tables.parts import Part
 from cfjobs.tables.rules import list_faults
 from cfjobs.tables.runs import LastNight, Source
 
@@ -34,8 +34,8 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
 
     What the lists are like is left in the work folder, for `commit`.
 
-    Raises GateRefused for a broken list, which nothing overrides,
-    and DamagedFile for a part that cannot be read.
+    Raises GateRefused for a broken list, which nothing overrides, and DamagedFile for a part that cannot be
+    read.
     """
     n_rows = n_lists = 0
     try:

@@ -17,7 +17,7 @@ from cfjobs.lists.blend import LEAST_USERS, TYPICAL, WEIGHTS, Blend, chosen, kep
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.ratings import holdout
-from cfjobs.training.fit import fit_rater, training_of
+from cfjobs.training.fit import fit_rating_model, training_of
 from cfjobs.training.warm_start import COLD
 
 log = logging.getLogger(__name__)
@@ -46,10 +46,10 @@ def choose(task: training.Task, *, device: torch.device, last: float | None = No
         log.info("too few users to choose the weight of stars (%d): it is %g", n_relevant, TYPICAL)
         return Blend(weight=TYPICAL, users=n_relevant)
     kit = training.Kit(device)
-    network, _ = fit_rater(inner, kit, training=training_of(inner, kit))
+    network, _ = fit_rating_model(inner, kit, training=training_of(inner, kit))
     model = Model(
         network.eval(),
-        training.fit_ranker(inner, kit),
+        training.fit_ranking_model(inner, kit),
         config,
         _counted("user_id", inner.kept["user_idx"], inner.n_users),
         _counted("movie_id", inner.kept["movie_idx"], inner.n_movies),
@@ -93,14 +93,14 @@ def _inner(task: training.Task) -> tuple[training.Task, pl.DataFrame]:
     held = holdout.held_out(
         kind, frame["user_idx"].to_numpy(), fraction=config.holdout_fraction, seed=config.seed
     )
-    knobs = {
+    settings = {
         "ranking_steps": max(1, round(config.ranking_steps * _STEPS)),
         "processes": 1,
         "user_features": (),
     }
     inner = replace(
         task,
-        config=config.model_copy(update=knobs),
+        config=config.model_copy(update=settings),
         n_users=users.size,
         kept=frame.filter(~held),
         valid=frame.clear(),

@@ -21,7 +21,7 @@ from cfjobs.errors import CfjobsError, DamagedFile, InputError
 from cfjobs.record import Record
 from cfjobs.storage import lease
 from cfjobs.storage.faults import first_line
-from cfjobs.storage.lease import COMMIT, claimed
+from cfjobs.storage.lease import COMMIT, leased
 from cfjobs.storage.parquet import TableFile
 from cfjobs.tables import delta, latest, retention, rollback, runs
 from cfjobs.tables.rules import list_faults
@@ -93,7 +93,7 @@ def _repair(output: str, findings: list[Finding], now: datetime) -> None:
         words = "; ".join(finding.words for finding in half)
         rollback.rollback(output, to=str(version), who="cfjobs doctor", why=words[:500])
     latest.write(output)
-    with claimed(output, COMMIT, wait_s=120):
+    with leased(output, COMMIT, wait_s=120):
         left = retention.leftovers(output, kept=found, before=now - MIN_AGE)
         retention.remove(output, left, before=now - MIN_AGE)
 
@@ -299,9 +299,9 @@ class _Examination:
                 )  # fmt: skip
 
     def _leases(self) -> Iterator[Finding]:
-        for claim in lease.held(self._output):
-            words = f"{claim.name} is held by {claim.owner}"
-            if claim.alive:
+        for held in lease.held(self._output):
+            words = f"{held.name} is held by {held.owner}"
+            if held.alive:
                 yield Finding(
                     what="leases",
                     kind="note",

@@ -24,7 +24,7 @@ from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.night.score import top_n_schema
 from cfjobs.ratings import catalogue, holdout
 from cfjobs.ratings.question import Question, ordered_share, question_of
-from cfjobs.storage.lease import Claim, claimed
+from cfjobs.storage.lease import Lease, leased
 from cfjobs.storage.parquet import TableFile, parquet_bytes
 from cfjobs.tables import delta, runs
 
@@ -100,13 +100,13 @@ def _check_apart(inputs: Inputs, output: str) -> None:
             )
 
 
-def claimed_night(night: Night) -> AbstractContextManager[Claim]:
-    """Hold the claim of the night's date, so that one run at a time works on it.
+def leased_night(night: Night) -> AbstractContextManager[Lease]:
+    """Hold the lease of the night's date, so that one run at a time works on it.
     Raises Busy while another does.
 
-    Check the claim before the commit.
+    Check the lease before the commit.
     """
-    return claimed(night.output, night.run_date.isoformat())
+    return leased(night.output, night.run_date.isoformat())
 
 
 def resumed(night: Night) -> Night:
@@ -296,10 +296,10 @@ _CHANGE_NO_NUMBER = {"memory_gb", "threads", "runner", "ray_address", "gpus_per_
 def _key(inputs: list[dict[str, Any]], config: Config, run_date: date, model: str | None) -> str:
     """Names equal nights: same inputs, date, version and configuration (gate, checkpoints and where it runs
     may differ: they change no number)."""
-    knobs = {
+    settings = {
         name: value
         for name, value in config.model_dump(mode="json").items()
         if not name.startswith(("gate_", "checkpoint_")) and name not in _CHANGE_NO_NUMBER
     }
-    text = json.dumps([inputs, knobs, run_date.isoformat(), model, __version__], sort_keys=True)
+    text = json.dumps([inputs, settings, run_date.isoformat(), model, __version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

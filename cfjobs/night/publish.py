@@ -24,9 +24,10 @@ from cfjobs.night.records import (
     with_question,
 )
 from cfjobs.night.score import top_n_schema
-from cfjobs.storage.lease import COMMIT, Claim, claimed
-from cfjobs.tables import delta, latest
-from cfjobs.tables.delta import Overtaken, Part, Ready, Seen
+from cfjobs.storage.lease import COMMIT, Lease, leased
+from cfjobs.tables import latest
+from cfjobs.tables.delta import Overtaken, Seen
+from cfjobs.tables.parts import Part, Ready, write_part
 from cfjobs.tables.schema import OF_PUBLISHED
 
 log = logging.getLogger(__name__)
@@ -45,15 +46,15 @@ def commit(
     metrics: dict[str, float | None],
     verdict: str,
     seconds: dict[str, float],
-    claim: Claim | None = None,
+    night_lease: Lease | None = None,
 ) -> Published:
     """Make the night visible, one commit a table, `runs` last; then drop the work folder.
 
     seconds: of the stages before; those of the publish up to the row of `runs` join them, and of them
-    `window`, from the first commit on. claim: the night's own, which must still be held. All that can fail is
-    done before the first commit: every file is written and read back, every schema compared. Each commit is
-    conditional on the lease and on the version of its table (`tables/delta.py`), so that a run that was
-    paused meanwhile ends with LeaseLost or Overtaken.
+    `window`, from the first commit on. night_lease: the night's own, which must still be held. All that can
+    fail is done before the first commit: every file is written and read back, every schema compared. Each
+    commit is conditional on the lease and on the version of its table (`tables/delta.py`), so that a run that
+    was paused meanwhile ends with LeaseLost or Overtaken.
     """
     started = time.perf_counter()
     parts = tuple(Part(**part) for record in scored for part in record.parts)
@@ -94,7 +95,7 @@ def commit(
         "report_uri": report.uri(night.output, night.run_date),
         "gate": verdict,
     }
-    with claimed(night.output, COMMIT, wait_s=120) as lease:
+    with leased(night.output, COMMIT, wait_s=120) as lease:
         versions, seconds = make_visible(
             night.output,
             ready,
@@ -104,7 +105,7 @@ def commit(
             seconds=seconds,
             started=started,
             lease=lease,
-            own=claim,
+            own=night_lease,
         )
     latest.write(night.output)
     report.build_after_publishing(night.output, run_date=night.run_date)
@@ -141,8 +142,8 @@ def make_visible(
     run_id: str,
     seconds: dict[str, float],
     started: float,
-    lease: Claim,
-    own: Claim | None = None,
+    lease: Lease,
+    own: Lease | None = None,
 ) -> tuple[dict[str, int], dict[str, float]]:
     """The commits, again from the start when another writer was still on its way; versions by table,
     and the seconds.
@@ -183,7 +184,7 @@ def _row_of_runs(output: str, row: dict[str, Any], *, run_date: date, run_id: st
     schema = side_tables.plain_schema(tables.RUNS)
     rows = pa.Table.from_pylist([row], schema=schema).drop_columns(tables.RUN_DATE)
     return Ready(
-        tables.RUNS, schema, (delta.write_part(output, tables.RUNS, rows, run_date=run_date, name=run_id),)
+        tables.RUNS, schema, (write_part(output, tables.RUNS, rows, run_date=run_date, name=run_id),)
     )
 
 

@@ -4,8 +4,8 @@
       -> their lists                                                                    (every core)
       -> rows of `top_n` -> Parquet parts of bounded size                               (a thread of its own)
 
-Nothing grows with the shard, the ratings or the users:
-a chunk is as large as `memory_gb` allows beside the movies.
+Nothing grows with the shard, the ratings or the users: a chunk is as large as `memory_gb` allows beside the
+movies.
 """
 
 import logging
@@ -32,8 +32,7 @@ from cfjobs.model_store.files import Model
 from cfjobs.model_store.slices import ModelSlices
 from cfjobs.night.records import Night, Prepared, Scored, Shard, Shards, Trained
 from cfjobs.storage.parquet import SortedFile, TableFile
-from cfjobs.tables import delta
-from cfjobs.tables.delta import Part
+from cfjobs.tables.parts import Part, is_whole, part_path
 from cfjobs.topn.packing import Kept
 from cfjobs.topn.problem import Pairs
 
@@ -81,7 +80,7 @@ def _is_there(night: Night, shard: Shard, done: Scored) -> bool:
     """Whether the parts of a finished shard are there:
     a retention or another engine's VACUUM may have taken them."""
     for part in done.parts:
-        if not delta.is_whole(night.output, tables.TOP_N, Part(**part)):
+        if not is_whole(night.output, tables.TOP_N, Part(**part)):
             log.warning("shard %d: %s is gone or cut off, so it is scored again", shard.number, part["path"])
             score_again(night, shard)
             return False
@@ -124,9 +123,7 @@ def score(
     writer = PartsWriter(
         storage.join(night.output, tables.TOP_N.name),
         schema=work.schema,
-        path=lambda n: delta.part_path(
-            night.run_date, f"{night.run_id}-{shard.number:05d}-{n:03d}-{attempt}"
-        ),
+        path=lambda n: part_path(night.run_date, f"{night.run_id}-{shard.number:05d}-{n:03d}-{attempt}"),
         part_rows=night.config.part_rows,
     )
     started = time.perf_counter()

@@ -24,8 +24,7 @@ from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.night.records import Described, Night, Written
 from cfjobs.storage.parquet import parquet_bytes
-from cfjobs.tables import delta
-from cfjobs.tables.delta import Part, Ready
+from cfjobs.tables.parts import Part, Ready, is_whole, write_part
 from cfjobs.tables.schema import OF_PUBLISHED
 from cfjobs.topn.problem import NO_MOVIE
 
@@ -73,7 +72,7 @@ def write_all(night: Night, model: Model) -> list[Ready]:
 def _whole(night: Night, done: Written, table: tables.Table, schema: pa.Schema) -> Ready | None:
     """What a record says was written, if it is all there."""
     parts = tuple(Part(**part) for part in done.tables.get(table.name, ()))
-    if table.name not in done.tables or not all(delta.is_whole(night.output, table, part) for part in parts):
+    if table.name not in done.tables or not all(is_whole(night.output, table, part) for part in parts):
         log.warning(
             "%s of %s: is not there as it was written, so it is written again", table.name, night.run_date
         )
@@ -237,7 +236,7 @@ def write_table(
     for number, rows in enumerate(_gathered(blocks)):
         name = f"{night.run_id}-{number:05d}"
         columns = rows.select(in_file.names).to_arrow().cast(in_file)
-        parts.append(delta.write_part(night.output, table, columns, run_date=night.run_date, name=name))
+        parts.append(write_part(night.output, table, columns, run_date=night.run_date, name=name))
     return Ready(table, schema, tuple(parts))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from cfjobs import resources, storage
 from cfjobs.night.check import check
 from cfjobs.night.evaluate import compared, gate, judged, measure
-from cfjobs.night.prepare import claimed_night, hold_out, prepare, resumed, start
+from cfjobs.night.prepare import hold_out, leased_night, prepare, resumed, start
 from cfjobs.night.publish import commit
 from cfjobs.night.records import Metrics, Night, On, Prepared, Published, Scored, Trained, trained_already
 from cfjobs.night.score import score, scored_already, shards
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 __all__ = [
     "Stages",
     "check",
-    "claimed_night",
+    "leased_night",
     "commit",
     "compared",
     "described",
@@ -68,8 +68,8 @@ Progress = Callable[[str, float, str], None]
 class Stages:
     """How each stage is run: by the functions of this package, or by the same ones as tasks of a scheduler.
 
-    fit takes the night, its prepared ratings, "train" or "all",
-    and the fraction of the epochs to stop after; score takes care of all shards.
+    fit takes the night, its prepared ratings, "train" or "all", and the fraction of the epochs to stop after;
+    score takes care of all shards.
     """
 
     prepare: Callable[[Night], Prepared] = prepare
@@ -88,7 +88,7 @@ def story(night: Night, stages: Stages) -> tuple[Published, Trained]:
     Returns what was published, and the training that the holdout measured.
     """
     seconds: dict[str, float] = {}
-    with claimed_night(night) as claim:
+    with leased_night(night) as lease:
         night = resumed(night)
         with _timed(seconds, "prepare"):
             prepared = stages.prepare(night)
@@ -111,7 +111,7 @@ def story(night: Night, stages: Stages) -> tuple[Published, Trained]:
             scored = stages.score(night, prepared, final)
         with _timed(seconds, "check"):
             stages.check(night, prepared, scored)
-        claim.check()
+        lease.check()
         published = stages.commit(
             night,
             prepared,
@@ -120,7 +120,7 @@ def story(night: Night, stages: Stages) -> tuple[Published, Trained]:
             metrics=metrics,
             verdict=verdict,
             seconds=seconds,
-            claim=claim,
+            night_lease=lease,
         )
         return published, measured
 
@@ -169,7 +169,7 @@ def evaluate_alone(night: Night) -> Metrics:
 @contextmanager
 def _prepared(night: Night) -> Iterator[tuple[Night, Prepared]]:
     """A night that is not published: prepared and split, and its work folder gone when all is well."""
-    with claimed_night(night):
+    with leased_night(night):
         night = resumed(night)
         prepared = prepare(night)
         hold_out(night, prepared)

@@ -20,9 +20,10 @@ from cfjobs.errors import InputError
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.models.ranker import History, RankingModel
-from cfjobs.query import movies
+from cfjobs.query.lookup import id_like
 from cfjobs.query.predict import predicted
 from cfjobs.ratings import history
+from cfjobs.tables.runs import Source, night_of
 from cfjobs.topn.problem import NO_MOVIE
 
 
@@ -74,12 +75,12 @@ def explain(
     ratings_uri: where the ratings are now, if not where the night read them. InputError for a user without
     ratings and for a movie that the model does not know.
     """
-    night = movies.night_of(output, run_date)
+    night = night_of(output, run_date)
     model = model_store.load_model(night.run["model_uri"])
     movie_row = _row(model.movies["movie_id"], movie, "movie")
-    user_id = _cast(user, night.scan(tables.TOP_N).collect_schema()["user_id"])
+    user_id = id_like(night.table(tables.TOP_N), "user_id", user)
     rated = _known(history.of_night(night.run, [user], ratings_uri=ratings_uri), model)
-    if rated.is_empty():
+    if user_id is None or rated.is_empty():
         raise InputError(
             f"user {user}: has rated no movie that the model knows, and so gets the popularity list; there is nothing to explain"
         )
@@ -152,8 +153,8 @@ def _stars_part(model: Model, user: str, movie_row: int) -> float:
 def history_weights(ranking: RankingModel, rated: pl.DataFrame) -> torch.Tensor:
     """How much each of a user's ratings counts in the user's vector [H].
 
-    The vector is linear in the embeddings of what was rated;
-    with unit vectors in their place it is the weights.
+    The vector is linear in the embeddings of what was rated; with unit vectors in their place it is the
+    weights.
     """
     n = rated.height
     alone = replace(ranking, history_vectors=torch.eye(n))
@@ -213,7 +214,7 @@ def _known(rated: pl.DataFrame, model: Model) -> pl.DataFrame:
     )
 
 
-def _published(night: Any, user_id: str | int, movie_id: str | int) -> dict[str, Any]:
+def _published(night: Source, user_id: str | int, movie_id: str | int) -> dict[str, Any]:
     row = (
         night.scan(tables.TOP_N)
         .filter(pl.col("user_id") == user_id, pl.col("movie_id") == movie_id)
@@ -243,9 +244,4 @@ def _row(known: pl.Series, wanted: str, what: str) -> int:
 
 
 def _id(text: str, dtype: pl.DataType) -> pl.Series:
-    return pl.Series([_cast(text, dtype)], dtype=dtype)
-
-
-def _cast(text: str, dtype: pl.DataType) -> str | int:
-    found: str | int = pl.Series([text]).cast(dtype, strict=False)[0]
-    return found
+    return pl.Series([text]).cast(dtype, strict=False)

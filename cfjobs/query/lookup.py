@@ -1,20 +1,33 @@
 """A user's list, from the published tables."""
 
-import io
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-import polars as pl
+from deltalake import DeltaTable
 
 from cfjobs import storage, tables
 from cfjobs.errors import InputError
-from cfjobs.tables.runs import chosen_night, published_nights
+from cfjobs.tables import delta
+from cfjobs.tables.runs import night_of
+
+Row = dict[str, Any]
+
+_COLUMNS = ("rank", "movie_id", "title", "score", "predicted_rating")
+
+_LIST = """
+    select l.rank, l.movie_id, m.title, l.score, l.predicted_rating, l.source
+    from top_n l left join movie_embeddings m on m.run_date = l.run_date and m.movie_id = l.movie_id
+    where l.run_date = {run_date} and l.user_id = {user} order by l.rank
+"""
 
 
 @dataclass(frozen=True)
 class UserList:
-    """One user's list. frame: rank, movie_id, score, predicted_rating and, where known, title.
+    """One user's list. rows: rank, movie_id, title, score, predicted_rating; without titles where no movie
+    has one.
 
     user_id: None for a user who came without one. unknown_movies: rated ones that the model does not have.
     """
@@ -22,44 +35,41 @@ class UserList:
     user_id: str | int | None
     run_date: date
     source: str
-    frame: pl.DataFrame
+    rows: Sequence[Row]
     unknown_movies: tuple[str, ...] = ()
 
 
 def user_list(output: str, user: str, *, run_date: date | None = None) -> UserList:
     """A user's list of the latest published night, or of one date,
     with titles where the movies table had them."""
-    output = storage.normal(output)
-    night = published_night(output, run_date)
-    uri = storage.join(output, tables.TOP_N.name)
-    with storage.explained(uri):
-        scan = pl.scan_delta(uri, storage_options=storage.options(uri))
-        user_type = scan.collect_schema()["user_id"]
-        wanted = pl.Series([user]).cast(user_type, strict=False)[0]
-        frame = (
-            scan.filter((pl.col(tables.RUN_DATE) == night["run_date"]) & (pl.col("user_id") == wanted))
-            .sort("rank")
-            .collect()
+    night = night_of(output, run_date)
+    day, top_n = night.run["run_date"], night.table(tables.TOP_N)
+    wanted = id_like(top_n, "user_id", user)
+    found: list[Row] = []
+    if wanted is not None:
+        found = delta.select(
+            _LIST.format(run_date=delta.literal(day), user=delta.literal(wanted)),
+            top_n=top_n,
+            movie_embeddings=night.table(tables.MOVIE_EMBEDDINGS),
         )
-    if frame.is_empty():
+    if wanted is None or not found:
         raise InputError(
-            f"user {user}: has no list of {night['run_date']} in {uri}; lists are made for the users of the ratings and users tables"
+            f"user {user}: has no list of {day} in {storage.join(night.output, tables.TOP_N.name)}; "
+            "lists are made for the users of the ratings and users tables"
         )
-    titles_uri = storage.join(night["model_uri"], "movies.parquet")
-    movies = pl.read_parquet(io.BytesIO(storage.read_bytes(titles_uri)))
-    return UserList(wanted, night["run_date"], frame["source"][0], with_titles(frame, movies))
+    return UserList(wanted, day, found[0]["source"], for_people(found))
 
 
-def with_titles(frame: pl.DataFrame, movies: pl.DataFrame) -> pl.DataFrame:
-    """A list's columns for people, with titles where the movies table had them."""
-    if "title" in movies.columns:
-        frame = frame.join(
-            movies.select("movie_id", "title"), on="movie_id", how="left", maintain_order="left"
-        )
-    columns = ("rank", "movie_id", "title", "score", "predicted_rating")
-    return frame.select(name for name in columns if name in frame.columns)
+def id_like(table: DeltaTable, column: str, text: str) -> str | int | None:
+    """An id as the table has it, int or string; None for a text that cannot be one."""
+    kind = next(field.type for field in table.schema().fields if field.name == column)
+    if str(kind) == "string":
+        return text
+    return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else None
 
 
-def published_night(output: str, run_date: date | None) -> dict[str, Any]:
-    """The row of `runs` of a date, the latest by default."""
-    return chosen_night(published_nights(output), output, run_date)
+def for_people(rows: Sequence[Row]) -> list[Row]:
+    """A list's columns for people, with titles if there are any."""
+    titled = any(row.get("title") is not None for row in rows)
+    columns = [name for name in _COLUMNS if titled or name != "title"]
+    return [{name: row[name] for name in columns} for row in rows]

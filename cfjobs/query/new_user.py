@@ -13,8 +13,9 @@ from cfjobs import lists, model_store, models, ratings, storage, tables
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.model_store.files import Model
-from cfjobs.query.lookup import UserList, published_night, with_titles
+from cfjobs.query.lookup import UserList, for_people
 from cfjobs.ratings import validate
+from cfjobs.tables.runs import night_of
 from cfjobs.training import fold_in
 
 
@@ -36,7 +37,7 @@ def list_of(
     ratings_of: URI of a .csv or Parquet file as `read` takes it. With exactly the ratings that the night
     had of a user, the list is the published one.
     """
-    night = published_night(storage.normal(output), run_date)
+    night = night_of(output, run_date).run
     model = model_store.load_model(night["model_uri"])
     one = read(ratings_of, user=user, config=model.config, model=model)
     known, unknown = known_movies(one, model)
@@ -44,7 +45,17 @@ def list_of(
     batch = next(lists.best(lists.ask(alone, known, users=range(1)), n=model.config.top_n))
     frame = lists.rows(batch, alone, alone.users["user_id"])
     source = frame["source"][0] if frame.height else tables.SOURCE_MODEL
-    return UserList(one.user, night["run_date"], source, with_titles(frame, model.movies), tuple(unknown))
+    return UserList(
+        one.user, night["run_date"], source, for_people(_titled(frame, model.movies)), tuple(unknown)
+    )
+
+
+def _titled(frame: pl.DataFrame, movies: pl.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a list, with titles where the movies have them."""
+    if "title" in movies.columns:
+        titles = movies.select("movie_id", "title")
+        frame = frame.join(titles, on="movie_id", how="left", maintain_order="left")
+    return frame.to_dicts()
 
 
 def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> OneUser:

@@ -1,7 +1,5 @@
 """Outside ids numbered as they appear, batch by batch, then turned into rows in the order of the ids."""
 
-from typing import Protocol
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -10,16 +8,6 @@ from cfjobs.compiled import compiled
 
 _SMALL_IDS = 1 << 24
 """Ids from 0 to here are looked up without hashing, in 64 MB at most: only the parts in use take memory."""
-
-
-class Ids(Protocol):
-    """Numbers outside ids 0, 1, ... in the order of their appearance."""
-
-    def number(self, ids: pl.Series, out: NDArray[np.int32]) -> None:
-        """Write the number of each id into `out`; new ids get the next ones."""
-
-    def seen(self) -> pl.Series:
-        """The ids by number."""
 
 
 class IntegerIds:

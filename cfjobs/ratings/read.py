@@ -34,8 +34,8 @@ class Ratings:
     """Clean ratings as columns, sorted by user, timestamp, movie; row numbers stand for ids.
 
     frame: user_idx int32, movie_idx int32, rating float32, timestamp datetime[us] (UTC, no zone), R rows.
-    users: user_id by row, ascending. movies: movie_id by row, ascending, with the further columns of
-    the movies file. cold_users: ids of the users file that have rated nothing.
+    users: user_id by row, ascending. movies: movie_id by row, ascending, with the further columns of the
+    movies file. cold_users: ids of the users file that have rated nothing.
     """
 
     frame: pl.DataFrame

@@ -55,7 +55,7 @@ class IdTypes:
 
 def columns_of(config: Config) -> tuple[str, ...]:
     """Names of the user, movie, rating and timestamp columns in the files."""
-    return tuple(getattr(config, knob) for knob in _ROLES)
+    return tuple(getattr(config, setting) for setting in _ROLES)
 
 
 def check_columns(
@@ -65,7 +65,7 @@ def check_columns(
     config: Config,
 ) -> tuple[pl.DataType, ...]:
     """Types of the user, movie, rating and timestamp column; InputError for one absent or of a wrong type."""
-    return tuple(_checked(schema, knob, file=file, config=config) for knob in _ROLES)
+    return tuple(_checked(schema, setting, file=file, config=config) for setting in _ROLES)
 
 
 def id_types(types: Iterable[tuple[pl.DataType, ...]]) -> IdTypes:
@@ -79,12 +79,12 @@ def id_types(types: Iterable[tuple[pl.DataType, ...]]) -> IdTypes:
     return IdTypes(*(pl.Int64() if fits else pl.String() for fits in whole))
 
 
-def check_type(dtype: pl.DataType, knob: str, *, column: str, file: str) -> None:
+def check_type(dtype: pl.DataType, setting: str, *, column: str, file: str) -> None:
     """InputError for a type that cannot be used. file: how the line begins, as in 'movies part-0.parquet'."""
-    if not _is_usable(dtype, knob):
+    if not _is_usable(dtype, setting):
         raise InputError(
-            f"{file}: {column!r} is {_spoken(dtype)}, expected {_ROLES[knob]}; "
-            f"cast it on export or map another column with {knob}"
+            f"{file}: {column!r} is {_spoken(dtype)}, expected {_ROLES[setting]}; "
+            f"cast it on export or map another column with {setting}"
         )
 
 
@@ -172,24 +172,24 @@ def microseconds(moment: datetime) -> int:
     return (passed.days * 86_400 + passed.seconds) * 1_000_000 + passed.microseconds
 
 
-def _checked(schema: Mapping[str, pl.DataType], knob: str, *, file: str, config: Config) -> pl.DataType:
-    column = getattr(config, knob)
+def _checked(schema: Mapping[str, pl.DataType], setting: str, *, file: str, config: Config) -> pl.DataType:
+    column = getattr(config, setting)
     if column not in schema:
-        remedy = f"rename it on export or set {knob}"
+        remedy = f"rename it on export or set {setting}"
         if f"/{column}=" in file:
             remedy = "a folder's name is not read as a column: write it into the file"
         raise InputError(f"ratings {file}: has no column {column!r} (got {', '.join(schema)}); {remedy}")
-    check_type(schema[column], knob, column=column, file=f"ratings {file}")
+    check_type(schema[column], setting, column=column, file=f"ratings {file}")
     return schema[column]
 
 
-def _is_usable(dtype: pl.DataType, knob: str) -> bool:
+def _is_usable(dtype: pl.DataType, setting: str) -> bool:
     if dtype == pl.Null:
         return True
-    if knob in {"user_column", "movie_column"}:
+    if setting in {"user_column", "movie_column"}:
         text = isinstance(dtype, pl.String | pl.Categorical | pl.Enum | pl.Binary)
         return text or dtype.is_integer() or (isinstance(dtype, pl.Decimal) and dtype.scale == 0)
-    return dtype.is_numeric() or (knob == "timestamp_column" and isinstance(dtype, pl.Datetime | pl.Date))
+    return dtype.is_numeric() or (setting == "timestamp_column" and isinstance(dtype, pl.Datetime | pl.Date))
 
 
 def _fits_int64(dtype: pl.DataType) -> bool:

@@ -203,8 +203,8 @@ def _variety(listed: pl.LazyFrame, by_movie: pl.DataFrame) -> dict[str, float]:
 def _changed(night: Source, before: Source) -> dict[str, Any]:
     """New movies among the first ten against last night's first ten, over users who had a list then.
 
-    quiet: (users, those with a new movie), of the
-    users with as many ratings as last night, as far as the holdout tells.
+    quiet: (users, those with a new movie), of the users with as many ratings as last night, as far as the
+    holdout tells.
     """
     tonight, last = _sampled(night.first_lists()), _sampled(before.first_lists())
     had = last.select("user_id").unique()

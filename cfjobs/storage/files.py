@@ -1,7 +1,7 @@
 """Files by URI, on a disk or in an object store, and what goes wrong with them.
 
-A URI is a local path, `file://...`, or `s3://bucket/prefix`. Credentials and endpoint come from the
-standard chain (environment, profile, instance role), once, and drive boto3, Polars and deltalake alike.
+A URI is a local path, `file://...`, or `s3://bucket/prefix`. Credentials and endpoint come from the standard
+chain (environment, profile, instance role), once, and drive boto3, Polars and deltalake alike.
 """
 
 import io
@@ -13,15 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from cfjobs.storage.faults import ABSENT, CONFLICT, explained
 from cfjobs.storage.s3 import client, list_s3
 from cfjobs.storage.uri import FileInfo, bucket_key, is_s3, join
-
-if TYPE_CHECKING:
-    pass
 
 
 def list_files(uri: str, *, suffix: str = ".parquet") -> list[FileInfo]:

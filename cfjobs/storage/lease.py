@@ -5,7 +5,7 @@ object store it is a small object, made by a conditional write and rewritten eve
 lives; one that is not rewritten for LEASE_S is taken over.
 
 A lease alone fences nothing: its owner may be paused, and go on after it was taken over. So whoever commits
-renews it just before (`Claim.renew`, a conditional write), and makes the commit itself conditional on the
+renews it just before (`Lease.renew`, a conditional write), and makes the commit itself conditional on the
 table's version (`tables/delta.py`). It is given back by a conditional write too, so that what another holds
 is never removed.
 """
@@ -36,7 +36,7 @@ from cfjobs.storage.uri import is_s3, join
 log = logging.getLogger(__name__)
 
 COMMIT = "commit"
-"""The claim of whoever changes the tables: a night's commits, a rollback, a retention."""
+"""The lease of whoever changes the tables: a night's commits, a rollback, a retention."""
 
 LEASE_S = 30.0
 
@@ -44,15 +44,15 @@ Owner = dict[str, Any]
 
 
 class Busy(CfjobsError):
-    """Another run holds the claim: wait for it or cancel it."""
+    """Another run holds the lease: wait for it or cancel it."""
 
 
 class LeaseLost(StorageFault):
     """Another run has taken the place of this one, which was frozen or cut off: it must not commit."""
 
 
-class Claim:
-    """A claim that is held.
+class Lease:
+    """A lease that is held.
 
     taken_over: it was another's, who never gave it back and may still believe that it is his.
     """
@@ -63,7 +63,7 @@ class Claim:
         self.taken_over = taken_over
 
     def check(self) -> None:
-        """Raises LeaseLost when the claim is known to be lost."""
+        """Raises LeaseLost when the lease is known to be lost."""
         if self.lost:
             raise LeaseLost(
                 f"{self.uri}: this run was frozen or did not reach the store for longer than a lease and another took its place; "
@@ -71,7 +71,7 @@ class Claim:
             )
 
     def renew(self) -> None:
-        """Make sure now that the claim is ours, just before a commit. Raises LeaseLost when it is not."""
+        """Make sure now that the lease is ours, just before a commit. Raises LeaseLost when it is not."""
         self._renew()
         self.check()
 
@@ -80,20 +80,20 @@ class Claim:
 
 
 @contextmanager
-def claimed(output: str, name: str, *, wait_s: float = 0, lease_s: float | None = None) -> Iterator[Claim]:
-    """Hold a claim for the time of the block; Busy when another run still holds it after wait_s."""
+def leased(output: str, name: str, *, wait_s: float = 0, lease_s: float | None = None) -> Iterator[Lease]:
+    """Hold a lease for the time of the block; Busy when another run still holds it after wait_s."""
     uri = _uri(output, name)
     if is_s3(uri):
-        with _leased(uri, wait_s=wait_s, lease_s=lease_s or LEASE_S) as claim:
-            yield claim
+        with _leased_object(uri, wait_s=wait_s, lease_s=lease_s or LEASE_S) as lease:
+            yield lease
     else:
-        with _locked(Path(uri), wait_s=wait_s) as claim:
-            yield claim
+        with _locked(Path(uri), wait_s=wait_s) as lease:
+            yield lease
 
 
 @dataclass(frozen=True)
 class Held:
-    """A claim as others see it. alive: whether its owner still renews it; at: when it last did."""
+    """A lease as others see it. alive: whether its owner still renews it; at: when it last did."""
 
     name: str
     uri: str
@@ -103,12 +103,12 @@ class Held:
 
 
 def living(output: str) -> set[str]:
-    """The names of the claims that somebody holds and renews: dates of nights under way, and COMMIT."""
-    return {claim.name for claim in held(output) if claim.alive}
+    """The names of the leases that somebody holds and renews: dates of nights under way, and COMMIT."""
+    return {lease.name for lease in held(output) if lease.alive}
 
 
 def held(output: str) -> list[Held]:
-    """Every claim of an output that was not given back."""
+    """Every lease of an output that was not given back."""
     folder = join(output, "_work")
     if is_s3(folder):
         with explained(folder):
@@ -121,7 +121,7 @@ def held(output: str) -> list[Held]:
         names = [path.name for path in Path(folder).glob("claim-*.json")]
     found = (re.fullmatch(r"claim-(.+)\.json", name) for name in sorted(names))
     every = (_seen(join(folder, match[0]), match[1]) for match in found if match)
-    return [claim for claim in every if claim is not None]
+    return [lease for lease in every if lease is not None]
 
 
 def _seen(uri: str, name: str) -> Held | None:
@@ -145,7 +145,7 @@ def _seen(uri: str, name: str) -> Held | None:
 
 
 def forget_given_back(output: str, *, before: datetime) -> int:
-    """Remove the objects of claims that were given back before this; returns how many. A disk keeps none."""
+    """Remove the objects of leases that were given back before this; returns how many. A disk keeps none."""
     folder = join(output, "_work")
     if not is_s3(folder):
         return 0
@@ -170,7 +170,7 @@ def _uri(output: str, name: str) -> str:
 # On a disk ------------------------------------------------------------------------------------------
 
 
-class _Lock(Claim):
+class _Lock(Lease):
     """A locked file. It is lost only when the file was removed or replaced by hand."""
 
     def __init__(self, path: Path, handle: int, *, taken_over: bool) -> None:
@@ -190,7 +190,7 @@ class _Lock(Claim):
 
 
 @contextmanager
-def _locked(path: Path, *, wait_s: float) -> Iterator[Claim]:
+def _locked(path: Path, *, wait_s: float) -> Iterator[Lease]:
     until = time.monotonic() + wait_s
     while (handle := _try_lock(path)) is None:
         if time.monotonic() >= until:
@@ -234,7 +234,7 @@ def _is_at(handle: int, path: Path) -> bool:
 # In an object store ---------------------------------------------------------------------------------
 
 
-class _Lease(Claim):
+class _StoredLease(Lease):
     """An object that is ours as long as it has the tag of our last write."""
 
     def __init__(self, uri: str, tag: str, *, taken_over: bool) -> None:
@@ -257,7 +257,7 @@ class _Lease(Claim):
             found = read_tagged(self.uri)
             if found is None or _read(found.data).get("token") not in self._unanswered:
                 self.lost = True
-                log.warning("%s: another run has taken this claim over", self.uri)
+                log.warning("%s: another run has taken this lease over", self.uri)
                 return
             self._tag = found.tag  # our write arrived, its answer did not
         self._tag = tag
@@ -275,11 +275,11 @@ class _Lease(Claim):
 
 
 @contextmanager
-def _leased(uri: str, *, wait_s: float, lease_s: float) -> Iterator[Claim]:
+def _leased_object(uri: str, *, wait_s: float, lease_s: float) -> Iterator[Lease]:
     lease = _acquire(uri, wait_s=wait_s, lease_s=lease_s)
     stop = threading.Event()
     renewal = threading.Thread(
-        target=_renew_until, args=(lease, stop, lease_s), name=f"claim {uri}", daemon=True
+        target=_renew_until, args=(lease, stop, lease_s), name=f"lease {uri}", daemon=True
     )
     renewal.start()
     try:
@@ -290,12 +290,12 @@ def _leased(uri: str, *, wait_s: float, lease_s: float) -> Iterator[Claim]:
         lease.give_back()
 
 
-def _acquire(uri: str, *, wait_s: float, lease_s: float) -> _Lease:
+def _acquire(uri: str, *, wait_s: float, lease_s: float) -> _StoredLease:
     began = time.monotonic()
     last_tag, since, alive = None, began, False
     while True:
         if tag := write_if(uri, _owner(), tag=None):
-            return _Lease(uri, tag, taken_over=False)
+            return _StoredLease(uri, tag, taken_over=False)
         found = read_tagged(uri)
         now = time.monotonic()
         if found is None:
@@ -303,7 +303,7 @@ def _acquire(uri: str, *, wait_s: float, lease_s: float) -> _Lease:
         owner = _read(found.data)
         if _given_back(owner):
             if tag := write_if(uri, _owner(), tag=found.tag):
-                return _Lease(uri, tag, taken_over=False)
+                return _StoredLease(uri, tag, taken_over=False)
             continue
         alive = alive or last_tag not in {None, found.tag}
         if found.tag != last_tag:
@@ -311,13 +311,13 @@ def _acquire(uri: str, *, wait_s: float, lease_s: float) -> _Lease:
         if now - since > lease_s or _has_died(owner):
             log.warning("%s: its owner is gone, taken over (%s)", uri, _words(owner))
             if tag := write_if(uri, _owner(), tag=found.tag):
-                return _Lease(uri, tag, taken_over=True)
+                return _StoredLease(uri, tag, taken_over=True)
         if alive and now - began > wait_s:
             raise _busy(uri, owner)
         time.sleep(min(1.0, lease_s / 10))
 
 
-def _renew_until(lease: _Lease, stop: threading.Event, lease_s: float) -> None:
+def _renew_until(lease: _StoredLease, stop: threading.Event, lease_s: float) -> None:
     renewed = time.monotonic()
     while not lease.lost and not stop.wait(lease_s / 4):
         try:
@@ -333,7 +333,7 @@ def _renew_until(lease: _Lease, stop: threading.Event, lease_s: float) -> None:
 
 
 def _owner(token: str | None = None, **more: object) -> bytes:
-    """Who writes a claim. Two containers or cloned machines may share a host name, and a system its process
+    """Who writes a lease. Two containers or cloned machines may share a host name, and a system its process
     numbers after a restart: a process is one start of one number in one PID namespace of one boot."""
     owner = {
         "host": socket.gethostname(),
@@ -349,7 +349,7 @@ def _owner(token: str | None = None, **more: object) -> bytes:
 
 
 def _read(data: bytes) -> Owner:
-    """Who wrote a claim; nothing is known when the write was cut off in the middle."""
+    """Who wrote a lease; nothing is known when the write was cut off in the middle."""
     try:
         found = json.loads(data)
     except ValueError:

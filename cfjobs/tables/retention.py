@@ -11,7 +11,7 @@ from typing import Any
 from cfjobs import storage
 from cfjobs.record import Record
 from cfjobs.storage import lease
-from cfjobs.storage.lease import COMMIT, claimed
+from cfjobs.storage.lease import COMMIT, leased
 from cfjobs.storage.uri import FileInfo
 from cfjobs.tables import delta, latest
 from cfjobs.tables.delta import Seen, paths
@@ -59,7 +59,7 @@ def retain(
     min_age.
     """
     output = storage.normal(output)
-    with claimed(output, COMMIT, wait_s=120) as ours:
+    with leased(output, COMMIT, wait_s=120) as ours:
         found = published(output)
         kept, gone = found[-nights:], found[:-nights]
         before = (now or datetime.now(UTC)) - min_age
@@ -149,13 +149,17 @@ def _unreferenced(
     newest = delta.open_table(output, name)
     if newest is None:
         return []
-    held = {uri for uri in paths(newest) if not any(f"{RUN_DATE}={day}/" in uri for day in gone)}
-    for night in kept:
-        version = night.version if name == RUNS.name else night.table_versions.get(name)
-        if version is not None:
-            held |= paths(table_at(output, name, version=version))
     root = storage.join(output, name)
-    return [file for file in storage.list_files(root) if file.uri.removeprefix(root).lstrip("/") not in held]
+    held = {path for path in paths(newest) if not any(f"{RUN_DATE}={day}/" in path for day in gone)}
+    there = {file.uri.removeprefix(root).lstrip("/"): file for file in storage.list_files(root)}
+    left = there.keys() - held
+    named = (night.version if name == RUNS.name else night.table_versions.get(name) for night in kept)
+    # The oldest first: it holds most of what the newest does not.
+    for version in sorted({version for version in named if version is not None}):
+        if not left:
+            break
+        left -= paths(table_at(output, name, version=version))
+    return [file for path, file in there.items() if path in left]
 
 
 def _of_living(uri: str, living: set[str]) -> bool:

@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
-import pyarrow as pa
 from deltalake import DeltaTable
 
 from cfjobs import storage
 from cfjobs.errors import InputError
 from cfjobs.record import Record
-from cfjobs.storage.lease import COMMIT, claimed
+from cfjobs.storage.lease import COMMIT, leased
 from cfjobs.tables import delta, latest
 from cfjobs.tables.delta import Seen, paths
-from cfjobs.tables.runs import commits, rows, table_at
-from cfjobs.tables.schema import ROLLBACKS, RUN_DATE, RUNS
+from cfjobs.tables.runs import commits, rows, table_at, there
+from cfjobs.tables.schema import PUBLISHED, ROLLBACKS, RUN_DATE, RUNS
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +48,11 @@ def rollback(output: str, *, to: str, who: str, why: str, dry_run: bool = False)
     """
     output = storage.normal(output)
     if dry_run:
-        return _planned(output, to=to, who=who, why=why, dry_run=True)
-    with claimed(output, COMMIT, wait_s=120) as lease:
-        done = _planned(output, to=to, who=who, why=why, dry_run=False)
+        now = {table.name: delta.open_table(output, table.name) for table in PUBLISHED}
+        return _planned(output, now, to=to, who=who, why=why, dry_run=True)
+    with leased(output, COMMIT, wait_s=120) as lease:
         seen = Seen(output, lease)
+        done = _planned(output, seen.tables, to=to, who=who, why=why, dry_run=False)
         if lease.taken_over:
             seen.fence()
         lease.renew()
@@ -64,16 +64,19 @@ def rollback(output: str, *, to: str, who: str, why: str, dry_run: bool = False)
     return done
 
 
-def _planned(output: str, *, to: str, who: str, why: str, dry_run: bool) -> Rollback:
-    """What a rollback to this night comes to. InputError when there is no such night,
-    or something of it is gone."""
-    runs = table_at(output, RUNS.name)
+def _planned(
+    output: str, now: Mapping[str, DeltaTable | None], *, to: str, who: str, why: str, dry_run: bool
+) -> Rollback:
+    """What a rollback to this night comes to, with the tables as they are now. InputError when there is no
+    such night, or something of it is gone."""
+    runs = there(now[RUNS.name], output)
     version = _version_of(runs, to)
     target = table_at(output, RUNS.name, version=version)
     nights = rows(target)
     row = max(nights, key=lambda row: row["finished_at"])
     wanted = {**json.loads(row["table_versions"]), RUNS.name: version}
-    gone = _gone(output, wanted, nights)
+    before = {name: there(now[name], output) for name in wanted}
+    gone = _gone(output, before, wanted, nights)
     if row["run_date"] in gone:
         raise InputError(
             f"rollback: the night of {row['run_date']} cannot come back, {gone[row['run_date']]} is gone (by `cfjobs retain`, or by hand); "
@@ -86,7 +89,7 @@ def _planned(output: str, *, to: str, who: str, why: str, dry_run: bool) -> Roll
         who=who,
         why=why,
         dry_run=dry_run,
-        before={name: table_at(output, name).version() for name in wanted},
+        before={name: table.version() for name, table in before.items()},
         restored=wanted,
         nights_gone=sorted(now_dates - (then_dates - gone.keys())),
         nights_back=sorted(then_dates - now_dates - gone.keys()),
@@ -94,7 +97,12 @@ def _planned(output: str, *, to: str, who: str, why: str, dry_run: bool) -> Roll
     )
 
 
-def _gone(output: str, wanted: Mapping[str, int], nights: Sequence[dict[str, Any]]) -> dict[date, str]:
+def _gone(
+    output: str,
+    now: Mapping[str, DeltaTable],
+    wanted: Mapping[str, int],
+    nights: Sequence[dict[str, Any]],
+) -> dict[date, str]:
     """The nights that cannot come back, because a retention removed them,
     and what of each is missing first."""
     gone = {
@@ -103,7 +111,7 @@ def _gone(output: str, wanted: Mapping[str, int], nights: Sequence[dict[str, Any
         if not storage.exists(storage.join(row["model_uri"], "model.json"))
     }
     for name, version in wanted.items():
-        back = paths(table_at(output, name, version=version)) - paths(table_at(output, name))
+        back = paths(table_at(output, name, version=version)) - paths(now[name])
         for path in sorted(back):
             uri = storage.join(output, name, path)
             day = date.fromisoformat(path.partition("/")[0].removeprefix(f"{RUN_DATE}="))
@@ -156,6 +164,8 @@ def _restore(seen: Seen, name: str, version: int, rollback: Rollback) -> None:
 
 
 def _record_rollback(output: str, rollback: Rollback) -> None:
+    import pyarrow as pa  # here: saying what would be done does without it
+
     row = {
         RUN_DATE: rollback.to_date,
         "run_id": rollback.to_run,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from deltalake import DeltaTable, QueryBuilder
+from deltalake import DeltaTable
 
 from cfjobs import storage
 from cfjobs.errors import InputError, TooOld
@@ -118,7 +118,12 @@ def stale(output: str, run_date: date) -> str | None:
 
 
 def table_at(output: str, name: str, *, version: int | None = None) -> DeltaTable:
-    table = delta.open_table(output, name, version=version)
+    """A table of an output, the newest version by default. InputError where there is none."""
+    return there(delta.open_table(output, name, version=version), output)
+
+
+def there(table: DeltaTable | None, output: str) -> DeltaTable:
+    """A table that was looked for in an output. InputError where there is none."""
     if table is None:
         raise InputError(
             f"output {output}: no night has been published there; run `cfjobs nightly` first or check the URI"
@@ -128,15 +133,7 @@ def table_at(output: str, name: str, *, version: int | None = None) -> DeltaTabl
 
 def rows(runs: DeltaTable) -> list[dict[str, Any]]:
     """The rows of a version of `runs`, by date."""
-    with storage.explained(runs.table_uri):
-        found = (
-            QueryBuilder()
-            .register("runs", runs)
-            .execute(f"select * from runs order by {RUN_DATE}")
-            .read_all()
-        )
-    columns = {name: [value.as_py() for value in found[name]] for name in found.column_names}  # type: ignore[attr-defined]  # its stubs call an iterator iterable
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return delta.select(f"select * from runs order by {RUN_DATE}", runs=runs)
 
 
 def commits(runs: DeltaTable) -> dict[int, str]:
@@ -149,12 +146,9 @@ def commits(runs: DeltaTable) -> dict[int, str]:
 def _night_of(row: dict[str, Any]) -> PublishedNight:
     """A row of `runs`; nights of before version 1.1 do not name the version of `runs` itself."""
     values = row | {name: json.loads(row[name]) for name in ("table_versions", "metrics", "counts")}
-    version = values["table_versions"].pop(RUNS.name, None)
+    values["version"] = values["table_versions"].pop(RUNS.name, None)
     values["training"] = json.loads(row["config"]).get("training")
-    return PublishedNight(
-        version=version,
-        **{name: values.get(name) for name in PublishedNight.model_fields if name != "version"},
-    )
+    return PublishedNight(**{name: values.get(name) for name in PublishedNight.model_fields})
 
 
 @dataclass(frozen=True)
@@ -164,13 +158,21 @@ class Source:
     output: str
     run: dict[str, Any]
 
+    def version(self, table: Table) -> int | None:
+        """The version of a table that the run published."""
+        found: int | None = json.loads(self.run["table_versions"]).get(table.name)
+        return found
+
+    def table(self, table: Table) -> DeltaTable:
+        """A table as the run published it."""
+        return table_at(self.output, table.name, version=self.version(table))
+
     def scan(self, table: Table) -> "pl.LazyFrame":
         """The night's rows of a table."""
-        import polars as pl
+        import polars as pl  # here: look-ups do without it
 
         uri = storage.join(self.output, table.name)
-        version = json.loads(self.run["table_versions"]).get(table.name)
-        scan = pl.scan_delta(uri, version=version, storage_options=storage.options(uri))
+        scan = pl.scan_delta(uri, version=self.version(table), storage_options=storage.options(uri))
         return scan.filter(pl.col(RUN_DATE) == self.run["run_date"]).drop(RUN_DATE)
 
     def first_lists(self) -> "pl.LazyFrame":
@@ -184,6 +186,12 @@ class Source:
 def published_nights(output: str) -> list[dict[str, Any]]:
     """Every row of `runs`, by date. InputError when nothing has been published there."""
     return rows(table_at(output, RUNS.name))
+
+
+def night_of(output: str, run_date: date | None = None) -> Source:
+    """The tables of a published night, the latest by default."""
+    output = storage.normal(output)
+    return Source(output, chosen_night(published_nights(output), output, run_date))
 
 
 def chosen_night(nights: Sequence[dict[str, Any]], output: str, run_date: date | None) -> dict[str, Any]:

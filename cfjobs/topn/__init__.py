@@ -1,6 +1,6 @@
 """Scoring: every user against every movie, exact top-N lists. `engine` has the interface and how it is done.
 
-engine.py      top_n_batches, top_n, similar_movies: the interface
+engine.py      top_n_batches: the interface
 problem.py     what a call is given, checked
 packing.py     movies and users as the approximate pass wants them; the proofs of its bounds
 kernel.py      the approximate pass in registers
@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfjobs.models.network import DotScores, MlpScores
-from cfjobs.topn.engine import similar_movies, top_n_batches
+from cfjobs.topn.engine import top_n_batches
 from cfjobs.topn.packing import Kept
 from cfjobs.topn.problem import NO_MOVIE, Lists, Net, Pairs
 
-__all__ = ["NO_MOVIE", "Kept", "Lists", "Pairs", "similar_movies", "top_n"]
+__all__ = ["NO_MOVIE", "Kept", "Lists", "Pairs", "top_n"]
 
 
 def top_n(

@@ -24,7 +24,7 @@ def numba_batches(
     group = int(min(GROUP, max(TILE, share / 2 / per_member))) // TILE * TILE
     batch = int(min(BATCH, max(group, share / 2 / per_user))) // group * group
 
-    def scan(rows: np.ndarray, seen: Slice, excluded: Slice, out: Slice, sample: int) -> np.ndarray:
+    def scan(rows: np.ndarray, seen: Slice, out: Slice, sample: int) -> np.ndarray:
         """Fill out. Returns the users whose sampled threshold was too high, whose lists may be wrong."""
         users = pack_users(rows, movies)
         short = np.zeros(len(rows), bool)
@@ -32,7 +32,7 @@ def numba_batches(
             padded(rows), users.packed, users.start, users.unit, users.factor, users.shift, users.error, users.cap,
             movies.rows, movies.bias, movies.row_of, movies.position_of, movies.panels, movies.init, movies.scale,
             movies.block_error, movies.movie_error, movies.block_cap,
-            movies.weight, movies.output_bias, *seen, *excluded,
+            movies.weight, movies.output_bias, *seen,
             group, room, job.n, job.floor, sample, movies.sample_n, *out, short,
         )  # fmt: skip
         return np.flatnonzero(short)
@@ -40,12 +40,12 @@ def numba_batches(
     def lists(first: int) -> Lists:
         last = min(first + batch, job.users.stop)
         rows = user_rows(job, first, last)
-        seen, excluded = (pairs_of(pairs, first, last, len(job.q)) for pairs in (job.seen, job.excluded))
+        seen = pairs_of(job.seen, first, last, len(job.q))
         out = empty_lists(last - first, job.width)
-        again = scan(rows, seen, excluded, out, movies.sample_blocks)
+        again = scan(rows, seen, out, movies.sample_blocks)
         if len(again):
             part = empty_lists(len(again), job.width)
-            scan(rows[again], pairs_among(seen, again), pairs_among(excluded, again), part, 0)
+            scan(rows[again], pairs_among(seen, again), part, 0)
             out[0][again], out[1][again] = part
         return Lists(first, *out)
 

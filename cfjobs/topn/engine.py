@@ -27,7 +27,7 @@ place in the caller's matrix.
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -54,7 +54,6 @@ def top_n_batches(
     n: int,
     movie_bias: np.ndarray | None = None,
     seen: Pairs | None = None,
-    excluded: Pairs | None = None,
     candidates: np.ndarray | None = None,
     min_score: float | None = None,
     net: Net | None = None,
@@ -68,13 +67,13 @@ def top_n_batches(
 ) -> Iterator[Lists]:
     """Yield each user's N best unseen candidate movies, in order of users, a batch at a time.
 
-    x: [U, D] float32, read in contiguous ranges. q: [M, D] float32. movie_bias: [M] float32. seen, excluded:
-    pairs never listed. candidates: [M] bool, the movies that may be listed. min_score: list only scores of at
-    least this, rounded to float32 as scores are. net: score with this network instead of x . q. users: the
-    contiguous range of users wanted (a shard); all if left out. device: of the torch backend. threads: of the
-    numba backend; all that the process may use if left out. memory_gb: room for what this call adds to its
-    inputs: the movies' copies and the batches in work. kept: carries the movies' copies to further calls with
-    the same movies, candidates and n.
+    x: [U, D] float32, read in contiguous ranges. q: [M, D] float32. movie_bias: [M] float32. seen: pairs
+    never listed. candidates: [M] bool, the movies that may be listed.
+    min_score: list only scores of at least this, rounded to float32 as scores are. net: score with this
+    network instead of x . q. users: the contiguous range of users wanted (a shard); all if left out. device:
+    of the torch backend. threads: of the numba backend; all that the process may use if left out. memory_gb:
+    room for what this call adds to its inputs: the movies' copies and the batches in work. kept: carries the
+    movies' copies to further calls with the same movies, candidates and n.
 
     Raises ValueError on shapes that do not fit, on NaN or infinity, and where scores may pass the
     largest float32.
@@ -94,15 +93,14 @@ def top_n_batches(
         check_net(net, user_factors=x.shape[1], movie_factors=movie_rows.shape[1])
         if movie_bias is not None:
             raise ValueError("movie_bias does not go with net; append it to the movie's embedding")
-    for pairs, name in ((seen, "seen"), (excluded, "excluded")):
-        if pairs is not None:
-            check_pairs(pairs, name=name, n_users=n_users)
+    if seen is not None:
+        check_pairs(seen, n_users=n_users)
     if backend == "auto":
         backend = "torch" if device != "cpu" or (net is not None and net.middle) else "numba"
     if backend == "numba" and net is not None and net.middle:
         raise ValueError("the numba backend takes nets of one hidden layer; use backend='torch'")
     job = Job(
-        x=x, q=movie_rows, bias=bias, seen=seen, excluded=excluded, listed=listed, net=net, users=users,
+        x=x, q=movie_rows, bias=bias, seen=seen, listed=listed, net=net, users=users,
         n=min(n, max(1, n_movies)), width=n, floor=-math.inf if min_score is None else float(np.float32(min_score)),
     )  # fmt: skip
     if backend == "torch":
@@ -113,30 +111,3 @@ def top_n_batches(
 
     threads = threads or processors()
     return numba_batches(job, screen=screen, threads=threads, memory_gb=memory_gb, kept=kept)
-
-
-def top_n(x: Rows, q: np.ndarray, *, n: int, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    """movie_idx [U, N] int32 and score [U, N] float32 of all users at once; see `top_n_batches`."""
-    batches = list(top_n_batches(x, q, n=n, **options))
-    if not batches:
-        return np.empty((0, n), np.int32), np.empty((0, n), np.float32)
-    return np.concatenate([b.movie_idx for b in batches]), np.concatenate([b.score for b in batches])
-
-
-def similar_movies(
-    q: np.ndarray, *, n: int, metric: Literal["cosine", "dot"] = "cosine", **options: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """The N movies most like each movie, itself left out: movie_idx [M, N] and score [M, N].
-
-    The cosine is the dot product of rows divided by their norm and rounded to float32; a row of
-    zeros has cosine 0 with every other.
-    """
-    rows = checked_matrix(q, "movie vectors q")
-    if metric not in ("cosine", "dot"):
-        raise ValueError(f"metric is {metric!r}, expected 'cosine' or 'dot'")
-    if metric == "cosine":
-        rows64 = rows.astype(np.float64)
-        norm = np.sqrt(np.square(rows64).cumsum(axis=1)[:, -1:])  # cumsum adds in order
-        rows = (rows64 / np.where(norm > 0, norm, 1)).astype(np.float32)
-    itself = Pairs(np.arange(len(rows) + 1), np.arange(len(rows), dtype=np.int32))
-    return top_n(rows, rows, n=n, seen=itself, **options)

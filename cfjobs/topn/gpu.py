@@ -98,12 +98,9 @@ def _torch_net(net: Net, device: Any) -> list[tuple[Any, Any]]:
 
 def _torch_taken(job: Job, movies: _TorchMovies, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
     """User (within the batch) and position of every pair that must not be listed."""
-    users, positions = [], []
-    for pairs in (job.seen, job.excluded):
-        indptr, indices = pairs_of(pairs, first, last, len(job.q))
-        users.append(np.repeat(np.arange(last - first), np.diff(indptr)))
-        positions.append(movies.position_of[indices])
-    user_of, position = np.concatenate(users), np.concatenate(positions).astype(np.int64)
+    indptr, indices = pairs_of(job.seen, first, last, len(job.q))
+    user_of = np.repeat(np.arange(last - first), np.diff(indptr))
+    position = movies.position_of[indices].astype(np.int64)
     return user_of[position >= 0], position[position >= 0]
 
 

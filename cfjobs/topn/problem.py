@@ -109,7 +109,6 @@ class Job:
     q: np.ndarray  # [M, D]
     bias: np.ndarray  # [M]
     seen: Pairs | None
-    excluded: Pairs | None
     listed: np.ndarray  # [candidates] movie rows that may be listed, rising
     net: Net | None
     users: range
@@ -147,12 +146,12 @@ def checked_candidates(candidates: np.ndarray | None, n_movies: int) -> np.ndarr
     return np.flatnonzero(candidates).astype(np.int32)
 
 
-def check_pairs(pairs: Pairs, *, name: str, n_users: int) -> None:
-    indptr = pairs.indptr
-    if indptr.shape != (n_users + 1,) or indptr[0] != 0 or indptr[-1] != len(pairs.indices):
-        raise ValueError(f"{name}: indptr does not run from 0 to {len(pairs.indices)} over {n_users} users")
+def check_pairs(seen: Pairs, *, n_users: int) -> None:
+    indptr = seen.indptr
+    if indptr.shape != (n_users + 1,) or indptr[0] != 0 or indptr[-1] != len(seen.indices):
+        raise ValueError(f"seen: indptr does not run from 0 to {len(seen.indices)} over {n_users} users")
     if (np.diff(indptr) < 0).any():
-        raise ValueError(f"{name}: indptr falls; expected it to rise")
+        raise ValueError("seen: indptr falls; expected it to rise")
 
 
 def check_net(net: Net, *, user_factors: int, movie_factors: int) -> None:
@@ -226,7 +225,7 @@ def pairs_of(pairs: Pairs | None, first: int, last: int, n_movies: int) -> Slice
     indptr = np.asarray(pairs.indptr[first : last + 1], np.int64)
     indices = np.ascontiguousarray(pairs.indices[indptr[0] : indptr[-1]], np.int32)
     if len(indices) and (indices.min() < 0 or indices.max() >= n_movies):
-        raise ValueError(f"seen or excluded pairs name movie {indices.max()}, expected 0..{n_movies - 1}")
+        raise ValueError(f"seen pairs name movie {indices.max()}, expected 0..{n_movies - 1}")
     return indptr - indptr[0], indices
 
 

@@ -95,7 +95,7 @@ def _narrow(places, low, high, count, n, reached):
 def scan_users(
     x, packed, start, unit, factor, shift, error, cap,
     rows, bias, row_of, position_of, panels, init, scale, block_error, movie_error, block_cap,
-    weight, output_bias, seen_ptr, seen_idx, excluded_ptr, excluded_idx,
+    weight, output_bias, seen_ptr, seen_idx,
     group, room, n, floor, sample_blocks, sample_n, out_idx, out_score, short,
 ):  # fmt: skip
     """The lists of one batch: for each group of users, pass over the blocks of movies, then score exactly.
@@ -131,10 +131,6 @@ def scan_users(
             taken[g, chunks - 1] = padding
             for i in range(seen_ptr[u], seen_ptr[u + 1]):
                 p = position_of[seen_idx[i]]
-                if p >= 0:
-                    taken[g, p >> 6] |= np.uint64(1) << np.uint64(p & 63)
-            for i in range(excluded_ptr[u], excluded_ptr[u + 1]):
-                p = position_of[excluded_idx[i]]
                 if p >= 0:
                     taken[g, p >> 6] |= np.uint64(1) << np.uint64(p & 63)
             count[g] = 0

@@ -1,5 +1,6 @@
 """Training: the networks of a night fitted to its ratings, from checkpoints, earlier models or anew."""
 
+from cfjobs.training.epochs import Epoch, Examples, best_epoch, mean_squared_error
 from cfjobs.training.fit import (
     Fitted,
     Kit,
@@ -8,12 +9,11 @@ from cfjobs.training.fit import (
     examples,
     fit_networks,
     fit_profile,
-    fit_ranker,
+    fit_ranking_model,
     new_network,
     ranking_config,
     relevant_rating,
 )
-from cfjobs.training.loop import Epoch, Examples, best_epoch, mean_squared_error
 from cfjobs.training.rating import fit_rating
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "examples",
     "fit_networks",
     "fit_profile",
-    "fit_ranker",
+    "fit_ranking_model",
     "new_network",
     "ranking_config",
     "relevant_rating",

@@ -17,7 +17,7 @@ from torch import Tensor
 from cfjobs.models.raters import sum_raters
 from cfjobs.training import blocked_sgd_kernels
 from cfjobs.training.checkpoint import Checkpoints, State
-from cfjobs.training.loop import Examples, TrainingLoop
+from cfjobs.training.epochs import EpochLoop, Examples
 
 _RATER_STEPS = 8  # an epoch
 _RATER_RATE = 0.2  # of the learning rate
@@ -26,7 +26,7 @@ _RATER_BETAS = (0.8, 0.99)
 _FIRST_A = 0.1  # squared gradients that a row starts with: bounds its first steps
 
 
-class BlockedSGD(TrainingLoop):
+class BlockedSGD(EpochLoop):
     """A step is a round of blocks, after which, some times an epoch, the raters' rows take theirs."""
 
     training = "blocked_sgd"
@@ -49,8 +49,6 @@ class BlockedSGD(TrainingLoop):
             user,
             movie,
             rating,
-            n_users=n_users,
-            n_movies=n_movies,
             raters=rows.raters,
             row_bytes=3 * 4 * rows.movie[0].numel(),
             rng=np.random.default_rng(config.seed),
@@ -68,7 +66,7 @@ class BlockedSGD(TrainingLoop):
         self.summed = False  # whether they are those of the raters' rows as they are
         self.gradients = torch.zeros_like(rows.movie)
         self.own = torch.zeros_like(rows.x)
-        self.moments = {"first": torch.zeros_like(rows.x), "second": torch.zeros_like(rows.x)}
+        self.rater_moments = {"first": torch.zeros_like(rows.x), "second": torch.zeros_like(rows.x)}
         self.threads = torch.get_num_threads()
 
     def run_epoch(self, checkpoints: Checkpoints) -> None:
@@ -122,7 +120,13 @@ class BlockedSGD(TrainingLoop):
         number = (self.epoch - 1) * per_epoch + -(-self.step // self.rounds_a_step)
         arrays = [
             t.numpy()
-            for t in (self.rows.x, self.moments["first"], self.moments["second"], self.gradients, self.own)
+            for t in (
+                self.rows.x,
+                self.rater_moments["first"],
+                self.rater_moments["second"],
+                self.gradients,
+                self.own,
+            )
         ]
         scalars = [
             np.float32(x)
@@ -155,11 +159,11 @@ class BlockedSGD(TrainingLoop):
             total = math.fsum(_over(pool, len(examples), part))
         return total / len(examples)
 
-    def parts(self) -> dict[str, dict[str, Tensor]]:
-        return {"squares": self.squares, "moments": self.moments}
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        return {"squares": self.squares, "moments": self.rater_moments}
 
-    def restore_parts(self, state: State) -> None:
-        for own, name in ((self.squares, "squares"), (self.moments, "moments")):
+    def restore_moments(self, state: State) -> None:
+        for own, name in ((self.squares, "squares"), (self.rater_moments, "moments")):
             for key, tensor in state.part(name).items():
                 own[key].copy_(tensor)
 

@@ -57,14 +57,13 @@ class Blocks:
         movie: NDArray[np.int64],
         rating: Floats,
         *,
-        n_users: int,
-        n_movies: int,
-        raters: "Raters",
+        raters: Raters,
         row_bytes: int,
         rng: np.random.Generator,
     ) -> "Blocks":
         """Deal the ratings out; users in blocks of equally many ratings, movies at random. row_bytes: of a
         movie in the cache."""
+        n_users, n_movies = len(raters.lot), len(raters.last)
         by_cache = math.ceil(n_movies * row_bytes / _CACHE_BYTES)
         by_visit = len(user) // (max(1, n_users) * _VISIT)
         n_blocks = min(_MOST, _FEWEST * max(1, min(-(-by_cache // _FEWEST), by_visit // _FEWEST)))

@@ -16,9 +16,9 @@ from cfjobs.models.ranker import History, RankingConfig, RankingModel
 from cfjobs.ratings.question import Question
 from cfjobs.training.checkpoint import NO_CHECKPOINTS, Checkpoints
 from cfjobs.training.distributed import ALONE, Processes
+from cfjobs.training.epochs import Epoch, Examples, best_epoch
 from cfjobs.training.linear import fit_linear
-from cfjobs.training.loop import Epoch, Examples, best_epoch
-from cfjobs.training.ranker import fit_ranking
+from cfjobs.training.ranker import Step, fit_ranking
 from cfjobs.training.rating import fit_rating
 from cfjobs.training.warm_start import COLD, Start
 
@@ -78,12 +78,12 @@ class Fitted:
 def fit_networks(task: Task, kit: Kit) -> Fitted:
     """Fit both networks; the seed of the configuration decides every random choice."""
     training = training_of(task, kit)
-    network, record = fit_rater(task, kit, training=training)
-    ranking = fit_ranker(task, kit) if task.config.rank_by != "rating" else None
+    network, record = fit_rating_model(task, kit, training=training)
+    ranking = fit_ranking_model(task, kit) if task.config.rank_by != "rating" else None
     return Fitted(network, ranking, record, training)
 
 
-def fit_rater(task: Task, kit: Kit, *, training: models.Training) -> tuple[Network, list[Epoch]]:
+def fit_rating_model(task: Task, kit: Kit, *, training: models.Training) -> tuple[Network, list[Epoch]]:
     """The rating network of a task, and the record of its epochs."""
     config = task.config
     network = new_network(task).to(kit.device)
@@ -121,7 +121,7 @@ def new_network(task: Task) -> Network:
     )
 
 
-def fit_ranker(task: Task, kit: Kit) -> RankingModel:
+def fit_ranking_model(task: Task, kit: Kit) -> RankingModel:
     """The ranking network of a task: by steps,
     or in closed form where the question is not what comes next."""
     config = ranking_config(task.config, y_range=task.y_range)
@@ -145,7 +145,7 @@ def fit_ranker(task: Task, kit: Kit) -> RankingModel:
         seed=task.config.seed,
         start=task.start.ranking,
         features=task.movie_features,
-        on_step=_step_reporter(config.n_steps, kit.progress),
+        on_step=_step_reporter(kit.progress),
         checkpoints=kit.ranking,
         processes=kit.processes,
     )
@@ -203,11 +203,7 @@ def _epoch_reporter(progress: Progress | None) -> Callable[[Epoch], None] | None
     return lambda e: progress(e.epoch / e.of, f"epoch {e.epoch}, {e.losses}")
 
 
-def _step_reporter(n_steps: int, progress: Progress | None) -> Callable[[int, float], None]:
-    def report(step: int, loss: float) -> None:
-        words = f"ranking step {step} of {n_steps}, loss {loss:.4f}"
-        log.info(words)
-        if progress:
-            progress(step / n_steps, words)
-
-    return report
+def _step_reporter(progress: Progress | None) -> Callable[[Step], None] | None:
+    if progress is None:
+        return None
+    return lambda s: progress(s.step / s.of, f"ranking step {s.step} of {s.of}, loss {s.loss:.4f}")

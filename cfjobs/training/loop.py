@@ -1,201 +1,93 @@
-"""A training under way: the epochs it has done, the best of them, and where it stands between two steps.
+"""The training loop: a training goes on from its last checkpoint, round after round, and keeps a record.
 
-How an epoch is taken is that of a subclass: `minibatch.py` for any network on any device, `blocked_sgd.py` a
-rating at a time on a processor.
+All trainings are one: the rating network's by epochs (`epochs.py`), whose steps are taken by minibatches
+(`minibatch.py`) or by blocked SGD (`blocked_sgd.py`), and the ranking network's by steps (`ranker.py`).
 """
 
 import logging
-import math
-import time
 from abc import ABC, abstractmethod
-from copy import deepcopy
-from dataclasses import astuple, dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
-import torch
 from torch import Tensor
 
-from cfjobs import models
-from cfjobs.config import Config
-from cfjobs.errors import TrainingDiverged
-from cfjobs.models.network import Network
-from cfjobs.models.predict import predict
 from cfjobs.training.checkpoint import Checkpoints, State
 from cfjobs.training.distributed import Processes
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Examples:
-    """Ratings as tensors on one device. user_idx, movie_idx [R] int64; rating [R] float32."""
-
-    user_idx: Tensor
-    movie_idx: Tensor
-    rating: Tensor
-
-    def __len__(self) -> int:
-        return len(self.rating)
+Line = TypeVar("Line")
+"""A line of a training's record: of an epoch, or of a step."""
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the training's record. Losses are mean squared errors; valid_loss is NaN without a holdout.
+class TrainingLoop(ABC, Generic[Line]):
+    """A training under way: what it needs, and where it stands between two steps.
 
-    of: epochs that were planned.
+    record: what it has reported so far. on_line: called with each line of the record.
     """
 
-    epoch: int
-    of: int
-    train_loss: float
-    valid_loss: float
-    seconds: float
+    def __init__(self, *, processes: Processes, on_line: Callable[[Line], None] | None) -> None:
+        self.processes, self._on_line = processes, on_line
+        self.record: list[Line] = []
+        self.step = 0  # steps that are done, in the epoch under way where there are epochs
+
+    def run(self, checkpoints: Checkpoints) -> None:
+        """All that is left to do, from the last of the checkpoints on."""
+        if (state := checkpoints.last(self.fingerprint())) is not None:
+            self.restore(state)
+            log.info("going on from the checkpoint %s", self.place)
+        while not self.ended:
+            self.run_round(checkpoints)
+
+    def report(self, line: Line) -> None:
+        """Add a line to the record."""
+        self.record.append(line)
+        if self._on_line:
+            self._on_line(line)
 
     @property
-    def losses(self) -> str:
-        """The losses in words; a training without a holdout has one."""
-        holdout = "" if math.isnan(self.valid_loss) else f", holdout loss {self.valid_loss:.4f}"
-        return f"training loss {self.train_loss:.4f}{holdout}"
+    @abstractmethod
+    def place(self) -> str:
+        """Where it stands, in words."""
 
-
-class TrainingLoop(ABC):
-    """What both ways of training share: see the module. training: its name."""
-
-    training: ClassVar[models.Training]
-
-    def __init__(
-        self,
-        network: Network,
-        train: Examples,
-        *,
-        config: Config,
-        plan: models.Plan,
-        stop_share: float,
-        warm: bool,
-        processes: Processes,
-    ) -> None:
-        self.network, self.train, self.config, self.processes = network, train, config, processes
-        self.plan, self.epochs, self.warm = plan, plan.epochs, warm
-        self.stop_after = max(1, round(stop_share * self.epochs))
-        self.device = train.rating.device
-        self.epoch, self.step = 1, 0  # the epoch under way, and its steps that are done
-        self.squared_error = torch.zeros((), device=self.device)
-        self.record: list[Epoch] = []
-        self.best_loss, self.best_epoch = math.inf, 0
-        self.best_weights: dict[str, Tensor] | None = None
-        self.prepare()
+    @property
+    @abstractmethod
+    def ended(self) -> bool:
+        """Whether nothing is left to do."""
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Make what the steps need."""
+    def run_round(self, checkpoints: Checkpoints) -> None:
+        """Train up to the next line of the record, and offer checkpoints on the way."""
 
     @abstractmethod
-    def run_epoch(self, checkpoints: Checkpoints) -> None:
-        """Take the steps of the epoch under way that are not done yet."""
-
-    @abstractmethod
-    def loss(self, examples: Examples) -> float:
-        """Mean squared error of the network as it is now, its predictions clipped."""
+    def fingerprint(self) -> dict[str, Any]:
+        """What has to be alike for a checkpoint to be of this training."""
 
     @abstractmethod
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        """What the steps to come depend on beside the network: tensors by part and name."""
+        """What the steps to come depend on: tensors by part and name."""
 
     @abstractmethod
     def restore_parts(self, state: State) -> None:
         """Put back what `parts` gave."""
 
-    @property
-    def stopped(self) -> bool:
-        """Whether there was no better epoch for too long."""
-        done = self.record[-1].epoch if self.record else 0
-        patience = self.config.patience
-        return bool(patience and self.best_epoch and done - self.best_epoch >= patience)
+    @abstractmethod
+    def position(self) -> dict[str, Any]:
+        """What the steps to come depend on beside tensors, as JSON holds it."""
 
-    def end_epoch(self, valid: Examples | None, started: float) -> Epoch:
-        """Measure the epoch, keep the weights if they are the best, and turn to the next one."""
-        train_loss = float(self.processes.sum(self.squared_error)) / len(self.train)
-        valid_loss = self.loss(valid) if valid is not None and len(valid) else math.nan
-        found = Epoch(self.epoch, self.epochs, train_loss, valid_loss, time.perf_counter() - started)
-        _check_finite(found, self.config, self.plan)
-        log.info("epoch %d of %d: %s, %.1f s", self.epoch, self.epochs, found.losses, found.seconds)
-        self.record.append(found)
-        if valid_loss < self.best_loss:
-            self.best_loss, self.best_epoch = valid_loss, self.epoch
-            self.best_weights = deepcopy(self.network.state_dict()) if self.may_get_worse else None
-        elif self.stopped:
-            log.info("no better epoch since %d: stopped", self.best_epoch)
-        self.epoch, self.step = self.epoch + 1, 0
-        self.squared_error = torch.zeros((), device=self.device)
-        return found
-
-    @property
-    def may_get_worse(self) -> bool:
-        """Whether there are epochs after the one that has just ended,
-        so that its weights have to be kept aside."""
-        return self.epoch < self.stop_after
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What has to be alike for a checkpoint to be of this training."""
-        return {
-            "ratings": len(self.train),
-            "rows": [self.network.n_users, self.network.n_movies],
-            "training": self.training,
-            "batch_size": self.plan.batch_size,
-            "epochs": self.epochs,
-            "stop_after": self.stop_after,
-            "processes": self.processes.size,
-            "warm": self.warm,
-        }
+    @abstractmethod
+    def restore_position(self, position: dict[str, Any]) -> None:
+        """Put back what `position` gave."""
 
     def state(self) -> State:
         """All that the steps to come depend on."""
-        parts = {
-            "network": self.network.state_dict(),
-            "best": self.best_weights or {},
-            "epoch": {"squared_error": self.squared_error},
-            **self.parts(),
+        tensors = {
+            f"{part}/{name}": tensor for part, found in self.parts().items() for name, tensor in found.items()
         }
-        tensors = {f"{part}/{name}": value for part, found in parts.items() for name, value in found.items()}
-        header = {
-            "fingerprint": self.fingerprint(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "record": [astuple(epoch) for epoch in self.record],
-            "best": [self.best_loss, self.best_epoch],
-        }
-        return State(tensors, header)
+        return State(tensors, {"fingerprint": self.fingerprint(), "step": self.step, **self.position()})
 
     def restore(self, state: State) -> None:
         """Stand where the state was taken."""
-        self.network.load_state_dict(state.part("network"))
-        self.best_weights = _on(self.device, state.part("best")) or None
+        self.step = state.header["step"]
+        self.restore_position(state.header)
         self.restore_parts(state)
-        self.squared_error = state.tensors["epoch/squared_error"].to(self.device)
-        self.epoch, self.step = state.header["epoch"], state.header["step"]
-        self.record = [Epoch(*epoch) for epoch in state.header["record"]]
-        self.best_loss, self.best_epoch = state.header["best"]
-
-
-def best_epoch(record: list[Epoch]) -> int:
-    """The epoch with the least holdout loss; the last one where there was no holdout."""
-    with_holdout = [epoch for epoch in record if not math.isnan(epoch.valid_loss)]
-    return min(with_holdout, key=lambda epoch: epoch.valid_loss).epoch if with_holdout else record[-1].epoch
-
-
-def mean_squared_error(network: Network, examples: Examples) -> float:
-    """Mean squared error of the clipped predictions."""
-    error = predict(network, examples.user_idx, examples.movie_idx) - examples.rating
-    return float(error.double().square().mean())
-
-
-def _on(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
-
-
-def _check_finite(epoch: Epoch, config: Config, plan: models.Plan) -> None:
-    if not math.isfinite(epoch.train_loss) or math.isinf(epoch.valid_loss):
-        raise TrainingDiverged(
-            f"training: the loss is {epoch.train_loss} in epoch {epoch.epoch}; "
-            f"lower learning_rate (now {plan.learning_rate}) or raise l2 (now {plan.l2})"
-        )

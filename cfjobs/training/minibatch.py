@@ -24,13 +24,13 @@ from cfjobs.training.checkpoint import (
     restore_optimizer,
     restore_random,
 )
-from cfjobs.training.loop import Examples, TrainingLoop, mean_squared_error
+from cfjobs.training.epochs import EpochLoop, Examples, mean_squared_error
 
 _ONE_CYCLE_RISE = 0.25
 _ONE_CYCLE_START = 1 / 25
 
 
-class Minibatch(TrainingLoop):
+class Minibatch(EpochLoop):
     """Ratings stay on the device as tensors; batches are cut by index from a new random order each epoch."""
 
     training = "minibatch"
@@ -74,13 +74,13 @@ class Minibatch(TrainingLoop):
     def loss(self, examples: Examples) -> float:
         return mean_squared_error(self.network, examples)
 
-    def parts(self) -> dict[str, dict[str, Tensor]]:
+    def moments(self) -> dict[str, dict[str, Tensor]]:
         return {
             "optimizer": optimizer_tensors(self.optimizer),
             "random": {**random_tensors(self.device), "shuffled": self.shuffled},
         }
 
-    def restore_parts(self, state: State) -> None:
+    def restore_moments(self, state: State) -> None:
         restore_optimizer(self.optimizer, state.part("optimizer"))
         random = state.part("random")
         self.generator.set_state(random["shuffled"])  # the epoch's order is drawn again
@@ -157,7 +157,7 @@ def optimizer_of(network: Network, config: Config) -> torch.optim.Optimizer:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, momentum: float) -> None:
-    """Turn the knobs of the schedule."""
+    """Set what the schedule gives."""
     for group in optimizer.param_groups:
         group["lr"] = rate
         if "betas" in group:

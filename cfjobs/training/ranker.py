@@ -4,7 +4,7 @@ steps of Adam on the rows that a batch of users touches."""
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import torch
@@ -22,12 +22,22 @@ from cfjobs.training.checkpoint import (
     restore_optimizer,
 )
 from cfjobs.training.distributed import ALONE, Processes
+from cfjobs.training.loop import TrainingLoop
 from cfjobs.training.sparse_adam import RowAdam
 
 log = logging.getLogger(__name__)
 
 _REPORT_EVERY = 100
 _FALL = 0.99  # share of the learning rate that is gone at the end
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the training's record: the loss of a step, 0..of - 1."""
+
+    step: int
+    of: int
+    loss: float
 
 
 def fit_ranking(
@@ -39,21 +49,20 @@ def fit_ranking(
     seed: int = 0,
     start: Callable[[RankingModel], RankingModel] | None = None,
     features: Features | None = None,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: Callable[[Step], None] | None = None,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
     processes: Processes = ALONE,
 ) -> RankingModel:
     """The network after `config.n_steps` steps of Adam.
 
-    A step takes a batch of users, cuts each one's history at a random point, and predicts
-    the `next_n` ratings after the cut from those before it. start: makes the parameters to
-    begin with from random ones, for a warm start. features: of the movies; a described movie without ratings
-    is then ranked by them. `on_step(step, loss)` is called every 100 steps. Training goes on from the
-    last of the checkpoints.
+    A step takes a batch of users, cuts each one's history at a random point, and predicts the `next_n`
+    ratings after the cut from those before it. start: makes the parameters to begin with from random ones,
+    for a warm start. features: of the movies; a described movie without ratings is then ranked by them.
+    `on_step` is called every 100 steps. Training goes on from the last of the checkpoints.
 
     Raises TrainingDiverged if the loss stops being finite.
     """
-    course = _Course(
+    loop = RankingLoop(
         history.to(torch.device(device)),
         n_movies=n_movies,
         config=config,
@@ -61,28 +70,14 @@ def fit_ranking(
         start=start,
         features=features,
         processes=processes,
+        on_step=on_step,
     )
-    if (state := checkpoints.last(course.fingerprint())) is not None:
-        course.restore(state)
-        log.info("going on from the checkpoint at ranking step %d", course.step)
-    while course.step < course.n_steps:
-        loss = course.take_step()
-        done = course.step - 1
-        if done % _REPORT_EVERY == 0 or course.step == course.n_steps:
-            value = float(processes.sum(loss))
-            if not math.isfinite(value):
-                raise TrainingDiverged(
-                    f"training: the ranking loss is {value} at step {done}; "
-                    f"lower ranking_learning_rate (now {config.learning_rate})"
-                )
-            if on_step is not None:
-                on_step(done, value)
-        checkpoints.offer(course.state)
-    return course.learnt()
+    loop.run(checkpoints)
+    return loop.learnt()
 
 
-class _Course:
-    """A training under way: what it needs, and where it stands between two steps."""
+class RankingLoop(TrainingLoop[Step]):
+    """Steps of the ranking network; every hundredth and the last are in the record."""
 
     def __init__(
         self,
@@ -94,8 +89,10 @@ class _Course:
         start: Callable[[RankingModel], RankingModel] | None,
         features: Features | None,
         processes: Processes,
+        on_step: Callable[[Step], None] | None,
     ) -> None:
-        self.history, self.config, self.processes = history, config, processes
+        super().__init__(processes=processes, on_line=on_step)
+        self.history, self.config = history, config
         self.warm = start is not None
         device = history.indptr.device
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -117,8 +114,36 @@ class _Course:
         n_batch = min(max(config.batch_users, len(self.trainable) // 5), config.max_batch_users)
         self.n_batch = min(n_batch, len(self.trainable))
         self.queue = self.trainable[:0]
-        self.step = 0
         self.n_steps = config.n_steps if len(self.trainable) else 0
+
+    @property
+    def place(self) -> str:
+        return f"at ranking step {self.step}"
+
+    @property
+    def ended(self) -> bool:
+        return self.step >= self.n_steps
+
+    def run_round(self, checkpoints: Checkpoints) -> None:
+        """The steps up to the next that is reported."""
+        reported = False
+        while not reported:
+            loss, number = self.take_step(), self.step - 1
+            if reported := number % _REPORT_EVERY == 0 or self.ended:
+                line = Step(number, self.n_steps, self._finite(loss, number))
+                log.info("ranking step %d of %d, loss %.4f", line.step, line.of, line.loss)
+                self.report(line)
+            checkpoints.offer(self.state)
+
+    def _finite(self, loss: Tensor, number: int) -> float:
+        """The loss of a step over all processes. Raises TrainingDiverged where it is not finite."""
+        value = float(self.processes.sum(loss))
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"training: the ranking loss is {value} at step {number}; "
+                f"lower ranking_learning_rate (now {self.config.learning_rate})"
+            )
+        return value
 
     def take_step(self) -> Tensor:
         """One step of Adam; returns this process's part of the loss."""
@@ -168,7 +193,6 @@ class _Course:
         return users
 
     def fingerprint(self) -> dict[str, Any]:
-        """What has to be alike for a checkpoint to be of this training."""
         return {
             "ratings": len(self.history.rating),
             "users": self.history.n_users,
@@ -180,30 +204,31 @@ class _Course:
             "optimizer": "RowAdam",
         }
 
-    def state(self) -> State:
-        """All that the steps to come depend on."""
-        parts: dict[str, dict[str, Tensor]] = {
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        return {
             "model": self.model.tensors(),
             "adam": self.adam.state(),
             "random": {"generator": self.generator.get_state()},
             "users": {"queue": self.queue},
             "side": self.side.state() if self.side else {},
         }
-        tensors = {f"{part}/{name}": value for part, found in parts.items() for name, value in found.items()}
-        return State(tensors, {"fingerprint": self.fingerprint(), "step": self.step})
 
     @torch.no_grad()
-    def restore(self, state: State) -> None:
-        """Stand where the state was taken."""
+    def restore_parts(self, state: State) -> None:
         kept = state.part("model")
         for name, tensor in self.model.tensors().items():
             tensor.copy_(kept[name])
-        self.step = state.header["step"]
         self.adam.restore(state.part("adam"), n_steps=self.step)
         if self.side:
             self.side.restore(state.part("side"))
         self.generator.set_state(state.tensors["random/generator"])
         self.queue = state.tensors["users/queue"].to(self.queue.device)
+
+    def position(self) -> dict[str, Any]:
+        return {"record": [astuple(step) for step in self.record]}
+
+    def restore_position(self, position: dict[str, Any]) -> None:
+        self.record = [Step(*step) for step in position["record"]]
 
 
 @dataclass(frozen=True)

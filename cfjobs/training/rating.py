@@ -1,7 +1,5 @@
 """Fitting a network to ratings: the story of a training, whichever way its steps are taken."""
 
-import logging
-import time
 from collections.abc import Callable
 
 import torch
@@ -12,12 +10,10 @@ from cfjobs.models.network import Network
 from cfjobs.training.blocked_sgd import BlockedSGD
 from cfjobs.training.checkpoint import NO_CHECKPOINTS, Checkpoints
 from cfjobs.training.distributed import ALONE, Processes
-from cfjobs.training.loop import Epoch, Examples, TrainingLoop
+from cfjobs.training.epochs import Epoch, EpochLoop, Examples
 from cfjobs.training.minibatch import Minibatch
 
-log = logging.getLogger(__name__)
-
-LOOPS: dict[models.Training, type[TrainingLoop]] = {loop.training: loop for loop in (BlockedSGD, Minibatch)}
+LOOPS: dict[models.Training, type[EpochLoop]] = {loop.training: loop for loop in (BlockedSGD, Minibatch)}
 
 
 def fit_rating(
@@ -44,7 +40,7 @@ def fit_rating(
     network's own. training: how it goes; without it, as `models.training_of` says.
     """
     torch.manual_seed(config.seed)  # dropout, and what a network draws at the beginning
-    network.begin(train.user_idx, train.movie_idx)
+    network.setup(train.user_idx, train.movie_idx)
     if start is not None:
         start(network)
     warm = start is not None
@@ -54,25 +50,19 @@ def fit_rating(
     loop = LOOPS[training](
         network,
         train,
+        valid=valid,
         config=config,
         plan=models.plan(config, n_ratings=len(train), warm=warm, training=training),
         stop_share=stop_share,
         warm=warm,
         processes=processes,
+        on_epoch=on_epoch,
     )
-    if (state := checkpoints.last(loop.fingerprint())) is not None:
-        loop.restore(state)
-        log.info("going on from the checkpoint in epoch %d, step %d", loop.epoch, loop.step)
-    while loop.epoch <= loop.stop_after and not loop.stopped:
-        started = time.perf_counter()
-        loop.run_epoch(checkpoints)
-        record = loop.end_epoch(valid, started)
-        if on_epoch:
-            on_epoch(record)
+    loop.run(checkpoints)
     if loop.best_weights is not None:
         network.load_state_dict(loop.best_weights)
     network.eval()
-    network.finish()
+    network.fold()
     network.fill_unknown(
         torch.bincount(train.user_idx, minlength=network.n_users) > 0,
         torch.bincount(train.movie_idx, minlength=network.n_movies) > 0,

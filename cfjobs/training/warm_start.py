@@ -46,8 +46,8 @@ COLD = Start()
 class Keep:
     """How much of an earlier model is kept.
 
-    rating, ranking: share of the earlier embeddings in each network. pace:
-    what the ranking network's learning rate is multiplied by.
+    rating, ranking: share of the earlier embeddings in each network. pace: what the ranking network's
+    learning rate is multiplied by.
     """
 
     rating: float

@@ -174,7 +174,8 @@ def test_neighbours_find_held_out_movies_that_popularity_does_not(data: Generate
 
     popular = hits(np.broadcast_to(seen_UM.sum(0), seen_UM.shape))
     neighbours = hits(seen_UM @ weight)
-    truth = hits(data.truth.pick_probability(np.arange(600)))
+    odds, released = synthetic._genre_odds(data.truth.taste_UG), data.truth.n_released
+    truth = hits(synthetic._pick_probability(odds, data.truth.cumulative_GM, released))
     assert neighbours > 1.2 * popular
     assert truth > neighbours
 
@@ -206,23 +207,3 @@ def test_impossible_sizes_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=words):
         synthetic.generate(n_users=n_users, n_movies=n_movies, n_ratings=n_ratings, seed=seed)
-
-
-@pytest.mark.parametrize(("n_users", "n_movies"), [(40, 40), (8, 8), (9, 31)])
-def test_checkerboard_leaves_loved_movies_to_everybody(n_users: int, n_movies: int) -> None:
-    board = synthetic.checkerboard(n_users=n_users, n_movies=n_movies)
-    user, movie, rating = (board.ratings[name].to_numpy() for name in ("user_id", "movie_id", "rating"))
-    np.testing.assert_array_equal(rating, np.where(user % 2 == movie % 2, 5, 1))
-    rated = np.zeros((n_users, n_movies), dtype=np.bool_)
-    rated[user, movie] = True
-    assert rated.sum() == board.ratings.height
-    loved = np.arange(n_users)[:, None] % 2 == np.arange(n_movies) % 2
-    assert (loved & ~rated).any(axis=1).all()
-    assert (loved & rated).any(axis=1).all()
-    assert rated.any(axis=0).all()
-    assert board.ratings["timestamp"].is_unique().all()
-
-
-def test_checkerboard_needs_room() -> None:
-    with pytest.raises(InputError, match="8 or more"):
-        synthetic.checkerboard(n_users=7)

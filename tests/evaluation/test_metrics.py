@@ -16,7 +16,7 @@ from cfjobs.evaluation.metrics import (
     list_metrics,
     measures,
     overall,
-    star_metrics,
+    stars,
 )
 from cfjobs.topn.problem import Lists
 
@@ -40,9 +40,10 @@ def metrics(lists: Lists, holdout: Holdout, *, n_candidates: int = 20) -> dict[s
 
 
 def test_stars() -> None:
-    found = star_metrics(np.array([1, 2, 3], np.float32), np.array([1, 4, 2], np.float32))
-    assert found["rmse"] == pytest.approx(np.sqrt(5 / 3))
-    assert found["mae"] == pytest.approx(1.0)
+    holdout = holdout_of((0, 5, 1.0), (0, 6, 4.0), (1, 5, 2.0))
+    rmse, mae = stars(np.array([1, 2, 3], np.float32), holdout, n_users=2)
+    assert np.sqrt(rmse.total.sum() / rmse.weight.sum()) == pytest.approx(np.sqrt(5 / 3))
+    assert mae.total.sum() / mae.weight.sum() == pytest.approx(1.0)
 
 
 def test_a_perfect_list_scores_one_and_an_empty_one_nothing() -> None:

@@ -11,6 +11,7 @@ from cfjobs import models, training
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.experiments import lr_find, run
+from cfjobs.night.records import Inputs
 from tests.training.test_rating import checkerboard, network
 
 
@@ -48,7 +49,7 @@ def test_the_suggested_rates_learn_the_checkerboard(model: str) -> None:
 def test_the_plot_and_the_sketch(data_set: Path, tmp_path: Path) -> None:
     file = tmp_path / "plot.svg"
     found = run.learning_rates_tried(
-        str(data_set / "ratings.parquet"),
+        Inputs(ratings=str(data_set / "ratings.parquet")),
         svg=file,
         steps=100,
         run_date=date(2026, 3, 1),

@@ -1,4 +1,4 @@
-"""The search over the knobs: it never looks at the holdout, goes on where it stopped,
+"""The search over the settings: it never looks at the holdout, goes on where it stopped,
 and its result is a configuration."""
 
 import builtins
@@ -12,6 +12,7 @@ import pytest
 from cfjobs.config import Config, load_config
 from cfjobs.errors import InputError
 from cfjobs.experiments import run, tune
+from cfjobs.night.records import Inputs
 
 QUICK = Config(epochs=1, n_factors=16, ranking_factors=32, ranking_steps=200, top_n=10)
 NIGHT = date(2026, 3, 1)
@@ -21,7 +22,7 @@ def searched(
     data_set: Path, output: str, *, trials: int, objective: str = "rmse", **more: Any
 ) -> dict[str, Any]:
     return run.tuned(
-        str(data_set / "ratings.parquet"),
+        Inputs(ratings=str(data_set / "ratings.parquet")),
         output=output,
         objective=objective,
         trials=trials,
@@ -37,7 +38,7 @@ def test_the_result_is_a_configuration_that_is_no_worse(data_set: Path, tmp_path
     assert found["trials"] == 4
     assert found["best"] <= found["first"]
     config = load_config(found["config"])
-    assert {name: getattr(config, name) for name in found["knobs"]} == pytest.approx(found["knobs"])
+    assert {name: getattr(config, name) for name in found["settings"]} == pytest.approx(found["settings"])
     assert config.seed == QUICK.seed
     assert not (tmp_path / "_work").exists()
 
@@ -52,7 +53,7 @@ def test_a_search_goes_on_and_ends_as_the_one_that_was_not_stopped(
         data_set, f"{bucket}/parts", trials=5, on_trial=lambda number, _value, _best: seen.append(number)
     )
     assert seen == [2, 3, 4]
-    assert (parts["best"], parts["knobs"]) == (whole["best"], whole["knobs"])
+    assert (parts["best"], parts["settings"]) == (whole["best"], whole["settings"])
     assert (
         searched(data_set, f"{bucket}/parts", trials=5, on_trial=lambda *_: pytest.fail("no trial is left"))[
             "best"
@@ -76,7 +77,7 @@ def test_the_holdout_changes_nothing(data_set: Path, tmp_path: Path) -> None:
         for objective in ("rmse", "ndcg"):
             config = QUICK.model_copy(update={"y_range": (0.5, 5.0), "ranking_steps": 200})
             found = run.tuned(
-                str(tmp_path / name),
+                Inputs(ratings=str(tmp_path / name)),
                 output=str(tmp_path / name),
                 objective=objective,
                 trials=1,
@@ -91,16 +92,16 @@ def test_the_holdout_changes_nothing(data_set: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("objective", "rank_by"), [("ndcg", "blend"), ("ndcg", "rating"), ("rmse", "blend")])
 def test_every_objective_has_knobs_that_the_configuration_takes(objective: Any, rank_by: Any) -> None:
     config = tune.spelled_out(Config(rank_by=rank_by), n_ratings=100_000)
-    knobs = tune.own_knobs(config, objective)
-    assert knobs.keys() == tune.space(config, objective).keys()
-    changed = tune.with_knobs(config, knobs)
-    assert {name: getattr(changed, name) for name in knobs} == knobs
+    settings = tune.own_settings(config, objective)
+    assert settings.keys() == tune.space(config, objective).keys()
+    changed = tune.with_settings(config, settings)
+    assert {name: getattr(changed, name) for name in settings} == settings
 
 
 def test_a_timeout_ends_the_search(data_set: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no trial was completed"):
         run.tuned(
-            str(data_set / "ratings.parquet"),
+            Inputs(ratings=str(data_set / "ratings.parquet")),
             output=str(tmp_path),
             objective="rmse",
             trials=5,

@@ -41,7 +41,7 @@ def test_what_is_left_of_the_raters_is_the_plain_network() -> None:
     """Leaving u out: a pair's training prediction is that of the sum over the other raters."""
     found = network("dot_raters", max_raters=1000)
     pairs = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 0, 0, 1])
-    found.begin(*pairs)
+    found.setup(*pairs)
     found.train()
     with_own_left_out = found(*pairs)
     rater = found.user_as_rater.weight  # type: ignore[union-attr]  # made by begin
@@ -60,9 +60,9 @@ def test_what_is_left_of_the_raters_is_the_plain_network() -> None:
 
 def test_folding_the_raters_changes_no_prediction() -> None:
     found = network("dot_raters")
-    found.begin(examples().user_idx, examples().movie_idx)
+    found.setup(examples().user_idx, examples().movie_idx)
     found.eval()
     pairs = torch.tensor([0, 1, UNKNOWN, 3]), torch.tensor([0, 2, 4, UNKNOWN])
     before = found(*pairs)
-    found.finish()
+    found.fold()
     torch.testing.assert_close(found(*pairs), before, rtol=1e-6, atol=1e-6)

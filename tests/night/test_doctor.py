@@ -17,7 +17,7 @@ from cfjobs import tables
 from cfjobs.cli import run as run_cli
 from cfjobs.errors import InputError
 from cfjobs.night import doctor
-from cfjobs.storage.lease import claimed
+from cfjobs.storage.lease import leased
 from cfjobs.tables import runs
 from tests.night.test_fencing import ready
 
@@ -129,7 +129,7 @@ def test_what_a_living_night_needs_stays(output: Path) -> None:
     mine.parent.mkdir()
     mine.write_bytes(b"a shard's")
     os.utime(mine, (OLD, OLD))
-    with claimed(str(output), "2026-03-05"):
+    with leased(str(output), "2026-03-05"):
         found = doctor.examine(str(output), repair=True)
         assert [one.what for one in found.findings] == ["leases"]
         assert mine.exists()

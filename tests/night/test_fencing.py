@@ -26,9 +26,9 @@ from deltalake import DeltaTable
 from cfjobs import storage, tables
 from cfjobs.night.publish import TRIES, make_visible
 from cfjobs.storage import lease
-from cfjobs.storage.lease import COMMIT, LeaseLost, claimed
-from cfjobs.tables import delta
-from cfjobs.tables.delta import Overtaken, Ready, Seen
+from cfjobs.storage.lease import COMMIT, LeaseLost, leased
+from cfjobs.tables.delta import Overtaken, Seen
+from cfjobs.tables.parts import Ready, write_part
 
 BASE, NIGHT = date(2026, 3, 1), date(2026, 3, 2)
 NAMES = ("top_n", "metrics", "runs")
@@ -169,7 +169,7 @@ def ready(output: str, name: str, night: date) -> list[Ready]:
     found = []
     for table, (schema, row) in rows.items():
         in_file = schema.remove(schema.get_field_index(tables.RUN_DATE))
-        part = delta.write_part(
+        part = write_part(
             output, table, pa.Table.from_pylist([row], schema=in_file), run_date=night, name=name
         )
         found.append(Ready(table, schema, (part,)))
@@ -182,10 +182,10 @@ def row_of_runs(name: str, night: date) -> dict[str, Any]:
 
 
 def put(output: str, name: str, night: date) -> None:
-    with claimed(output, COMMIT) as claim:
+    with leased(output, COMMIT) as lease:
         make_visible(
             output, ready(output, name, night), row_of_runs(name, night),
-            run_date=night, run_id=name, seconds={}, started=0.0, lease=claim,
+            run_date=night, run_id=name, seconds={}, started=0.0, lease=lease,
         )  # fmt: skip
 
 
@@ -251,9 +251,9 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> Callable[[Game | None], None]:
         gate()
         return commit(seen, name, lambda properties: gate() or action(properties), **metadata)
 
-    def stops_to_give_back(claim: Any) -> None:
+    def stops_to_give_back(lease: Any) -> None:
         gate()
-        give_back[type(claim)](claim)
+        give_back[type(lease)](lease)
 
     def stops_to_acquire(uri: str, **more: Any) -> Any:
         gate()
@@ -316,10 +316,10 @@ def test_on_a_real_store_no_schedule_is_torn(
     assert torn == 0
 
 
-def test_a_claim_that_was_taken_over_is_neither_renewed_nor_given_back(bucket: str) -> None:
+def test_a_lease_that_was_taken_over_is_neither_renewed_nor_given_back(bucket: str) -> None:
     uri = f"{bucket}/_work/claim-x.json"
     other = {"host": "elsewhere", "pid": 1, "token": "t"}
-    with claimed(bucket, "x") as ours:
+    with leased(bucket, "x") as ours:
         storage.write_bytes(uri, json.dumps(other).encode())
         with pytest.raises(LeaseLost, match="another took its place"):
             ours.renew()
@@ -327,7 +327,7 @@ def test_a_claim_that_was_taken_over_is_neither_renewed_nor_given_back(bucket: s
 
 
 def test_a_clone_of_a_writer_cannot_renew_its_lease(bucket: str) -> None:
-    with claimed(bucket, "x") as ours:
+    with leased(bucket, "x") as ours:
         assert isinstance(ours, lease._Lease)
         clone = lease._Lease(ours.uri, ours._tag, taken_over=False)
         ours.renew()
@@ -346,7 +346,7 @@ def test_only_a_process_that_this_one_could_see_is_taken_for_dead(changed: str |
 
 
 def test_a_lock_whose_file_was_removed_commits_nothing(tmp_path: Path) -> None:
-    with claimed(str(tmp_path), "x") as ours:
+    with leased(str(tmp_path), "x") as ours:
         (tmp_path / "_work" / "claim-x.json").unlink()
         with pytest.raises(LeaseLost):
             ours.renew()

@@ -58,7 +58,7 @@ def test_the_slices_of_a_batch_are_the_batch(n: int, size: int) -> None:
 def test_the_command_runs_under_torchrun_and_one_process_speaks(data_set: Path, tmp_path: Path) -> None:
     # What several processes train by; the weight of stars, which another training would choose, is given.
     config = QUICK.model_copy(update={"optimizer": "adam", "stars_weight": 1.0})
-    knobs = config.model_dump(exclude_defaults=True)
+    settings = config.model_dump(exclude_defaults=True)
     command = [
         "-m",
         "cfjobs",
@@ -71,7 +71,9 @@ def test_the_command_runs_under_torchrun_and_one_process_speaks(data_set: Path, 
         "--run-date",
         "2026-03-01",
     ]
-    done = torchrun(*command, *(word for key, value in knobs.items() for word in ("--set", f"{key}={value}")))
+    done = torchrun(
+        *command, *(word for key, value in settings.items() for word in ("--set", f"{key}={value}"))
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     alone = story.train_alone(

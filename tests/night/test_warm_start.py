@@ -36,10 +36,10 @@ def test_the_earlier_model_goes_on_with_its_rows_in_another_order(model: str) ->
         torch.argsort(user_rows)[learn.user_idx], torch.argsort(movie_rows)[learn.movie_idx], learn.rating
     )
     tonight = network(config)
-    tonight.begin(moved.user_idx, moved.movie_idx)
+    tonight.setup(moved.user_idx, moved.movie_idx)
     parameters = earlier.state_dict() | earlier.unfinished
     carry_over(tonight, parameters, user_rows=user_rows, movie_rows=movie_rows, keep=1.0)
-    tonight.finish()
+    tonight.fold()
     torch.testing.assert_close(
         predict(tonight, moved.user_idx, moved.movie_idx),
         predict(earlier, learn.user_idx, learn.movie_idx),
@@ -55,7 +55,7 @@ def test_a_new_row_is_an_initial_one_and_a_vanished_one_is_gone(model: str) -> N
     training.fit_rating(earlier, checkerboard(), config=config)
     for one in (tonight, cold):
         torch.manual_seed(0)
-        one.begin(checkerboard().user_idx, checkerboard().movie_idx)
+        one.setup(checkerboard().user_idx, checkerboard().movie_idx)
     user_rows = torch.cat([torch.tensor([-1]), torch.arange(2, U), torch.tensor([-1])])  # 0 and 1 are gone
     parameters = earlier.state_dict() | earlier.unfinished
     carry_over(tonight, parameters, user_rows=user_rows, movie_rows=torch.arange(M), keep=1.0)
@@ -148,7 +148,7 @@ def test_the_measured_model_has_not_seen_the_holdout(nights: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "reason"),
+    ("settings", "reason"),
     [
         ({"model": "dot_bias"}, "is a dot_raters"),
         ({"n_factors": 4}, "n_factors"),
@@ -158,10 +158,10 @@ def test_the_measured_model_has_not_seen_the_holdout(nights: Path) -> None:
     ],
 )
 def test_what_does_not_fit_starts_cold_and_says_why(
-    nights: Path, knobs: dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
+    nights: Path, settings: dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "cfjobs"):
-        _, measured = begun(nights, WARM.model_copy(update=knobs))
+        _, measured = begun(nights, WARM.model_copy(update=settings))
     assert measured.warm_from is None
     assert reason in caplog.text
 

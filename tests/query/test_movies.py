@@ -12,14 +12,8 @@ from cfjobs.cli import app
 from cfjobs.errors import InputError
 from cfjobs.query import movies
 
-MOVIES = pl.DataFrame(
-    {
-        "movie_id": [1, 2, 3, 1995],
-        "title": ["Toy Story (1995)", "Toy Story 2 (1999)", "Matrix, The (1999)", None],
-        "n_ratings": [9, 8, 7, 6],
-        "bias": [0.1, 0.2, 0.3, 0.4],
-    }
-)
+TITLES = {1: "Toy Story (1995)", 2: "Toy Story 2 (1999)", 3: "Matrix, The (1999)", 1995: None}
+MOVIES = [{"movie_id": movie_id, "title": title} for movie_id, title in TITLES.items()]
 
 
 @pytest.mark.parametrize(

@@ -118,8 +118,9 @@ def test_a_published_user_comes_back_to_the_same_list(
 ) -> None:
     theirs = pl.read_parquet(data / "ratings.parquet").filter(pl.col("user_id") == 17)
     theirs.write_parquet(tmp_path / "mine.parquet")
-    folded = new_user.list_of(str(night[0]), str(tmp_path / "mine.parquet")).frame
-    assert folded["movie_id"].equals(lookup.user_list(str(night[0]), "17").frame["movie_id"])
+    folded = new_user.list_of(str(night[0]), str(tmp_path / "mine.parquet")).rows
+    published = lookup.user_list(str(night[0]), "17").rows
+    assert [row["movie_id"] for row in folded] == [row["movie_id"] for row in published]
 
 
 def test_an_existing_model_with_features_scores_the_same_lists(

@@ -545,9 +545,9 @@ def message(folder: Path, config: Config = LENIENT, **options: Any) -> str:
 def test_a_wrong_type_is_named(tmp_path: Path, column: str, values: list[Any], words: str) -> None:
     write(tmp_path / "part-1.parquet")
     write(tmp_path / "part-3.parquet", **{column: values})
-    knob = f"{column.removesuffix('_id')}_column"
+    setting = f"{column.removesuffix('_id')}_column"
     assert message(tmp_path) == (
-        f"ratings part-3.parquet: '{column}' {words}; cast it on export or map another column with {knob}"
+        f"ratings part-3.parquet: '{column}' {words}; cast it on export or map another column with {setting}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Published nights, on a disk and in a real object store: history, rollback, retention, backfill, claims."""
+"""Published nights, on a disk and in a real object store: history, rollback, retention, backfill, leases."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from cfjobs.errors import CfjobsError, DamagedFile, GateRefused, InputError, Sto
 from cfjobs.lists.writer import PartsWriter
 from cfjobs.night import backfill, story
 from cfjobs.night.records import Inputs
-from cfjobs.storage.lease import Busy, claimed
+from cfjobs.storage.lease import Busy, leased
 from cfjobs.storage.parquet import parquet_bytes
 from cfjobs.tables import delta, retention, rollback, runs
 from tests.night.test_story import QUICK, rows, run, start
@@ -335,27 +335,27 @@ def parquet(frame: pl.DataFrame) -> bytes:
     return parquet_bytes(frame)
 
 
-# Claims ---------------------------------------------------------------------------------------------
+# Leases ---------------------------------------------------------------------------------------------
 
 
 @ON_BOTH
 def test_a_second_run_of_a_date_ends_with_the_name_of_the_first(data_set: Path, output: str) -> None:
     night = start(data_set, output, run_date=DAYS[0], config=LOOSE)
-    with claimed(output, DAYS[0].isoformat()), pytest.raises(Busy, match=rf"process {os.getpid()} on"):
+    with leased(output, DAYS[0].isoformat()), pytest.raises(Busy, match=rf"process {os.getpid()} on"):
         story.nightly(night)
     story.nightly(night)
     assert [night.run_date for night in runs.published(output)] == DAYS[:1]
 
 
-def test_a_claim_of_a_process_that_was_killed_is_taken_over(output: str, tmp_path: Path) -> None:
-    words = "import sys, time; from cfjobs.storage.lease import claimed\nwith claimed(sys.argv[1], 'x'): print('held', flush=True); time.sleep(99)"
+def test_a_lease_of_a_process_that_was_killed_is_taken_over(output: str, tmp_path: Path) -> None:
+    words = "import sys, time; from cfjobs.storage.lease import leased\nwith leased(sys.argv[1], 'x'): print('held', flush=True); time.sleep(99)"
     holder = subprocess.Popen([sys.executable, "-c", words, output], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     holder.kill()
     holder.wait()
     began = time.monotonic()
-    with claimed(output, "x", wait_s=5) as ours:
+    with leased(output, "x", wait_s=5) as ours:
         ours.check()
     assert time.monotonic() - began < 5
 
@@ -364,7 +364,7 @@ def test_a_lease_that_is_not_renewed_passes_on_and_its_owner_learns_it(bucket: s
     uri = f"{bucket}/_work/claim-x.json"
     other = {"host": "elsewhere", "pid": 1, "at": "then", "token": "t"}
     storage.write_bytes(uri, json.dumps(other).encode())
-    with claimed(bucket, "x", lease_s=1) as ours:
+    with leased(bucket, "x", lease_s=1) as ours:
         storage.write_bytes(uri, json.dumps(other).encode())  # as if we had been frozen, and were replaced
         time.sleep(1)
         with pytest.raises(StorageFault, match="another took its place"):
@@ -402,7 +402,7 @@ def test_half_a_record_is_none_and_its_stage_runs_again(
     assert rows(broken.output).equals(whole)
 
 
-def test_half_a_claim_is_one_that_nobody_renews(bucket: str) -> None:
+def test_half_a_lease_is_one_that_nobody_renews(bucket: str) -> None:
     storage.write_bytes(f"{bucket}/_work/claim-x.json", b'{"host": "else')
-    with claimed(bucket, "x", lease_s=1) as ours:
+    with leased(bucket, "x", lease_s=1) as ours:
         ours.check()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cfjobs.topn import cpu as by_numba
 from cfjobs.topn import kernel
 from cfjobs.topn import packing as pack
-from cfjobs.topn.engine import similar_movies, top_n, top_n_batches
+from cfjobs.topn.engine import top_n_batches
 from cfjobs.topn.problem import Net, Pairs, affine
 
 ENGINES = [("numba", "int8"), ("numba", "float32"), ("torch", "auto")]
@@ -42,14 +42,21 @@ def brute_net_scores(x, q, net):
     return dense(h, net.output_weight[None], [net.output_bias])[:, :, 0]
 
 
-def brute_lists(scores, *, n, seen=None, excluded=None, candidates=None, min_score=None):
+def top_n(x, q, *, n, **options):
+    """movie_idx and score [U, N] of all users at once."""
+    batches = list(top_n_batches(x, q, n=n, **options))
+    if not batches:
+        return np.empty((0, n), np.int32), np.empty((0, n), np.float32)
+    return np.concatenate([b.movie_idx for b in batches]), np.concatenate([b.score for b in batches])
+
+
+def brute_lists(scores, *, n, seen=None, candidates=None, min_score=None):
     idx = np.full((len(scores), n), -1, np.int32)
     out = np.full((len(scores), n), -np.inf, np.float32)
     for u, row in enumerate(scores):
         allowed = np.ones(len(row), bool) if candidates is None else candidates.copy()
-        for pairs in (seen, excluded):
-            if pairs is not None:
-                allowed[pairs.indices[pairs.indptr[u] : pairs.indptr[u + 1]]] = False
+        if seen is not None:
+            allowed[seen.indices[seen.indptr[u] : seen.indptr[u + 1]]] = False
         if min_score is not None:
             allowed &= row >= min_score
         best = np.flatnonzero(allowed)
@@ -102,12 +109,14 @@ def jobs(draw):
     elif kind == "mixed":
         x = x * 10.0 ** rng.integers(-30, 18, (users, 1))
         q = q * 10.0 ** rng.integers(-30, 18, (movies, 1))
+    seen = None
+    if draw(st.booleans()):
+        seen = random_pairs(rng, users, movies, draw(st.sampled_from([0, 0.1, 0.9, 1])))
+        if draw(st.booleans()):
+            seen = seen.joined(random_pairs(rng, users, movies, 0.05))
     options = {
         "n": draw(st.sampled_from([1, 2, 10, 100, 600])),
-        "seen": random_pairs(rng, users, movies, draw(st.sampled_from([0, 0.1, 0.9, 1])))
-        if draw(st.booleans())
-        else None,
-        "excluded": random_pairs(rng, users, movies, 0.05) if draw(st.booleans()) else None,
+        "seen": seen,
         "candidates": rng.random(movies) < 0.5 if draw(st.booleans()) else None,
     }
     movie_bias = bias.astype(np.float32) if draw(st.booleans()) else None
@@ -225,22 +234,6 @@ def test_deep_net_equals_brute_force():
     x, q = (rng.standard_normal((s, 6)).astype(np.float32) for s in (15, 400))
     net = random_net(rng, 12, 6, middle=(7, 5))
     assert_same(top_n(x, q, n=25, net=net, memory_gb=0.01), brute_lists(brute_net_scores(x, q, net), n=25))
-
-
-@engines
-@pytest.mark.parametrize("metric", ["cosine", "dot"])
-def test_similar_movies(backend, screen, metric):
-    q = np.random.default_rng(4).standard_normal((700, 9)).astype(np.float32)
-    q[5], q[7] = 0, q[6]
-    rows = q
-    if metric == "cosine":
-        norm = np.sqrt(np.square(q.astype(np.float64)).cumsum(axis=1)[:, -1:])
-        rows = (q / np.where(norm > 0, norm, 1)).astype(np.float32)
-    itself = Pairs(np.arange(701), np.arange(700, dtype=np.int32))
-    got = similar_movies(q, n=10, metric=metric, backend=backend, screen=screen)
-    assert_same(got, brute_lists(brute_scores(rows, rows), n=10, seen=itself))
-    if metric == "cosine":
-        assert (got[0][6, 0], got[0][7, 0]) == (7, 6)
 
 
 @engines

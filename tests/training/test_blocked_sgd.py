@@ -97,13 +97,11 @@ def test_every_rating_is_visited_once_an_epoch() -> None:
     data = examples()
     user, movie, rating = (part.numpy() for part in (data.user_idx, data.movie_idx, data.rating))
     order = np.random.default_rng(0).permutation(U)
-    raters = Raters.of(user, movie, n_users=U, n_movies=M, at_most=7, order=order)
+    raters = Raters.of(user, movie, n_movies=M, at_most=7, order=order)
     blocks = blocked_sgd_kernels.Blocks.of(
         user,
         movie,
         rating,
-        n_users=U,
-        n_movies=M,
         raters=raters,
         row_bytes=1 << 17,
         rng=np.random.default_rng(2),

@@ -21,6 +21,7 @@ from cfjobs.night import story
 from cfjobs.training.checkpoint import Checkpoints, State
 from cfjobs.training.ranker import fit_ranking
 from tests.night.test_story import QUICK, rows, run, start
+from tests.training.test_ranker import ratings
 from tests.training.test_rating import M, U, checkerboard, network
 
 SMALL = {"epochs": 4, "batch_size": 256, "n_factors": 8, "patience": 2}
@@ -84,7 +85,7 @@ def test_a_killed_ranking_training_ends_with_the_same_bits() -> None:
     rng = np.random.default_rng(0)
     user, movie = (torch.from_numpy(rng.integers(0, n, 2_000)) for n in (200, 60))
     rating = torch.from_numpy(rng.integers(1, 6, 2_000).astype(np.float32))
-    history = History.from_ratings(user, movie, rating, torch.arange(2_000), n_users=200)
+    history = History.of(ratings(user, movie, rating), n_users=200)
     config = RankingConfig(n_factors=8, n_steps=30, batch_users=32)
     ended: list[RankingModel] = []
 
@@ -109,9 +110,7 @@ def test_side_features_are_part_of_a_checkpoint(what: str) -> None:
 
     def fit(checkpoints: Checkpoints) -> None:
         if what == "ranking":
-            history = History.from_ratings(
-                learn.user_idx, learn.movie_idx, learn.rating, torch.arange(1_000), n_users=U
-            )
+            history = History.of(ratings(learn.user_idx, learn.movie_idx, learn.rating), n_users=U)
             small = RankingConfig(n_factors=8, n_steps=12)
             found = fit_ranking(history, n_movies=M, config=small, features=features, checkpoints=checkpoints)
             ended.append(found.tensors())

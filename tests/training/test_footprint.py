@@ -19,6 +19,7 @@ from cfjobs.models.ranker import History, RankingConfig
 from cfjobs.training import footprint
 from cfjobs.training.checkpoint import Checkpoints, State
 from cfjobs.training.ranker import fit_ranking
+from tests.training.test_ranker import ratings
 
 SMALL, LARGE = (
     {"ratings": 4_000, "users": 500, "movies": 300},
@@ -132,7 +133,7 @@ def test_a_rating_at_a_time_holds_what_it_should(sizes: dict[str, int]) -> None:
 @pytest.mark.parametrize("sizes", [SMALL, LARGE])
 def test_the_ranking_network_holds_what_it_should(sizes: dict[str, int]) -> None:
     gauge = Gauge()
-    history = History.from_ratings(*pairs(sizes), torch.arange(sizes["ratings"]), n_users=sizes["users"])
+    history = History.of(ratings(*pairs(sizes)), n_users=sizes["users"])
     fit_ranking(
         history,
         n_movies=sizes["movies"],

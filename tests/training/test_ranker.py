@@ -1,5 +1,6 @@
 """Laws of the ranking network's training."""
 
+import polars as pl
 import pytest
 import torch
 from torch import Tensor
@@ -48,12 +49,19 @@ def test_row_adam_of_every_row_is_adam() -> None:
     torch.testing.assert_close(after(taken, table), theirs)
 
 
+def ratings(user: torch.Tensor, movie: torch.Tensor, rating: torch.Tensor) -> pl.DataFrame:
+    """By user; of one user in the order in which they came."""
+    columns = {"user_idx": user, "movie_idx": movie, "rating": rating}
+    frame = pl.DataFrame({name: column.numpy() for name, column in columns.items()})
+    return frame.sort("user_idx", maintain_order=True)
+
+
 def history(*lengths: int) -> History:
     """Users with so many ratings, of movies 0, 1, 2, ... of 9."""
     user = torch.repeat_interleave(torch.tensor(lengths))
     movie = torch.cat([torch.arange(n) % 9 for n in lengths])
     rating = (movie % 5 + 1).float()
-    return History.from_ratings(user, movie, rating, torch.arange(len(user)), n_users=len(lengths))
+    return History.of(ratings(user, movie, rating), n_users=len(lengths))
 
 
 def test_a_part_of_a_past_encodes_as_the_whole_does() -> None:

@@ -34,7 +34,7 @@ def network(config: Config) -> Network:
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "settings",
     [
         {"optimizer": "sgd", "learning_rate": 1.0, "epochs": 40, "l2": 0.0},
         {"optimizer": "adam"},
@@ -43,7 +43,7 @@ def network(config: Config) -> Network:
         {"schedule": "cosine", "cycle_len": 2, "cycle_mult": 2},
     ],
 )
-def test_the_checkerboard_is_learnt_with_every_optimiser_and_schedule(knobs: dict[str, object]) -> None:
+def test_the_checkerboard_is_learnt_with_every_optimiser_and_schedule(settings: dict[str, object]) -> None:
     config = Config(
         **(
             {
@@ -56,7 +56,7 @@ def test_the_checkerboard_is_learnt_with_every_optimiser_and_schedule(knobs: dic
                 "batch_size": 128,
                 "learning_rate": 0.03,
             }
-            | knobs
+            | settings
         )
     )  # type: ignore[arg-type]
     found = network(config)

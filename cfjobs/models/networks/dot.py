@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from cfjobs.models.network import DotScores, MovieTable, Network, UserTable, embedding
+from cfjobs.models.network import DotScores, Network, embeddings
 from cfjobs.models.recipe import Recipe, Settings
 
 
@@ -19,11 +19,8 @@ class EmbeddingDot(Network):
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__(n_users=n_users, n_movies=n_movies, settings=settings)
-        self.user = embedding(
-            UserTable, n_users, settings.n_factors, settings=settings, lesson_range=(0.0, 0.05)
-        )
-        self.movie = embedding(
-            MovieTable, n_movies, settings.n_factors, settings=settings, lesson_range=(0.0, 0.05)
+        self.user, self.movie = embeddings(
+            n_users, n_movies, settings.n_factors, settings=settings, lesson_range=(0.0, 0.05)
         )
 
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ Initialisation: embeddings and biases uniform(-0.01, 0.01).
 Source: `EmbeddingDotBias` of the fast.ai collaborative-filtering lesson (2018, lesson 5).
 """
 
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
 
-from cfjobs.models.network import DotScores, MovieTable, Network, RatingRange, UserTable, embedding
+from cfjobs.models.network import DotScores, Network, RatingRange, embeddings
 from cfjobs.models.recipe import Recipe, Settings
 
 
@@ -19,15 +20,9 @@ class EmbeddingDotBias(Network):
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__(n_users=n_users, n_movies=n_movies, settings=settings)
-        lesson_range = (-0.01, 0.01)
-        self.user = embedding(
-            UserTable, n_users, settings.n_factors, settings=settings, lesson_range=lesson_range
-        )
-        self.movie = embedding(
-            MovieTable, n_movies, settings.n_factors, settings=settings, lesson_range=lesson_range
-        )
-        self.user_bias = embedding(UserTable, n_users, 1, settings=settings, lesson_range=lesson_range)
-        self.movie_bias = embedding(MovieTable, n_movies, 1, settings=settings, lesson_range=lesson_range)
+        tables = partial(embeddings, n_users, n_movies, settings=settings, lesson_range=(-0.01, 0.01))
+        self.user, self.movie = tables(settings.n_factors)
+        self.user_bias, self.movie_bias = tables(1)
         self.range = RatingRange(settings.y_range, settings.y_padding)
 
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:

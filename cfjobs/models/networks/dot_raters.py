@@ -46,12 +46,11 @@ class DotRaters(Network):
         self._sums: _Sums | None = None
         self.raters: Raters | None = None
 
-    def begin(self, user_idx: Tensor, movie_idx: Tensor) -> None:
+    def setup(self, user_idx: Tensor, movie_idx: Tensor) -> None:
         """Learn who rated what, and make the raters' embedding x, y."""
         self.raters = Raters.of(
             user_idx.cpu().numpy(),
             movie_idx.cpu().numpy(),
-            n_users=self.n_users,
             n_movies=self.n_movies,
             at_most=min(self.settings.max_raters, max(8, _MOST_PAIRS // self.n_movies)),
             order=torch.randperm(self.n_users).numpy(),
@@ -59,7 +58,7 @@ class DotRaters(Network):
         self.user_as_rater = self._table(UserTable, self.n_users, scale=0.1 * _START).to(user_idx.device)
 
     @torch.no_grad()
-    def finish(self) -> None:
+    def fold(self) -> None:
         """Fold the sums into the movie rows and forget the raters."""
         self.unfinished = {
             "movie.weight": self.movie.weight.detach().clone(),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cfjobs.features import Features
-from cfjobs.models.network import MlpScores, MovieTable, Network, RatingRange, UserTable, embedding, linear
+from cfjobs.models.network import MlpScores, Network, RatingRange, embeddings, linear
 from cfjobs.models.recipe import Recipe, Settings
 from cfjobs.models.side_features import HIDDEN_MOVIES, MovieValues, UserValues
 
@@ -28,12 +28,8 @@ class EmbeddingNet(Network):
 
     def __init__(self, *, n_users: int, n_movies: int, settings: Settings) -> None:
         super().__init__(n_users=n_users, n_movies=n_movies, settings=settings)
-        lesson_range = (-0.01, 0.01)
-        self.user = embedding(
-            UserTable, n_users, settings.n_factors, settings=settings, lesson_range=lesson_range
-        )
-        self.movie = embedding(
-            MovieTable, n_movies, settings.n_factors, settings=settings, lesson_range=lesson_range
+        self.user, self.movie = embeddings(
+            n_users, n_movies, settings.n_factors, settings=settings, lesson_range=(-0.01, 0.01)
         )
         # What side features say of each row, filled in when training ends; absent without features.
         if settings.user_side:
