@@ -176,7 +176,7 @@ class Config(BaseModel):
     )
     question: Literal["auto", "next", "any"] = Field(
         "auto",
-        description="What the lists answer: what the user chooses next, or what else belongs in their profile, whatever the order of their ratings. auto asks for what is next where the ratings have times that put them in order.",
+        description="What the lists answer: what the user chooses next, or what else belongs in their profile, whatever the order of their ratings. auto asks for what is next where the ratings have times that put them in order and the holdout is not random.",
     )
     ranking_factors: int = Field(
         128,

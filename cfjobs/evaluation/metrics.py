@@ -210,10 +210,13 @@ def list_metrics(
     relevant_rating: float,
     n_users: int,
     n_candidates: int,
+    mean_rating: NDArray[np.float64] | None = None,
     k: int = K,
 ) -> dict[str, float]:
     """Accuracy and coverage of lists by name, without baselines, bands and intervals; see `judge`."""
-    judged = judge(lists, holdout, relevant_rating=relevant_rating, n_users=n_users, k=k)
+    judged = judge(
+        lists, holdout, relevant_rating=relevant_rating, n_users=n_users, mean_rating=mean_rating, k=k
+    )
     found = {metric.name: _value(metric, slice(None)) for metric in judged.metrics}
     measured = float((judged.metrics[0].weight > 0).sum())
     covered = _n_listed(judged.listed) / max(n_candidates, 1)
