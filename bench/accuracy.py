@@ -2,14 +2,14 @@
 
     python bench/accuracy.py [--seeds 3] [--lists FOLDER] [--json]
 
-Data: MovieLens latest-small of October 2016, in the folder that CFJOBS_ML_LATEST_SMALL names. With --lists, the
-lists are those of another data set, such as a part of MovieLens 1M, and stars are left out. Peers come with the
-extra `peers`; one that is not installed is left out and named.
+Data: MovieLens latest-small of October 2016, in the folder that CFJOBS_ML_LATEST_SMALL names. With --lists,
+the lists are those of another data set, such as a part of MovieLens 1M, and stars are left out. Peers come
+with the extra `peers`; one that is not installed is left out and named.
 
 Stars: the lesson's split (see bench/lesson.py), mean squared error of predictions clipped to 0.5..5. Lists:
 per user the last 20 % by time are held out, relevant from 4 stars on, seen movies removed, nDCG@10 over users
-with a relevant one; the rules that every night is held against, on a sample of them. Nothing was tuned on either set
-of held-out rows.
+with a relevant one; the rules that every night is held against, on a sample of them. Nothing was tuned on
+either set of held-out rows.
 """
 
 import argparse
@@ -26,8 +26,8 @@ import scipy.sparse as sp
 from lesson import data_folder, lesson_split, measure
 
 from cfjobs import evaluation
-from cfjobs.evaluation.gate import RIVALS
 from cfjobs.config import Config, relevant_from
+from cfjobs.evaluation.gate import RIVALS
 from cfjobs.night import story
 from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs

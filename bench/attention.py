@@ -2,11 +2,12 @@
 
     python bench/attention.py --ratings FOLDER [--seeds 3] [--times 1 10] [--json]
 
-Per user the last 20 % of the ratings by time are held out, as on a default night. The rival is SASRec (Kang and
-McAuley, 2018) with what has been found to help it since: a softmax over many candidates instead of one negative,
-the ratings beside the movies in its input, targets worth as much as the ranking network's, each drawn from the
-next ten. It scores by a dot product of the last hidden state with a movie's embedding, so that the same engine makes its
-lists. It gets as much processor time as the ranking network took, and multiples of that.
+Per user the last 20 % of the ratings by time are held out, as on a default night. The rival is SASRec (Kang
+and McAuley, 2018) with what has been found to help it since: a softmax over many candidates instead of one
+negative, the ratings beside the movies in its input, targets worth as much as the ranking network's, each
+drawn from the next ten. It scores by a dot product of the last hidden state with a movie's embedding, so that
+the same engine makes its lists. It gets as much processor time as the ranking network took, and multiples of
+that.
 """
 
 import argparse
@@ -114,7 +115,7 @@ class Ordered:
 
 
 def fitted(data: Ordered, recipe: Recipe, *, seconds: float, seed: int) -> tuple[Attention, int]:
-    """The rival after so much processor time, and its steps. The rate rises for a twentieth and falls to 0."""
+    """The rival after so much processor time, and its steps. The rate rises for a twentieth, then falls."""
     torch.manual_seed(seed)
     network = Attention(data.n_movies, int(data.stars.max()) + 1, recipe)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
@@ -144,7 +145,7 @@ def loss_of(network: Attention, data: Ordered, users: Tensor, recipe: Recipe) ->
     target_T = target_BL[there_BL]
     movie_T, weight_T = data.history.movie_idx[target_T], data.value[target_T]
 
-    # Half of the candidates are targets of others, half uniform; the chance of being one is taken off the score.
+    # Half of the candidates are targets of others, half uniform; the chance of being one is taken off.
     half = recipe.candidates // 2
     drawn = torch.cat([movie_T[torch.randint(len(movie_T), (half,))], torch.randint(data.n_movies, (half,))])
     drawn = drawn.unique()
@@ -154,7 +155,8 @@ def loss_of(network: Attention, data: Ordered, users: Tensor, recipe: Recipe) ->
     logits_TC = logits_TC.masked_fill(drawn == movie_T[:, None], -torch.inf)
     own_T = (hidden_TD * vectors[movie_T]).sum(dim=1) + corrected[movie_T]
     lost_T = torch.logaddexp(logits_TC.logsumexp(dim=1), own_T) - own_T
-    return (weight_T * lost_T).sum() / weight_T.sum()
+    found: Tensor = (weight_T * lost_T).sum() / weight_T.sum()
+    return found
 
 
 @torch.no_grad()
@@ -227,11 +229,12 @@ def main() -> int:
     if arguments.json:
         print(json.dumps({"rows": rows}))
         return 0
-    shown = pl.DataFrame([{**row, "steps": row.get("steps")} for row in rows])
-    for (system,), group in shown.group_by("system", maintain_order=True):
-        ndcg = group["ndcg_at_10"]
-        half = 1.96 * float(ndcg.std() or 0) / len(ndcg) ** 0.5
-        print(f"{system:<24}{group['cpu_s'].mean():>8.1f} s{ndcg.mean():>9.4f} +-{half:.4f}")
+    for system in dict.fromkeys(row["system"] for row in rows):
+        ndcg, seconds = (
+            np.array([row[key] for row in rows if row["system"] == system]) for key in ("ndcg_at_10", "cpu_s")
+        )
+        half = 1.96 * ndcg.std(ddof=1) / len(ndcg) ** 0.5 if len(ndcg) > 1 else np.nan
+        print(f"{system:<24}{seconds.mean():>8.1f} s{ndcg.mean():>9.4f} +-{half:.4f}")
     return 0
 
 

@@ -3,9 +3,9 @@
     python bench/churn.py --ratings FOLDER [--seeds 3] [--nights 5] [--set KEY=VALUE ...] [--json]
 
 Each user's latest 20 % of the ratings are put aside first and judge the published lists of every night. The
-nights get the rest without its latest 4, 3, 2, 1, 0 per cent by time. `kept`: of the first ten movies of users
-whose ratings are those of the night before; `first kept`: of their first movies. `cold` is the last night once
-more, its refit begun anew. Means over seeds, with the 95 % interval of the mean.
+nights get the rest without its latest 4, 3, 2, 1, 0 per cent by time. `kept`: of the first ten movies of
+users whose ratings are those of the night before; `first kept`: of their first movies. `cold` is the last
+night once more, its refit begun anew. Means over seeds, with the 95 % interval of the mean.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def unchanged(now: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
 
 
 def kept(lists: pl.DataFrame, before: pl.DataFrame, users: pl.DataFrame) -> dict[str, float]:
-    """Of the movies of these users' lists, how many of ten were there, and the share of the same first ones."""
+    """Of the movies of these users' lists, how many of ten were there; the share of the same first ones."""
     mine = lists.join(users, on="user_id")
     there = mine.join(before, on=["user_id", "movie_id"], how="semi")
     first = mine.filter(rank=1).join(before.filter(rank=1), on=["user_id", "movie_id"], how="semi")

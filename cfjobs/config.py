@@ -469,6 +469,6 @@ def _toml_text(value: Any) -> str:
 
 
 def relevant_from(y_range: tuple[float, float]) -> float:
-    """The rating from which a movie counts as liked: 3/4 of the way up the range, so 4 of 1..5 and of 0.5..5."""
+    """The rating from which a movie counts as liked: 3/4 of the way up the range, 4 of 1..5 and of 0.5..5."""
     low, high = y_range
     return low + (high - low) * 3 / 4

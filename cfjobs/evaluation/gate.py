@@ -218,7 +218,8 @@ RIVALS = {
     "ease": "EASE",
     "slit": "SLIT",
 }
-"""Baselines of the lists by their ending, and what they are called. All but the first are judged on a sample."""
+"""Baselines of the lists by their ending, and what they are called. All but the first are measured on a
+sample."""
 
 
 def _baselines(config: Config, metrics: Metrics) -> list[Comparison]:

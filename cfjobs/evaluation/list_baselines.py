@@ -5,12 +5,12 @@
     slit                              the next ratings from the latest ones, by ridge regression
 
 The first two and the last need ratings whose times put them in order. Both regressions are closed forms
-between at most MOST_MOVIES movies, fitted to at most MOST_USERS users: what they take is bounded, whatever the
-size of the data.
+between at most MOST_MOVIES movies, fitted to at most MOST_USERS users: what they take is bounded, whatever
+the size of the data.
 
 Sources: Steck, "Embarrassingly shallow autoencoders for sparse data" (2019), EASE; Choi and others,
-"Session-aware linear item-item models for session-based recommendation" (2021), SLIT, here with the weights by
-recency that the ranking network has.
+"Session-aware linear item-item models for session-based recommendation" (2021), SLIT, here with the weights
+by recency that the ranking network has.
 """
 
 from dataclasses import dataclass, field
@@ -42,7 +42,8 @@ _RECENCY_HALF = 5.0
 
 @dataclass(frozen=True)
 class Rivals:
-    """Lists of some users by name of their rule. users [S]: ascending. listed: [S, k], NO_MOVIE past the end."""
+    """Lists of some users by name of their rule. users [S]: ascending. listed: [S, k], NO_MOVIE past an
+    end."""
 
     users: NDArray[np.int64]
     listed: dict[str, NDArray[np.int32]] = field(default_factory=dict)
@@ -159,12 +160,10 @@ class _Histories:
         return self.matrix(self.indptr[np.minimum(users, self.indptr.size - 1)], self.ends(users))
 
     def latest(self, users: NDArray[np.int64], end: NDArray[np.int64]) -> Tensor:
-        """The ratings before `end` [B, m], sparse: the latest 1, one of n ratings before it 1 / (1 + n / half)."""
+        """The ratings before `end` [B, m], sparse: the latest 1, the n-th before it 1 / (1 + n / half)."""
         return self.matrix(self.indptr[np.minimum(users, self.indptr.size - 1)], end, half=_RECENCY_HALF)
 
-    def matrix(
-        self, start: NDArray[np.int64], stop: NDArray[np.int64], *, half: float = np.inf
-    ) -> Tensor:
+    def matrix(self, start: NDArray[np.int64], stop: NDArray[np.int64], *, half: float = np.inf) -> Tensor:
         """The ratings from start to stop [B] as a sparse matrix [B, m]."""
         length = stop - start
         row = np.repeat(np.arange(length.size), length)
@@ -173,11 +172,11 @@ class _Histories:
         there = column >= 0
         index = torch.from_numpy(np.stack([row[there], column[there]]))
         value = torch.from_numpy((1 / (1 + age[there] / half)).astype(np.float32))
-        return torch.sparse_coo_tensor(index, value, (length.size, self.top.size), is_coalesced=True, check_invariants=False)
+        return torch.sparse_coo_tensor(
+            index, value, (length.size, self.top.size), is_coalesced=True, check_invariants=False
+        )
 
-    def best(
-        self, users: NDArray[np.int64], inputs: Tensor, weights: Tensor, *, k: int
-    ) -> NDArray[np.int32]:
+    def best(self, users: NDArray[np.int64], inputs: Tensor, weights: Tensor, *, k: int) -> NDArray[np.int32]:
         """The k best unseen movies [S, k] by inputs [S, m] @ weights [m, m]."""
         score = inputs.to_dense() @ weights
         seen = self.profiles(users).indices()

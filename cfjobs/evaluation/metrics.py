@@ -4,7 +4,7 @@
     lists    ndcg, recall, map, mrr at k                 baseline: the popularity list
     liking   share of disliked places, predicted stars   baseline: the popularity list
     variety  coverage, novelty, share of popular movies  baseline: the popularity list
-    rivals   ndcg against stronger rules                 baseline: each of `list_baselines.py`, on the same users
+    rivals   ndcg of a sample of users                   baseline: each rule of `list_baselines.py`
 
 Each is measured over all users and over three bands of their activity, with a bootstrap interval over users.
 Every figure is a sum over users of what one user contributes, so no batch size and no device changes it.
@@ -46,7 +46,7 @@ BASELINES = {name: f"{name}_bias_only" if name in {"rmse", "mae"} else f"{name}_
 """The name under which a metric's baseline stands beside it."""
 
 AGAINST = f"ndcg_at_{K}_against_"
-"""The metric's name before that of a rival: the night's own nDCG on the users that the rival was judged on."""
+"""The metric's name before that of a rival: the night's own nDCG on the rival's users."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ def candidates(model: Model, *, min_ratings: int | None = None) -> NDArray[np.bo
 
 
 _DISLIKED = 1 / 9
-"""Of the rating range, half a star of 0.5..5: predicted stars so far below the user's own mean are no first place."""
+"""Of the rating range, half a star of 0.5..5: a movie with predicted stars so far below the user's own mean
+does not stand first."""
 
 _SPARE = 16
 """Places after the first that are looked at for one that may stand there."""
@@ -124,8 +125,12 @@ def best(asked: Asked, *, n: int, **engine: Any) -> Iterator[Batch]:
             _fill(lists, row, order, seen.of_user(lists.first_user + row), model)
         if spare:
             _begin_with_liked(asked, lists, own, n=n)
-        movie_idx, score = (np.ascontiguousarray(of[:, :n]) for of in (lists.movie_idx, lists.score))
-        yield Batch(lists.first_user + first_user, movie_idx, score, own)
+        yield Batch(
+            lists.first_user + first_user,
+            np.ascontiguousarray(lists.movie_idx[:, :n]),
+            np.ascontiguousarray(lists.score[:, :n]),
+            own,
+        )
 
 
 def _begin_with_liked(asked: Asked, lists: Lists, own: NDArray[np.bool_], *, n: int) -> None:
@@ -154,7 +159,7 @@ def _begin_with_liked(asked: Asked, lists: Lists, own: NDArray[np.bool_], *, n: 
 def _predicted(
     model: Model, user_idx: NDArray[np.int64], movie_idx: NDArray[np.int32]
 ) -> NDArray[np.float32]:
-    """Predicted stars [X]; a user that the network does not know is a typical one. Past the end: any value."""
+    """Predicted stars [X]; a user that the network does not know is a typical one, NO_MOVIE any movie."""
     known = np.where(user_idx < model.network.n_users, user_idx, UNKNOWN)
     rows = (torch.from_numpy(idx.astype(np.int64)).to(model.device) for idx in (known, movie_idx.clip(0)))
     return predict(model.network, *rows).cpu().numpy()

@@ -103,7 +103,14 @@ def test_the_weight_goes_further_for_disliked_places_but_not_below_affinity_alon
 
 @pytest.mark.parametrize(
     ("last", "tonight", "kept"),
-    [(None, 0.5, 0.5), (0.75, 1.25, 0.75), (1.0, 0.25, 0.25), (0.0, 0.5, 0.5), (1.5, 2.0, 2.0), (0.7, 1.0, 1.0)],
+    [
+        (None, 0.5, 0.5),
+        (0.75, 1.25, 0.75),
+        (1.0, 0.25, 0.25),
+        (0.0, 0.5, 0.5),
+        (1.5, 2.0, 2.0),
+        (0.7, 1.0, 1.0),
+    ],
 )
 def test_last_nights_weight_stays_while_tonights_is_near_and_it_is_allowed(
     last: float | None, tonight: float, kept: float

@@ -66,7 +66,9 @@ def test_leading_movies_far_below_the_users_mean_are_left_out(model: Model, star
 @pytest.mark.parametrize("batch_users", [1, 7, 64])
 def test_no_batch_size_changes_a_list(model: Model, batch_users: int) -> None:
     frame, n_users = rated(model, stars=4.5), model.network.n_users
-    whole = np.concatenate([b.movie_idx for b in lists.best(lists.ask(model, frame, users=range(n_users)), n=N)])
+    whole = np.concatenate(
+        [b.movie_idx for b in lists.best(lists.ask(model, frame, users=range(n_users)), n=N)]
+    )
     parts = [
         batch.movie_idx
         for start in range(0, n_users, batch_users)
