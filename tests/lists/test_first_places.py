@@ -98,3 +98,17 @@ def test_lists_by_stars_are_as_they_were(model: Model) -> None:
     wanted = np.concatenate([batch.movie_idx for batch in engine])
     found = np.concatenate([batch.movie_idx for batch in lists.best(asked, n=N)])
     np.testing.assert_array_equal(found[asked.by_model], wanted[asked.by_model])
+
+
+def test_no_published_list_begins_with_a_disliked_movie(two_nights: Path) -> None:
+    """Unless none of the places that are looked at would please either."""
+    ratings = pl.read_parquet(two_nights / "in" / "ratings.parquet").drop_nulls()
+    mean = ratings.group_by("user_id").agg(pl.col("rating").mean().alias("mean"))
+    width = float(ratings["rating"].max()) - float(ratings["rating"].min())  # type: ignore[arg-type]
+    lists_out = pl.read_delta(str(two_nights / "out" / "top_n")).filter(source="model")
+    lists_out = lists_out.filter(pl.col("run_date") == pl.col("run_date").max()).join(mean, on="user_id")
+    fits = pl.col("predicted_rating") >= pl.col("mean") - width / 9 - 1e-5
+    some = lists_out.filter(fits, pl.col("rank") <= 1 + build._SPARE)["user_id"].unique()
+    first = lists_out.filter(pl.col("rank") == 1, pl.col("user_id").is_in(some.implode()))
+    assert first.height
+    assert first.filter(~fits).is_empty()
