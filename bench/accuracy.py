@@ -1,13 +1,15 @@
 """Stars and lists on the lesson's data, this project's defaults beside its peers, in one run.
 
-    python bench/accuracy.py [--seeds 3] [--json]
+    python bench/accuracy.py [--seeds 3] [--lists FOLDER] [--json]
 
-Data: MovieLens latest-small of October 2016, in the folder that CFJOBS_ML_LATEST_SMALL names. Peers come with
-the extra `peers`; one that is not installed is left out and named.
+Data: MovieLens latest-small of October 2016, in the folder that CFJOBS_ML_LATEST_SMALL names. With --lists,
+the lists are those of another data set, such as a part of MovieLens 1M, and stars are left out. Peers come
+with the extra `peers`; one that is not installed is left out and named.
 
 Stars: the lesson's split (see bench/lesson.py), mean squared error of predictions clipped to 0.5..5. Lists:
 per user the last 20 % by time are held out, relevant from 4 stars on, seen movies removed, nDCG@10 over users
-with a relevant one. Nothing was tuned on either set of held-out rows.
+with a relevant one; the rules that every night is held against, on a sample of them. Nothing was tuned on
+either set of held-out rows.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from lesson import data_folder, lesson_split, measure
 
 from cfjobs import evaluation
 from cfjobs.config import Config, relevant_from
+from cfjobs.evaluation.gate import RIVALS
 from cfjobs.night import story
 from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs
@@ -123,27 +126,31 @@ def by_surprise(learn: Examples, valid: Examples) -> np.ndarray:
 # Lists ----------------------------------------------------------------------------------------------
 
 
-def ranked(seeds: int) -> Iterator[Row]:
+def ranked(ratings: str, seeds: int) -> Iterator[Row]:
     """nDCG@10, recall@10 and coverage on the temporal holdout, one row a system."""
     with tempfile.TemporaryDirectory() as folder:
         for rank_by in ("blend", "affinity", "rating"):
             found = []
             started = time.perf_counter()
             for seed in range(seeds):
-                night, prepared = held_out_night(folder, Config(rank_by=rank_by, seed=seed, refit=False))
+                config = Config(rank_by=rank_by, seed=seed, refit=False)
+                night, prepared = held_out_night(ratings, folder, config)
                 found.append(story.measure(night, prepared, story.fit(night, prepared, on="train")))
             row = {key: mean([float(metrics[key] or 0) for metrics in found]) for key in METRICS}
+            row["interval"] = interval([float(metrics["ndcg_at_10"] or 0) for metrics in found])
             label = "cfjobs, default" if rank_by == Config().rank_by else f"cfjobs, rank_by={rank_by}"
             yield {"system": label, **row, "seconds": (time.perf_counter() - started) / seeds}
-        yield {"system": "popularity", "ndcg_at_10": float(found[0]["ndcg_at_10_popular"] or 0)}
+        for name, words in RIVALS.items():
+            if (ndcg := found[0].get(f"ndcg_at_10_{name}")) is not None:
+                yield {"system": words, "ndcg_at_10": ndcg}
         yield from peers_ranked(night, prepared)
 
 
 METRICS = ("ndcg_at_10", "recall_at_10", "coverage")
 
 
-def held_out_night(folder: str, config: Config) -> tuple[Night, Prepared]:
-    night = story.start(Inputs(ratings=str(data_folder())), output=folder, config=config)
+def held_out_night(ratings: str, folder: str, config: Config) -> tuple[Night, Prepared]:
+    night = story.start(Inputs(ratings=ratings), output=folder, config=config)
     prepared = story.prepare(night)
     story.hold_out(night, prepared)
     return night, prepared
@@ -214,6 +221,11 @@ def mean(values: list[float]) -> float:
     return float(np.mean(values))
 
 
+def interval(values: list[float]) -> float:
+    """Half of the 95 % interval of the mean over seeds."""
+    return 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+
+
 def table(title: str, rows: list[Row], columns: tuple[str, ...]) -> str:
     lines = [title, "", f"{'system':<34}" + "".join(f"{name:>14}" for name in columns)]
     for row in rows:
@@ -228,14 +240,18 @@ def main() -> int:
         "--seeds", type=int, default=3, help="how many seeds of this project; the mean is shown"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--lists", metavar="FOLDER", help="another data set, for the lists alone")
     arguments = parser.parse_args()
-    found = {"stars": list(stars(arguments.seeds)), "lists": list(ranked(arguments.seeds))}
+    found = {
+        "stars": [] if arguments.lists else list(stars(arguments.seeds)),
+        "lists": list(ranked(arguments.lists or str(data_folder()), arguments.seeds)),
+    }
     if arguments.json:
         print(json.dumps(found))
         return 0
-    print(table("Stars, the lesson's split", found["stars"], ("mse", "seconds")))
-    print()
-    print(table("Lists, temporal holdout", found["lists"], (*METRICS, "seconds")))
+    if found["stars"]:
+        print(table("Stars, the lesson's split", found["stars"], ("mse", "seconds")), end="\n\n")
+    print(table("Lists, temporal holdout", found["lists"], (*METRICS, "interval", "seconds")))
     missing = [name for name in ("myfm", "surprise", "implicit") if not installed(name)]
     if missing:
         print(f"\nnot installed, left out: {', '.join(missing)} (pip install '.[peers]')")

@@ -176,7 +176,7 @@ class Config(BaseModel):
     )
     question: Literal["auto", "next", "any"] = Field(
         "auto",
-        description="What the lists answer: what the user chooses next, or what else belongs in their profile, whatever the order of their ratings. auto asks for what is next where the ratings have times that put them in order.",
+        description="What the lists answer: what the user chooses next, or what else belongs in their profile, whatever the order of their ratings. auto asks for what is next where the ratings have times that put them in order and the holdout is not random.",
     )
     ranking_factors: int = Field(
         128,
@@ -219,7 +219,7 @@ class Config(BaseModel):
     holdout_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the ratings that are held out.")
     relevant_rating: float | None = Field(
         None,
-        description="A held-out movie counts as relevant from this rating on; without it, from 7/9 of the way up the range (4 of 0.5..5).",
+        description="A held-out movie counts as relevant from this rating on; without it, from 3/4 of the way up the range (4 of 1..5 and of 0.5..5).",
     )
     refit: bool = Field(
         True, description="After the gate, train again on all ratings, so that the newest count too."
@@ -250,13 +250,13 @@ class Config(BaseModel):
     )
     gate_beat_popularity: bool = Field(
         True,
-        description="Refuse when the holdout nDCG@10, at the upper end of its interval, is below that of the popularity list. Lists by rating are not held to it.",
+        description="Refuse when the holdout nDCG@10, at the upper end of its interval, is below that of the popularity list, of the most popular of 7 or of 30 days, of EASE or of SLIT; all but the first on a sample of users. Lists by rating are not held to it.",
     )
     gate_popularity_tolerance: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="How much lower than the popularity list's, as a share of it: ratings without any taste in them leave nothing to beat it with.",
+        description="How much lower than such a list's, as a share of it: ratings without any taste in them leave nothing to beat it with.",
     )
     gate_max_shrink: float | None = Field(
         0.1,
@@ -469,6 +469,6 @@ def _toml_text(value: Any) -> str:
 
 
 def relevant_from(y_range: tuple[float, float]) -> float:
-    """The rating from which a movie counts as liked: 7/9 of the way up the range, 4 of 0.5..5."""
+    """The rating from which a movie counts as liked: 3/4 of the way up the range, 4 of 1..5 and of 0.5..5."""
     low, high = y_range
-    return low + (high - low) * 7 / 9
+    return low + (high - low) * 3 / 4

@@ -1,6 +1,7 @@
 """Whether a night may be published: pure rules over its metrics, its counts and its written lists.
 
-    metrics   not worse than the last published night's beyond a tolerance, better than the popularity list
+    metrics   not worse than the last published night's beyond a tolerance,
+              better than the popularity list and stronger rules
     counts    ratings, users and the share of rejected rows plausible against the last published night
     scale     its ends held by more than a handful of far-away ratings, and where they were last night
     lists     as many and as long, of as many movies, as popular, and as alike,
@@ -181,7 +182,7 @@ def comparisons(
     scale: Scale | None = None,
 ) -> list[Comparison]:
     """Everything the gate looks at before the scoring; a night passes when every line did."""
-    lines = _limits(config, metrics) + _popularity(config, metrics)
+    lines = _limits(config, metrics) + _baselines(config, metrics)
     if scale is not None:
         lines += _scale_alone(config, scale) + _against_scale(config, scale, last)
     if last is not None:
@@ -210,17 +211,35 @@ def _limits(config: Config, metrics: Metrics) -> list[Comparison]:
     return lines
 
 
-def _popularity(config: Config, metrics: Metrics) -> list[Comparison]:
-    ndcg, popular = metrics.get("ndcg_at_10"), metrics.get("ndcg_at_10_popular")
-    if not config.gate_beat_popularity or config.rank_by == "rating" or ndcg is None or popular is None:
+RIVALS = {
+    "popular": "the popularity list",
+    "popular_7_days": "the most popular of 7 days",
+    "popular_30_days": "the most popular of 30 days",
+    "ease": "EASE",
+    "slit": "SLIT",
+}
+"""Baselines of the lists by their ending, and what they are called. All but the first are measured on a
+sample."""
+
+
+def _baselines(config: Config, metrics: Metrics) -> list[Comparison]:
+    if not config.gate_beat_popularity or config.rank_by == "rating":
         return []
-    high = max(ndcg, metrics.get("ndcg_at_10_high") or 0.0)
-    least = popular * (1 - config.gate_popularity_tolerance)
-    reason = (
-        f"ndcg_at_10 is {ndcg:.4f}, {high:.4f} at most, not up to {least:.4f} of the popularity list "
-        f"(gate_beat_popularity, gate_popularity_tolerance {config.gate_popularity_tolerance})"
-    )
-    return [Comparison("ndcg_at_10 against popularity", ndcg, least, high >= least, reason)]
+    lines = []
+    for name, words in RIVALS.items():
+        own = "ndcg_at_10" if name == "popular" else "ndcg_at_10_sampled"
+        ndcg, rival = metrics.get(own), metrics.get(f"ndcg_at_10_{name}")
+        if ndcg is None or rival is None:
+            continue
+        high = max(ndcg, metrics.get(f"{own}_high") or 0.0)
+        least = rival * (1 - config.gate_popularity_tolerance)
+        reason = (
+            f"ndcg_at_10 is {ndcg:.4f}, {high:.4f} at most, not up to {least:.4f} of {words} "
+            f"(gate_beat_popularity, gate_popularity_tolerance {config.gate_popularity_tolerance})"
+        )
+        what = "popularity" if name == "popular" else words
+        lines.append(Comparison(f"ndcg_at_10 against {what}", ndcg, least, high >= least, reason))
+    return lines
 
 
 def _measured_alike(config: Config, last: LastNight) -> bool:

@@ -4,6 +4,7 @@
     lists    ndcg, recall, map, mrr at k                 baseline: the popularity list
     liking   share of disliked places, predicted stars   baseline: the popularity list
     variety  coverage, novelty, share of popular movies  baseline: the popularity list
+    rivals   ndcg of a sample of users                   baseline: each rule of `list_baselines.py`
 
 Each is measured over all users and over three bands of their activity, with a bootstrap interval over users.
 Every figure is a sum over users of what one user contributes, so no batch size and no device changes it.
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from cfjobs.evaluation.baselines import Holdout, bias_only
 from cfjobs.evaluation.bootstrap import ALL, BANDS, Metric, intervals, sums
+from cfjobs.evaluation.list_baselines import NONE, Rivals
 from cfjobs.topn.problem import NO_MOVIE, Lists
 
 K = 10
@@ -42,6 +44,9 @@ OF_LISTS = (f"stars_at_{K}", "coverage", f"novelty_at_{K}", f"popular_share_at_{
 """What needs no held-out ratings, and is measured on the published lists too."""
 BASELINES = {name: f"{name}_bias_only" if name in {"rmse", "mae"} else f"{name}_popular" for name in NAMES}
 """The name under which a metric's baseline stands beside it."""
+
+AGAINST = f"ndcg_at_{K}_against_"
+"""The metric's name before that of a rival: the night's own nDCG on the rival's users."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,9 @@ def measures(
     n_users: int,
     seed: int,
     predict: Predict,
+    rivals: Rivals = NONE,
 ) -> list[Measure]:
-    """Every metric, over all users and in each band, beside its baseline.
+    """Every metric, over all users and in each band, beside its baseline; then nDCG beside each rival.
 
     training: the ratings that the model was trained on. predicted [R]: for the held-out ratings. lists,
     popular: the model's and the popularity lists without the training ratings. candidates [M]: what may be
@@ -115,15 +121,58 @@ def measures(
     found = _compared(ours, theirs, bands, activity, seed=seed)
     found += _coverages(model.listed, popularity.listed, bands, activity, n_candidates=int(candidates.sum()))
     place = {name: number for number, name in enumerate(NAMES)}
-    return sorted(found, key=lambda row: (place[row.metric], (ALL, *BANDS).index(row.band)))
+    found.sort(key=lambda row: (place[row.metric], (ALL, *BANDS).index(row.band)))
+    return found + _against(
+        rivals, model.listed, holdout, relevant_rating=relevant_rating, activity=activity, seed=seed
+    )
+
+
+def _against(
+    rivals: Rivals,
+    listed: NDArray[np.int32],
+    holdout: Holdout,
+    *,
+    relevant_rating: float,
+    activity: NDArray[np.int64],
+    seed: int,
+) -> list[Measure]:
+    """nDCG of our lists [U, k] beside that of each rival's, on the rivals' users."""
+    users = rivals.users
+    row = np.full(activity.size, -1, np.int32)
+    row[users] = np.arange(users.size, dtype=np.int32)
+    theirs = row[holdout.user_idx] >= 0
+    held = Holdout(row[holdout.user_idx[theirs]], holdout.movie_idx[theirs], holdout.rating[theirs])
+
+    def ndcg(of_users: NDArray[np.int32]) -> Metric:
+        batch = Lists(0, of_users, np.zeros(of_users.shape, np.float32))
+        return judge([batch], held, relevant_rating=relevant_rating, n_users=users.size).metrics[0]
+
+    if not rivals.listed:
+        return []
+    ours = ndcg(listed[users])
+    counted = ours.weight > 0
+    if not counted.any():
+        return []
+    low, high = intervals([ours], np.zeros(users.size, np.int8), seed=seed)[ALL][0]
+    extent = _extent(counted, activity[users], np.ones(users.size, np.bool_))
+    every = slice(None)
+    return [
+        Measure(f"{AGAINST}{name}", ALL, _value(ours, every), low, high, _value(ndcg(found), every), *extent)
+        for name, found in rivals.listed.items()
+    ]
 
 
 def overall(found: Sequence[Measure]) -> dict[str, float]:
     """The metrics over all users by name, their baselines, the upper end of nDCG's interval,
-    and the users judged."""
-    rows = [row for row in found if row.band == ALL]
+    and the users judged; nDCG of each rival, and the night's own on the rivals' users, `_sampled`."""
+    rivals = [row for row in found if row.metric.startswith(AGAINST)]
+    rows = [row for row in found if row.band == ALL and row not in rivals]
     judged = {f"ndcg_at_{K}": "users_measured"}
-    return (
+    against = {f"ndcg_at_{K}_{row.metric.removeprefix(AGAINST)}": row.baseline for row in rivals}
+    if rivals:
+        against |= {f"ndcg_at_{K}_sampled": rivals[0].value}
+        against |= {f"ndcg_at_{K}_sampled_high": rivals[0].high or rivals[0].value}
+    return against | (
         {row.metric: row.value for row in rows}
         | {BASELINES[row.metric]: row.baseline for row in rows}
         | {f"{row.metric}_high": row.high for row in rows if row.metric in judged and row.high is not None}
@@ -155,10 +204,13 @@ def list_metrics(
     relevant_rating: float,
     n_users: int,
     n_candidates: int,
+    mean_rating: NDArray[np.float64] | None = None,
     k: int = K,
 ) -> dict[str, float]:
     """Accuracy and coverage of lists by name, without baselines, bands and intervals; see `judge`."""
-    judged = judge(lists, holdout, relevant_rating=relevant_rating, n_users=n_users, k=k)
+    judged = judge(
+        lists, holdout, relevant_rating=relevant_rating, n_users=n_users, mean_rating=mean_rating, k=k
+    )
     found = {metric.name: _value(metric, slice(None)) for metric in judged.metrics}
     measured = float((judged.metrics[0].weight > 0).sum())
     covered = _n_listed(judged.listed) / max(n_candidates, 1)

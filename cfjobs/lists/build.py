@@ -1,7 +1,8 @@
 """Who gets which movies: the lists of a trained model, and rows of `top_n` made of them.
 
 A user with ratings gets the model's list, ordered by affinity, by predicted rating or by both; a user without
-any, the popularity list. Seen movies and movies with too few ratings are never listed.
+any, the popularity list. Seen movies and movies with too few ratings are never listed, and no list of the
+model begins with a movie that its user is expected to dislike while one of the next ones would please.
 """
 
 from collections.abc import Iterator
@@ -39,6 +40,14 @@ def candidates(model: Model, *, min_ratings: int | None = None) -> NDArray[np.bo
     return mask
 
 
+_DISLIKED = 1 / 9
+"""Of the rating range, half a star of 0.5..5: a movie with predicted stars so far below the user's own mean
+does not stand first."""
+
+_SPARE = 16
+"""Places after the first that are looked at for one that may stand there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What may be listed. listed [M]: False for a movie that must not be. excluded: pairs never listed beside
@@ -66,6 +75,7 @@ class Asked:
     by_model: NDArray[np.bool_]  # [B]
     scores: DotScores | MlpScores | None  # None where the model ranks for none of them
     limits: Limits
+    mean_rating: NDArray[np.float64]  # [B], each user's own; 0 without ratings
 
 
 def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | None = None) -> Asked:
@@ -81,26 +91,78 @@ def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | N
     if limits.excluded is not None:
         seen = seen.joined(limits.excluded)
     by_model = _ranked_by_model(model, mine, users=users)
+    n_rated = np.bincount(mine["user_idx"].to_numpy(), minlength=len(users))
+    given = np.bincount(mine["user_idx"].to_numpy(), weights=mine["rating"].to_numpy(), minlength=len(users))
     return Asked(
-        model, users, seen, by_model, scores(model, mine, users=users) if by_model.any() else None, limits
+        model,
+        users,
+        seen,
+        by_model,
+        scores(model, mine, users=users) if by_model.any() else None,
+        limits,
+        given / np.maximum(n_rated, 1),
     )
 
 
 def best(asked: Asked, *, n: int, **engine: Any) -> Iterator[Batch]:
-    """The lists of these users, batch after batch. engine: further options of `score.top_n`."""
+    """The lists of these users, batch after batch. engine: further options of `score.top_n`.
+
+    A list whose first movies have predicted stars far below the user's own mean begins with the first of the
+    next ones that has not; it is as long all the same.
+    """
     model, seen, limits, first_user = asked.model, asked.seen, asked.limits, asked.users.start
     if asked.scores is None:
         yield from popular(model, seen, n=n, first_user=first_user, limits=limits)
         return
     order = _by_popularity(model, limits)
+    spare = 0 if model.ranking is None else _SPARE
     found = top_n(
-        asked.scores, n=n, seen=seen, candidates=limits.listed, min_score=limits.min_score, **engine
+        asked.scores, n=n + spare, seen=seen, candidates=limits.listed, min_score=limits.min_score, **engine
     )
     for lists in found:
         own = asked.by_model[lists.first_user : lists.first_user + len(lists.movie_idx)]
         for row in np.flatnonzero(~own).tolist():
             _fill(lists, row, order, seen.of_user(lists.first_user + row), model)
-        yield Batch(lists.first_user + first_user, lists.movie_idx, lists.score, own)
+        if spare:
+            _begin_with_liked(asked, lists, own, n=n)
+        yield Batch(
+            lists.first_user + first_user,
+            np.ascontiguousarray(lists.movie_idx[:, :n]),
+            np.ascontiguousarray(lists.score[:, :n]),
+            own,
+        )
+
+
+def _begin_with_liked(asked: Asked, lists: Lists, own: NDArray[np.bool_], *, n: int) -> None:
+    """Leave out the first movies of the model's lists that are expected to be disliked, where one of the
+    spare places may stand first. lists: n places and the spare ones; own [B]: those of the model."""
+    low, high = asked.model.network.settings.y_range
+    mean = asked.mean_rating[lists.first_user : lists.first_user + len(own)]
+    rows = np.flatnonzero(own & (lists.movie_idx[:, 0] != NO_MOVIE))
+    for width in (1, _SPARE + 1):  # the first places of all, then those of the few that are looked at
+        movie_idx = lists.movie_idx[rows, :width]
+        user_idx = np.repeat(rows + lists.first_user + asked.users.start, movie_idx.shape[1])
+        predicted = _predicted(asked.model, user_idx, movie_idx.ravel()).reshape(movie_idx.shape)
+        liked = predicted >= (mean[rows] - _DISLIKED * (high - low))[:, None]
+        liked &= movie_idx != NO_MOVIE
+        if width == 1:
+            rows = rows[~liked[:, 0]]
+        if not rows.size:
+            return
+    skipped = liked.argmax(axis=1)
+    replaced = (lists.movie_idx != NO_MOVIE)[rows].sum(axis=1) >= n + skipped
+    for row, skip in zip(rows[replaced].tolist(), skipped[replaced].tolist(), strict=True):
+        for of in (lists.movie_idx, lists.score):
+            of[row, :n] = of[row, skip : skip + n].copy()
+
+
+def _predicted(
+    model: Model, user_idx: NDArray[np.int64], movie_idx: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """Predicted stars [X]; a user that the network does not know is a typical one, NO_MOVIE any movie."""
+    known = np.where(user_idx < model.network.n_users, user_idx, UNKNOWN)
+    rows = (torch.from_numpy(idx.astype(np.int64)).to(model.device) for idx in (known, movie_idx.clip(0)))
+    return predict(model.network, *rows).cpu().numpy()
 
 
 def scores(model: Model, ratings: pl.DataFrame, *, users: range) -> DotScores | MlpScores:
@@ -162,13 +224,6 @@ def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
     """Rows of `top_n`, without the date. user_ids: by row."""
     place, column = np.nonzero(batch.movie_idx != NO_MOVIE)
     user_idx, movie_idx = place + batch.first_user, batch.movie_idx[place, column]
-    known = np.where(user_idx < model.network.n_users, user_idx, UNKNOWN)
-    device = model.device
-    predicted = predict(
-        model.network,
-        torch.from_numpy(known).to(device),
-        torch.from_numpy(movie_idx.astype(np.int64)).to(device),
-    )
     by_model = pl.Series(batch.by_model[place])
     return pl.DataFrame(
         {
@@ -176,7 +231,7 @@ def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
             "rank": (column + 1).astype(np.int16),
             "movie_id": model.movies["movie_id"][movie_idx],
             "score": batch.score[place, column],
-            "predicted_rating": predicted.cpu().numpy(),
+            "predicted_rating": _predicted(model, user_idx, movie_idx),
         }
     ).with_columns(
         pl.when(by_model)

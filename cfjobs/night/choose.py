@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from cfjobs import evaluation, lists, training
-from cfjobs.lists.blend import LEAST_USERS, TYPICAL, WEIGHTS, Blend, chosen, kept
+from cfjobs.lists.blend import LEAST_USERS, TYPICAL, WEIGHTS, Blend, allowed, chosen, kept
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.ratings import holdout
@@ -55,7 +55,10 @@ def choose(task: training.Task, *, device: torch.device, last: float | None = No
         _counted("movie_id", inner.kept["movie_idx"], inner.n_movies),
     )
     users, held = range(inner.n_users), evaluation.Holdout.of(valid)
-    tried = {}
+    mean = inner.kept.group_by("user_idx").agg(pl.col("rating").mean())
+    mean_rating = np.zeros(inner.n_users)
+    mean_rating[mean["user_idx"].to_numpy()] = mean["rating"].to_numpy()
+    tried, disliked = {}, {}
     for weight in WEIGHTS:
         asked = lists.ask(replace(model, stars_weight=weight), inner.kept, users=users)
         found = evaluation.list_metrics(
@@ -64,15 +67,18 @@ def choose(task: training.Task, *, device: torch.device, last: float | None = No
             relevant_rating=relevant,
             n_users=len(users),
             n_candidates=task.n_movies,
+            mean_rating=mean_rating,
         )
         tried[weight] = found[f"ndcg_at_{evaluation.K}"]
-    blend = Blend(weight=kept(last, chosen(tried)), tried=tried, users=int(found["users_measured"]))
+        disliked[weight] = found[f"disliked_share_at_{evaluation.K}"]
+    weight = kept(last, chosen(tried, disliked), allowed(tried, disliked))
+    blend = Blend(weight=weight, tried=tried, disliked=disliked, users=int(found["users_measured"]))
     log.info(
-        "weight of stars: %g; nDCG@%d on %d users of an inner split %s",
+        "weight of stars: %g; nDCG@%d and disliked places on %d users of an inner split %s",
         blend.weight,
         evaluation.K,
         blend.users,
-        ", ".join(f"{weight:g}: {value:.4f}" for weight, value in tried.items()),
+        ", ".join(f"{weight:g}: {value:.4f}, {disliked[weight]:.1%}" for weight, value in tried.items()),
     )
     return blend
 

@@ -12,6 +12,7 @@ from cfjobs import evaluation, lists, model_store, training
 from cfjobs.device import resolve_device
 from cfjobs.errors import GateRefused
 from cfjobs.evaluation.gate import Comparison, Scale, comparisons, refusals
+from cfjobs.evaluation.list_baselines import rivals
 from cfjobs.models.predict import predict
 from cfjobs.night import side_tables
 from cfjobs.night.prepare import held_out
@@ -30,7 +31,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
     model = model_store.load_model(trained.model_uri).to(resolve_device(config.device))
     known = pl.col("user_idx") < prepared.n_users
     every = night.frame("ratings").with_columns(pl.Series("held_out", held)).filter(known)
-    kept = every.filter(~pl.col("held_out")).select(LEARNT)
+    kept = every.filter(~pl.col("held_out")).select(*LEARNT, "timestamp")
     test = every.filter("held_out").drop("held_out")
     del every
     test_examples = training.examples(test, model.device)
@@ -52,6 +53,13 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         n_users=prepared.n_users,
         seed=config.seed,
         predict=stars,
+        rivals=rivals(
+            kept,
+            test["user_idx"].unique().sort().to_numpy(),
+            ordered=prepared.question == "next",
+            k=evaluation.K,
+            seed=config.seed,
+        ),
     )
     side_tables.keep_measures(night, measures, held_out=test, training=kept, predicted=predicted)
     metrics: Metrics = {**evaluation.overall(measures)}

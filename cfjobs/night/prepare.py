@@ -188,9 +188,12 @@ def prepare(night: Night) -> Prepared:
 
 
 def _question(clean: ratings.Ratings, config: Config) -> Question:
-    """What the ratings are asked: as configured, or as their times allow."""
+    """What the ratings are asked: as configured, as a random holdout asks, or as their times allow."""
     if config.question != "auto":
         return config.question
+    if config.holdout == "random":
+        log.info("question: any, which a random holdout asks")
+        return "any"
     user_idx, timestamp = clean.column("user_idx"), clean.column("timestamp")
     found = question_of(user_idx, timestamp)
     log.info(

@@ -49,6 +49,10 @@ METRICS = {
     "coverage": MetricName("Movies in some first ten (coverage)", "{:.1%}"),
     "novelty_at_10": MetricName("Novelty of listed movies, bits", "{:.2f}", better=0),
     "popular_share_at_10": MetricName("Places that popular movies take", "{:.1%}", better=0),
+    "ndcg_at_10_against_popular_7_days": MetricName("nDCG@10 beside the most popular of 7 days"),
+    "ndcg_at_10_against_popular_30_days": MetricName("nDCG@10 beside the most popular of 30 days"),
+    "ndcg_at_10_against_ease": MetricName("nDCG@10 beside EASE"),
+    "ndcg_at_10_against_slit": MetricName("nDCG@10 beside SLIT"),
 }
 
 

@@ -18,6 +18,9 @@ METRICS = """## What each metric says
 | `coverage` | share of the movies that could be listed that are in anybody's first ten | | the popularity list |
 | `novelty_at_10` | mean self-information of the listed movies in bits: 0 is rated by everybody, 10 by one in 1,024 | | the popularity list |
 | `popular_share_at_10` | share of list places that go to the tenth of the movies with most ratings | | the popularity list |
+| `ndcg_at_10_against_popular_7_days`, `_30_days` | nDCG of at most 2,000 of the users; only for `all`, where times put the ratings in order | higher | the movies with most ratings in so many days before each user's last one |
+| `ndcg_at_10_against_ease` | the same, at any times | higher | EASE, which tells each movie from all others of a profile by ridge regression |
+| `ndcg_at_10_against_slit` | the same, where times put the ratings in order | higher | SLIT, which tells the next ratings from the latest ones by ridge regression |
 | `stars_at_10_published` and so on | the last four of the lists that were published, over every user with ratings; only for `all`; a movie's ratings are those outside the holdout, as for the measured ones | | the measured lists |
 
 A held-out movie is liked from `relevant_rating` on. Lists are judged without the movies of the training ratings, over

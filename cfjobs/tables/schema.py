@@ -196,7 +196,7 @@ METRICS = Table(
         Column(
             "baseline",
             "float64",
-            "The same metric of the baseline: for `rmse` and `mae` the global mean plus damped user and movie means, for the others the popularity list.",
+            "The same metric of the baseline: for `rmse` and `mae` the global mean plus damped user and movie means, for `ndcg_at_10_against_...` the rule that it names, for the others the popularity list.",
             "0.0664",
         ),
         Column("users", "int64", "Users measured.", "660"),

@@ -60,6 +60,9 @@ def test_an_equal_night_passes_and_so_does_the_first() -> None:
         ({"ndcg_at_10": 0.2 * 0.84}, "ndcg_at_10 is 0.1680, worse than 0.2000"),
         ({"recall_at_10": 0.3 * 0.84}, "gate_ranking_tolerance 0.15"),
         ({"ndcg_at_10_popular": 0.4}, "not up to 0.3600 of the popularity list"),
+        ({"ndcg_at_10_sampled": 0.2, "ndcg_at_10_ease": 0.4}, "not up to 0.3600 of EASE"),
+        ({"ndcg_at_10_sampled": 0.2, "ndcg_at_10_slit": 0.4}, "not up to 0.3600 of SLIT"),
+        ({"ndcg_at_10_sampled": 0.2, "ndcg_at_10_popular_7_days": 0.4}, "of the most popular of 7 days"),
     ],
 )
 def test_a_worse_metric_is_refused_with_both_figures(metrics: dict[str, float], reason: str) -> None:
@@ -155,6 +158,14 @@ def test_popularity_is_not_missed_by_chance_alone() -> None:
     metrics = {"ndcg_at_10": 0.14, "ndcg_at_10_high": 0.16, "ndcg_at_10_popular": 0.17}
     assert judged(metrics=metrics, last=None) == []
     assert judged(config=Config(gate_popularity_tolerance=0), metrics=metrics, last=None)
+
+
+def test_a_rival_is_held_against_the_lists_of_its_own_users() -> None:
+    """Not against those of all users, of which it is a sample."""
+    metrics = {"ndcg_at_10_sampled": 0.2, "ndcg_at_10_sampled_high": 0.35, "ndcg_at_10_ease": 0.36}
+    assert judged(metrics=metrics, last=None) == []
+    assert judged(metrics=metrics | {"ndcg_at_10_sampled_high": 0.3}, last=None)
+    assert judged(config=Config(gate_beat_popularity=False), metrics=metrics | {"ndcg_at_10_ease": 1.0}) == []
 
 
 # What goes out --------------------------------------------------------------------------------------

@@ -92,7 +92,10 @@ def test_metrics_do_not_depend_on_the_batches() -> None:
 
 
 def test_four_of_five_stars_is_liked() -> None:
-    assert relevant_from((0.5, 5.0)) == pytest.approx(4.0)
+    """Of the ratings that such a scale has, whatever its lower end."""
+    for low, step in ((0.5, 0.5), (1.0, 1.0), (1.0, 0.5), (0.0, 1.0)):
+        liked = [r for r in np.arange(low, 5.5, step) if r >= relevant_from((low, 5.0))]
+        assert liked[0] == 4.0
 
 
 def random_case(rng: np.random.Generator, *, n_users: int = 60, n_movies: int = 40) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from cfjobs import lists, model_store, training
 from cfjobs.config import Config
-from cfjobs.lists import blend
+from cfjobs.lists import blend, build
 from cfjobs.lists.blend import TYPICAL, WEIGHTS, Blend
 from cfjobs.models.network import DotScores
 from cfjobs.night import choose, story
@@ -40,8 +40,11 @@ def test_the_joined_score_is_the_sum_of_both_parts(factor: float) -> None:
     torch.testing.assert_close(found, every(affinity) + factor * every(stars), rtol=1e-5, atol=1e-5)
 
 
-def test_lists_by_blend_are_those_of_brute_force_over_both_networks(two_nights: Path) -> None:
+def test_lists_by_blend_are_those_of_brute_force_over_both_networks(
+    two_nights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the weight: order every unseen movie by affinity + weight x the network's sum in stars."""
+    monkeypatch.setattr(build, "_SPARE", 0)  # first places as they come
     runs = pl.read_delta(str(two_nights / "out" / "runs")).sort("run_date")
     model = model_store.load_model(runs["model_uri"][-1])
     assert model.ranking is not None
@@ -72,19 +75,47 @@ def test_lists_by_blend_are_those_of_brute_force_over_both_networks(two_nights: 
         torch.testing.assert_close(found, best.values, rtol=1e-5, atol=1e-5)
 
 
+FEW = dict.fromkeys((0.0, 0.5, 1.0, 2.0), 0.2)
+"""Disliked places that do not matter."""
+
+
 def test_the_weight_goes_as_far_as_half_of_the_gain_allows() -> None:
-    assert blend.chosen({0.0: 0.10, 0.5: 0.14, 1.0: 0.13, 2.0: 0.11}) == 1.0
-    assert blend.chosen({0.0: 0.10, 0.5: 0.09, 1.0: 0.08}) == 0.0
-    assert blend.chosen({0.0: 0.10, 0.5: 0.101, 1.0: 0.10}) == 0.5
+    assert blend.chosen({0.0: 0.10, 0.5: 0.14, 1.0: 0.13, 2.0: 0.11}, FEW) == 1.0
+    assert blend.chosen({0.0: 0.10, 0.5: 0.09, 1.0: 0.08}, FEW) == 0.0
+    assert blend.chosen({0.0: 0.10, 0.5: 0.101, 1.0: 0.10}, FEW) == 0.5
+
+
+def test_the_weight_goes_further_for_disliked_places_but_not_below_affinity_alone() -> None:
+    """Whatever the figures: at most so many disliked places where a weight that costs no nDCG has so few,
+    and never less nDCG than affinity alone."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        ndcg = dict(zip(FEW, rng.uniform(0.1, 0.2, 4), strict=True))
+        disliked = dict(zip(FEW, np.sort(rng.uniform(0.15, 0.4, 4))[::-1], strict=True))
+        weight = blend.chosen(ndcg, disliked)
+        free = [w for w in FEW if ndcg[w] >= ndcg[0.0]]
+        assert weight in free
+        few = [w for w in free if disliked[w] <= blend.MOST_DISLIKED]
+        assert weight in (few or [min(free, key=lambda w: disliked[w])])
+    assert blend.chosen({0.0: 0.10, 0.5: 0.14, 1.0: 0.11}, {0.0: 0.4, 0.5: 0.3, 1.0: 0.2}) == 1.0
+    assert blend.chosen({0.0: 0.10, 0.5: 0.14, 1.0: 0.09}, {0.0: 0.4, 0.5: 0.3, 1.0: 0.2}) == 0.5
 
 
 @pytest.mark.parametrize(
-    ("last", "tonight", "kept"), [(None, 0.5, 0.5), (0.75, 1.25, 0.75), (1.0, 0.25, 0.25), (0.0, 0.5, 0.5)]
+    ("last", "tonight", "kept"),
+    [
+        (None, 0.5, 0.5),
+        (0.75, 1.25, 0.75),
+        (1.0, 0.25, 0.25),
+        (0.0, 0.5, 0.5),
+        (1.5, 2.0, 2.0),
+        (0.7, 1.0, 1.0),
+    ],
 )
-def test_last_nights_weight_stays_while_tonights_is_near(
+def test_last_nights_weight_stays_while_tonights_is_near_and_it_is_allowed(
     last: float | None, tonight: float, kept: float
 ) -> None:
-    assert blend.kept(last, tonight) == kept
+    assert blend.kept(last, tonight, [0.0, 0.5, 0.75, 1.0, 2.0]) == kept
 
 
 @pytest.mark.parametrize(
@@ -98,7 +129,7 @@ def test_the_weight_is_the_configured_one_or_one_of_those_tried(
     if found is not None:
         assert chosen.weight == found
         return
-    assert set(chosen.tried) == set(WEIGHTS)
+    assert set(chosen.tried) == set(chosen.disliked) == set(WEIGHTS)
     assert chosen.weight in WEIGHTS
     assert Blend.model_validate_json(chosen.model_dump_json()) == chosen
 

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cfjobs.night import story
+from cfjobs.night.records import Inputs
 from cfjobs.ratings.question import ordered_share, question_of
 from tests.night.test_story import QUICK, check_contract, rows, run
 
@@ -61,3 +63,15 @@ def test_the_configured_question_goes_before_the_times(data_set: Path, tmp_path:
     run(data_set, str(tmp_path), config=QUICK.model_copy(update={"question": "any", "holdout": "temporal"}))
     config = json.loads(rows(str(tmp_path), "runs")["config"][0])
     assert (config["question"], config["holdout"]) == ("any", "temporal")
+
+
+@pytest.mark.parametrize(("holdout", "question"), [("random", "any"), ("temporal", "next"), ("none", "next")])
+def test_a_random_holdout_asks_for_the_profile_whatever_the_times(
+    holdout: str, question: str, data_set: Path, tmp_path: Path
+) -> None:
+    night = story.start(
+        Inputs(ratings=str(data_set / "ratings.parquet")),
+        output=str(tmp_path),
+        config=QUICK.model_copy(update={"holdout": holdout}),
+    )
+    assert story.prepare(night).question == question
