@@ -7,6 +7,7 @@ from datetime import date
 from typing import Any
 
 from deltalake import DeltaTable
+from deltalake.schema import PrimitiveType
 
 from cfjobs import storage, tables
 from cfjobs.errors import InputError
@@ -63,7 +64,7 @@ def user_list(output: str, user: str, *, run_date: date | None = None) -> UserLi
 def id_like(table: DeltaTable, column: str, text: str) -> str | int | None:
     """An id as the table has it, int or string; None for a text that cannot be one."""
     kind = next(field.type for field in table.schema().fields if field.name == column)
-    if str(kind) == "string":
+    if kind == PrimitiveType("string"):
         return text
     return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else None
 
