@@ -117,6 +117,7 @@ def judged_runs(runs: dict[str, dict[str, Any]]) -> Law:
 def judged_alerts(facts: dict[str, Any], runs: dict[str, dict[str, Any]]) -> Law:
     """For each end that calls for an alert one alert came."""
     due = Counter[str]()
+    names = {run["id"]: run["name"] for run in runs.values()}
     for of, run in runs.items():
         for state in run["states"]:
             if state["name"] == "Failed" and "the gate refused" in (state["message"] or ""):
@@ -129,7 +130,8 @@ def judged_alerts(facts: dict[str, Any], runs: dict[str, dict[str, Any]]) -> Law
         if refused := re.search(r"the gate refused the night of (\S+):", text):
             came[f"refused {refused[1]}"] += 1
         elif told := re.match(rf"cfjobs: (.+?) ({'|'.join(set(TOLD.values()))})\b", text):
-            came[f"{told[2]} {told[1]}"] += 1
+            linked = re.search(r"/runs/flow-run/([0-9a-f-]+)", text)  # a run gets its name as it begins
+            came[f"{told[2]} {names.get(linked[1], told[1]) if linked else told[1]}"] += 1
         else:
             came[text] += 1
     broken = [f"missing: {what}" for what in (due - came).elements()]

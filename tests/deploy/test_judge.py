@@ -48,6 +48,11 @@ def test_an_alert_that_is_due_is_wanted_exactly_once(states: tuple[str, ...], wo
     assert "more than once" in broken_by(runs, alert, alert)[0]
 
 
+def test_an_alert_from_before_a_run_had_its_name_is_that_run_s() -> None:
+    late = "cfjobs: groovy-newt is late: no worker http://here/runs/flow-run/1"
+    assert broken_by({NIGHT: run("Late", "Running", "Completed")}, late) == []
+
+
 def test_a_refusal_has_an_alert_of_its_own_and_a_good_night_none() -> None:
     refused = {NIGHT: run("Failed", message="the gate refused: rmse is 9")}
     assert broken_by(refused, f"cfjobs: the gate refused the night of {NIGHT}: rmse is 9") == []
