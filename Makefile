@@ -2,6 +2,8 @@
 # make serve  a whole installation on this machine: Prefect, workers, an object store, until Ctrl-C
 # make image  the container image, with docker, podman or buildah (TORCH_INDEX_URL=URL for another build of torch)
 # make laws   the tests that take long: every fault, each network, a Ray cluster, the runbook word by word
+# make soak   an installation lived in: nights by the schedule, faults, a judge (NIGHTS=60 EVERY=60 FAULTS=27 SEED=1)
+# make image-test   the image built from nothing with buildah and debootstrap, and lived in
 # make test   lint, types, import contracts, tests (two at a time; WORKERS=4 for more)
 # Both set up .venv from constraints.txt by themselves.
 
@@ -10,7 +12,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help demo serve image test laws lint types imports kernels tests format clean
+.PHONY: help demo serve image image-test soak test laws lint types imports kernels tests format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -23,6 +25,17 @@ serve: .venv/installed-dev
 
 image:
 	@$(PYTHON) -m deploy.image --torch-index-url "$(TORCH_INDEX_URL)" -- $(ENGINE_ARGUMENTS)
+
+NIGHTS ?= 60
+EVERY ?= 60
+FAULTS ?= 27
+SEED ?= 1
+
+soak: kernels
+	@$(BIN)/python -m bench.soak --nights $(NIGHTS) --every $(EVERY) --faults $(FAULTS) --seed $(SEED)
+
+image-test: .venv/installed-dev
+	@$(BIN)/python -m bench.image
 
 test: .venv/installed-dev
 	@$(MAKE) --no-print-directory --jobs=2 kernels lint types imports

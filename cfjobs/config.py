@@ -15,11 +15,30 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cfjobs.errors import InputError
 
+GROUPS = {
+    "user_column": "Input",
+    "model": "Network",
+    "training": "Training",
+    "rank_by": "Ranking",
+    "holdout": "Holdout and gate",
+    "top_n": "Scoring",
+    "device": "Machine",
+}
+"""The first setting of each group, in the order of `Config`."""
+
+
+def _grouped(schema: dict[str, Any]) -> None:
+    """Let a form show the settings by group, in order, and first the one that is looked for at night."""
+    group = ""
+    for position, (name, field) in enumerate(schema["properties"].items(), start=1):
+        group = GROUPS.get(name, group)
+        field |= {"title": f"{group}: {name}", "position": 0 if name == "gate_override" else position}
+
 
 class Config(BaseModel):
     """Configuration of one night."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_grouped)
 
     # Input -----------------------------------------------------------------------------------------
     user_column: str = Field(
@@ -456,6 +475,8 @@ def as_toml(config: Config) -> str:
     lines: list[str] = []
     for name, field in Config.model_fields.items():
         value = getattr(config, name)
+        if name in GROUPS:
+            lines.append(f"# {GROUPS[name]} {'-' * (100 - len(GROUPS[name]))}\n")
         lines.append(f"# {field.description}")
         if value is None:
             lines.append(f"# {name} =\n")

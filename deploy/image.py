@@ -1,7 +1,7 @@
 """Build the image with docker, podman or buildah, whichever is there,
 and write the commit of the source into it.
 
-python -m deploy.image [--tag cfjobs] [--torch-index-url URL] [-- ARGUMENTS OF THE ENGINE'S build]
+python -m deploy.image [--tag cfjobs] [--torch-index-url URL] [--engine NAME] [-- ARGUMENTS OF ITS build]
 """
 
 import argparse
@@ -20,9 +20,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.image", description="Build the image.")
     parser.add_argument("--tag", default="cfjobs")
     parser.add_argument("--torch-index-url", default="", help="wheel index of another build of torch")
+    parser.add_argument("--engine", choices=tuple(_ALIVE), default=None, help="the first at work by default")
     parser.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="passed to the engine's build")
     arguments = parser.parse_args()
-    engine = installed()
+    engine = arguments.engine or installed()
     if engine is None:
         print(f"image: needs one of {', '.join(_ALIVE)}, at work; install one", file=sys.stderr)
         return 2

@@ -1,10 +1,12 @@
 """Runs that were under way when the whole installation stopped: ended as lost, told of, and their slot freed.
 
-    python -m deploy.leftovers
+    python -m deploy.leftovers                  while no worker runs, as at the start of `make serve`
+    python -m deploy.leftovers --pool cfjobs    while none of this pool runs, as at the start of its container
 
-Only right while no worker runs, as at the start of `make serve`; elsewhere the zombie automation finds them.
+Wrong where runs outlive their worker, as jobs on Kubernetes do; there the zombie automation finds the dead.
 """
 
+import argparse
 import sys
 
 from prefect.client.orchestration import get_client
@@ -13,6 +15,8 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
+    WorkPoolFilter,
+    WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import State, StateType
 from prefect.events import emit_event
@@ -30,12 +34,16 @@ def main() -> int:
     holds the event of a state back for 15 minutes, since it waits for the event before it, which died with
     its predecessor.
     """
+    parser = argparse.ArgumentParser(prog="python -m deploy.leftovers", description="End what was lost.")
+    parser.add_argument("--pool", help="runs of this work pool only")
+    pool = parser.parse_args().pool
+    of_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])) if pool else None
     ours = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNDER_WAY)),
         tags=FlowRunFilterTags(all_=[OURS]),
     )
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=ours):
+        for run in client.read_flow_runs(flow_run_filter=ours, work_pool_filter=of_pool):
             lost: State[None] = Crashed(
                 name="Lost", message="the installation was stopped while this ran; run it again"
             )

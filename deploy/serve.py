@@ -240,6 +240,7 @@ def install(parts: Parts, folder: Path, environment: Mapping[str, str]) -> str:
 def start_worker(parts: Parts, pool: str, environment: Mapping[str, str]) -> None:
     """A worker that takes the runs of one pool."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", f"{pool} here"]
+    command += ["--type", "process"]  # so that it starts while the server does not answer
     parts.start(f"worker-{pool}", command, environment)
 
 
@@ -269,6 +270,7 @@ def environment_of(folder: Path, *, port: int, s3_port: int) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # In memory, as by default, a restart loses the leases, and Prefect ends the nights that hold one.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_METRICS_ENABLED": "true",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "3",
         "PREFECT_RUNNER_POLL_FREQUENCY": "3",

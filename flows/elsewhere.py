@@ -20,6 +20,8 @@ from flows.stages import WorkerLost, stage
 log = logging.getLogger("cfjobs.flows")
 
 _SECONDS_BETWEEN_LOOKS = 2.0
+SERVER_AWAY_S = 600.0
+"""How long a server that does not answer is waited for before a run is begun."""
 
 Found = TypeVar("Found")
 
@@ -40,19 +42,37 @@ def run_elsewhere(
     """
     if (done := found()) is not None:
         return done
-    run = run_deployment(
-        deployment,
-        parameters={name: _plain(value) for name, value in parameters.items()},
-        idempotency_key=f"{task_run.id}-{task_run.run_count}-{flow_run.run_count}",
-        timeout=0,
-    )
-    assert isinstance(run, FlowRun)  # called from a task that is not async: no coroutine
-    run = end_of(run)
+    plain = {name: _plain(value) for name, value in parameters.items()}
+    run = end_of(_begun(deployment, what, plain))
     if (done := found()) is not None:
         return done
     name, message = (run.state.name, run.state.message or "") if run.state else ("unknown", "")
     words = f"{what} by {deployment}, run {run.name}, ended as {name} and left no record: {message}"
     raise WorkerLost(words) if run.state is None or run.state.is_crashed() else RunFailed(words)
+
+
+def _begun(deployment: str, what: str, parameters: Mapping[str, object]) -> FlowRun:
+    """The run, begun once however often it is asked for: a server that restarts meanwhile is waited for."""
+    until = time.monotonic() + SERVER_AWAY_S
+    while True:
+        try:
+            run = run_deployment(
+                deployment,
+                parameters=dict(parameters),
+                idempotency_key=f"{task_run.id}-{task_run.run_count}-{flow_run.run_count}",
+                timeout=0,
+            )
+        except httpx.TransportError as error:
+            if time.monotonic() > until:
+                raise RunFailed(
+                    f"{what} by {deployment} was not begun: Prefect's server has not answered for "
+                    f"{SERVER_AWAY_S / 60:.0f} minutes ({error}); start it, then run the night again"
+                ) from error
+            log.warning("Prefect's server does not answer (%s); waiting to begin %s", error, what)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        else:
+            assert isinstance(run, FlowRun)  # called from a task that is not async: no coroutine
+            return run
 
 
 def _plain(value: object) -> object:

@@ -2,10 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -16,7 +18,8 @@ from prefect.events import emit_event
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 
-from cfjobs import resources
+from cfjobs import logs, resources
+from cfjobs.night.records import Night
 
 _SECONDS_BETWEEN_UPDATES = 2.0
 _SECONDS_BETWEEN_LINES = 30.0
@@ -27,13 +30,31 @@ GATE_REFUSED = "cfjobs.gate.refused"
 log = logging.getLogger("cfjobs.flows")
 
 
-def log_to_run() -> None:
+def log_to_run(night: Night | None = None) -> None:
     """Send what `cfjobs` logs to the log of the run that is under way (handlers are copied by no setting
-    alone: the level has to be set too)."""
+    alone: the level has to be set too), and as JSON to standard error where CFJOBS_LOG asks for it.
+
+    night: the one that this process works on, where that is known at its start.
+    """
     logger = logging.getLogger("cfjobs")
     logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, APILogHandler) for handler in logger.handlers):
-        logger.addHandler(APILogHandler())
+    if night is not None:
+        logs.about(run_date=night.run_date, run_id=night.run_id)
+    if any(isinstance(handler, APILogHandler) for handler in logger.handlers):
+        return
+    logger.addHandler(APILogHandler())
+    if logs.as_json():
+        logger.addHandler(logs.json_handler())
+        logger.propagate = False  # Prefect's own handler would write each line once more
+
+
+@contextmanager
+def shown(what: str) -> Iterator[None]:
+    """What people see of a run fails none: it is logged where Prefect's server does not answer."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        log.warning("%s: is not shown, for Prefect's server does not answer (%s)", what, error)
 
 
 def progress_artifact(key: str, description: str) -> Callable[[float, str], None]:
@@ -41,8 +62,11 @@ def progress_artifact(key: str, description: str) -> Callable[[float, str], None
 
     The bar's text gets the time left; the log gets a line now and then, with memory and GPU.
     """
-    artifact_id = create_progress_artifact(progress=0.0, key=key, description=description)
-    assert isinstance(artifact_id, UUID)  # called from a task that is not async: no coroutine
+    artifact_id: UUID | None = None
+    with shown(description):
+        made = create_progress_artifact(progress=0.0, key=key, description=description)
+        assert isinstance(made, UUID)  # called from a task that is not async: no coroutine
+        artifact_id = made
     began = time.monotonic()
     last_update = last_line = 0.0
 
@@ -50,9 +74,10 @@ def progress_artifact(key: str, description: str) -> Callable[[float, str], None
         nonlocal last_update, last_line
         now = time.monotonic()
         text = f"{description}: {words}, {time_left(share, now - began)}"
-        if share >= 1 or now - last_update >= _SECONDS_BETWEEN_UPDATES:
+        if artifact_id and (share >= 1 or now - last_update >= _SECONDS_BETWEEN_UPDATES):
             last_update = now
-            update_progress_artifact(artifact_id, progress=round(share * 100, 1), description=text)
+            with shown(description):
+                update_progress_artifact(artifact_id, progress=round(share * 100, 1), description=text)
         if share >= 1 or now - last_line >= _SECONDS_BETWEEN_LINES:
             last_line = now
             log.info("%s; %s", text, resources.words())
@@ -69,12 +94,14 @@ def time_left(share: float, seconds: float) -> str:
 
 def table_artifact(key: str, rows: list[dict[str, str]], description: str) -> None:
     """A table on the run's page."""
-    create_table_artifact(rows, key=key, description=description)
+    with shown(description):
+        create_table_artifact(rows, key=key, description=description)
 
 
 def summary_artifact(markdown: str) -> None:
     """The night's summary, as a page of the run."""
-    create_markdown_artifact(markdown, key="night", description="Metrics, counts and tables of the night")
+    with shown("the summary"):
+        create_markdown_artifact(markdown, key="night", description="Metrics, counts and tables of the night")
 
 
 def event(name: str, *, output: str, run_date: str, payload: dict[str, Any]) -> None:

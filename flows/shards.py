@@ -21,7 +21,7 @@ _FOR_WORKERS = ("PREFECT_", "AWS_", "CFJOBS_")
 
 @stage(name="score", task_run_name="score users {shard.start} to {shard.stop}")
 def score_shard(night: Night, prepared: Prepared, trained: Trained, shard: Shard) -> Scored:
-    log_to_run()  # on Ray this is a process of its own
+    log_to_run(night)  # on Ray this is a process of its own
     bar = progress_artifact(f"scoring-{shard.number}", f"Scoring users {shard.start:,} to {shard.stop:,}")
     return story.score(night, prepared, trained, shard, progress=bar)
 
@@ -45,7 +45,7 @@ def score_all(
 @flow(name="shards", flow_run_name="shards of {night.run_date}", persist_result=False)
 def score_here(night: Night, prepared: Prepared, trained: Trained) -> list[Scored]:
     """The shards one by one in this process: as a deployment, on a worker with a GPU."""
-    log_to_run()
+    log_to_run(night)
     return [score_shard(night, prepared, trained, shard) for shard in story.shards(night, prepared)]
 
 

@@ -25,5 +25,5 @@ def train(night: Night, prepared: Prepared, on: On = "train", stop_share: float 
 
     The record of the training stays in the night's work folder, where the nightly flow finds it.
     """
-    log_to_run()
+    log_to_run(night)
     return fit(night, prepared, on, stop_share)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cfjobs.config import Config, as_toml, load_config
+from cfjobs.config import GROUPS, Config, as_toml, load_config
 from cfjobs.errors import InputError
 
 
@@ -64,3 +64,14 @@ def test_a_file_that_is_absent_or_not_toml_is_a_clear_error(tmp_path: Path) -> N
     (tmp_path / "broken.toml").write_text("epochs = = 3")
     with pytest.raises(InputError, match="is not TOML"):
         load_config(tmp_path / "broken.toml")
+
+
+def test_a_form_shows_the_settings_by_group_and_the_override_first() -> None:
+    fields = Config.model_json_schema()["properties"]
+    shown = sorted(fields, key=lambda name: fields[name]["position"])
+    assert shown[0] == "gate_override"
+    assert [name for name in Config.model_fields if name != "gate_override"] == shown[1:]
+    assert set(GROUPS) <= set(fields)
+    groups = [fields[name]["title"].partition(": ")[0] for name in Config.model_fields]
+    assert list(dict.fromkeys(groups)) == list(GROUPS.values())
+    assert fields["gate_override"]["title"] == "Holdout and gate: gate_override"

@@ -6,11 +6,12 @@ else.
 """
 
 import json
+import logging
 import os
 import sys
 from typing import NoReturn
 
-from cfjobs import resources
+from cfjobs import logs, resources
 from cfjobs.cli.app import app, log_to_stderr, plain
 from cfjobs.errors import CfjobsError
 
@@ -53,9 +54,9 @@ def run() -> int:
     except (MemoryError, RuntimeError, ImportError) as error:
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _NO_MEMORY):
             raise
-        print(
-            f"cfjobs: out of memory ({resources.words()}): {plain(error)[:200]}; finished work is kept: rerun with more memory, or a lower shard_users or batch_size",
-            file=sys.stderr,
+        _tell(
+            f"out of memory ({resources.words()}): {plain(error)[:200]}; finished work is kept: rerun with more memory, or a lower shard_users or batch_size",
+            1,
         )
         code = 1
     return code if isinstance(code, int) else int(bool(code))
@@ -79,7 +80,18 @@ def _among_processes() -> NoReturn:
 
 def _explain(error: CfjobsError) -> int:
     """Print an explained end as one line; returns its exit code."""
-    print(f"cfjobs: {plain(error)}", file=sys.stderr)
+    _tell(plain(error), error.exit_code)
     if "--json" in sys.argv:
         print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
     return error.exit_code
+
+
+def _tell(message: str, exit_code: int) -> None:
+    """The last line on standard error: why the command ends."""
+    if os.environ.get("CFJOBS_LOG") == "json":
+        logger = logging.getLogger("cfjobs")
+        if not logger.handlers:  # it ended before it had a log
+            logger.addHandler(logs.json_handler())
+        logger.error(message, extra={"exit_code": exit_code})
+    else:
+        print(f"cfjobs: {message}", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cfjobs import __version__
+from cfjobs import __version__, logs
 
 app = typer.Typer(
     name="cfjobs",
@@ -54,10 +54,12 @@ def _root(
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Show what `cfjobs` logs: plain lines, or above the progress bars on a terminal."""
+    """Show what `cfjobs` logs: plain lines, above progress bars on a terminal, or JSON where asked for."""
     handler: logging.Handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    if errors.is_terminal:
+    if logs.as_json():
+        handler = logs.json_handler()
+    elif errors.is_terminal:
         from rich.logging import RichHandler
 
         handler = RichHandler(
@@ -102,7 +104,7 @@ def progress_bars() -> Iterator[Callable[[str, float, str], None]]:
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
         console=errors,
-        disable=not errors.is_terminal,
+        disable=not errors.is_terminal or logs.as_json(),
     )
     tasks: dict[str, Any] = {}
     with bars:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cfjobs import __version__, model_store, models, ratings, storage, tables
+from cfjobs import __version__, logs, model_store, models, ratings, storage, tables
 from cfjobs.config import Config
 from cfjobs.device import resolve_device
 from cfjobs.errors import DamagedFile, InputError, Stale
@@ -77,6 +77,7 @@ def start(
         work=storage.join(output, "_work", f"{run_date.isoformat()}-{key}"),
         started_at=now,
     )
+    logs.about(run_date=run_date, run_id=night.run_id)
     log.info(
         "run %s: %d rating files, %d bytes",
         night.run_id,
@@ -114,6 +115,7 @@ def resumed(night: Night) -> Night:
     begun = night.load("night", Night)
     if begun is None:
         return night
+    logs.about(run_date=begun.run_date, run_id=begun.run_id)
     log.info("resuming run %s of %s", begun.run_id, begun.run_date)
     return begun.model_copy(update={"config": night.config})
 

@@ -25,7 +25,7 @@ from cfjobs.night.records import (
 )
 from cfjobs.night.score import top_n_schema
 from cfjobs.storage.lease import COMMIT, Lease, leased
-from cfjobs.tables import latest
+from cfjobs.tables import latest, openmetrics
 from cfjobs.tables.delta import Overtaken, Seen
 from cfjobs.tables.parts import Part, Ready, write_part
 from cfjobs.tables.schema import OF_PUBLISHED
@@ -108,6 +108,7 @@ def commit(
             own=night_lease,
         )
     latest.write(night.output)
+    openmetrics.write(night.output)
     report.build_after_publishing(night.output, run_date=night.run_date)
     storage.delete_under(night.work)
     log.info(

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cfjobs import resources, storage
+from cfjobs.night import lineage
 from cfjobs.night.check import check
 from cfjobs.night.evaluate import compared, gate, judged, measure
 from cfjobs.night.prepare import hold_out, leased_night, prepare, resumed, start
@@ -88,8 +89,7 @@ def story(night: Night, stages: Stages) -> tuple[Published, Trained]:
     Returns what was published, and the training that the holdout measured.
     """
     seconds: dict[str, float] = {}
-    with leased_night(night) as lease:
-        night = resumed(night)
+    with leased_night(night) as lease, lineage.told(night := resumed(night)) as published_as:
         with _timed(seconds, "prepare"):
             prepared = stages.prepare(night)
         if night.inputs.model:
@@ -122,6 +122,7 @@ def story(night: Night, stages: Stages) -> tuple[Published, Trained]:
             seconds=seconds,
             night_lease=lease,
         )
+        published_as(published)
         return published, measured
 
 

@@ -50,11 +50,13 @@ def _of_boto(uri: str, error: Exception) -> CfjobsError:
 
 
 def _of_client_error(uri: str, error: "ClientError") -> CfjobsError:
+    from cfjobs.storage.s3 import is_missing
+
     code = str(error.response.get("Error", {}).get("Code", "unknown"))
     bucket = uri.removeprefix("s3://").partition("/")[0]
     if code == "NoSuchBucket":
         return InputError(f"{uri}: there is no bucket {bucket!r}; create it or name another")
-    if code in ABSENT:
+    if is_missing(uri, error):
         return InputError(f"{uri}: there is no such object; check the URI")
     if code in _DENIED:
         return InputError(

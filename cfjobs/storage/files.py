@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from cfjobs.storage.faults import ABSENT, CONFLICT, explained
-from cfjobs.storage.s3 import client, list_s3
+from cfjobs.storage.s3 import client, is_missing, list_s3
 from cfjobs.storage.uri import FileInfo, bucket_key, is_s3, join
 
 
@@ -196,7 +196,7 @@ def read_tagged(uri: str) -> Tagged | None:
         try:
             answer = client().get_object(Bucket=bucket, Key=key)
         except ClientError as error:
-            if error.response["Error"]["Code"] in ABSENT - {"NoSuchBucket"}:
+            if is_missing(uri, error):
                 return None
             raise
         return Tagged(answer["Body"].read(), answer["ETag"])
@@ -216,7 +216,7 @@ def modified(uri: str) -> datetime:
         try:
             return client().head_object(Bucket=bucket, Key=key)["LastModified"]
         except ClientError as error:
-            if error.response["Error"]["Code"] in ABSENT:
+            if is_missing(uri, error):
                 return datetime.now(UTC)
             raise
 
@@ -232,7 +232,7 @@ def exists(uri: str) -> bool:
         try:
             client().head_object(Bucket=bucket, Key=key)
         except ClientError as error:
-            if error.response["Error"]["Code"] in {"404", "NoSuchKey", "NotFound"}:
+            if is_missing(uri, error):
                 return False
             raise
         return True

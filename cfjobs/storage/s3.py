@@ -9,7 +9,11 @@ from cfjobs.errors import InputError
 from cfjobs.storage.uri import FileInfo, bucket_key, is_s3, redacted, refuse_credentials
 
 if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
+
+_ABSENT = {"NoSuchKey", "404", "NotFound"}
+_DENIED = {"AccessDenied", "403", "Forbidden"}
 
 
 def options(uri: str) -> dict[str, str] | None:
@@ -81,6 +85,27 @@ def _cached_client(endpoint: str | None, _environment: tuple[str | None, ...]) -
         region_name=session.region_name or "us-east-1",
         config=Config(**settings),
     )
+
+
+def is_missing(uri: str, error: "ClientError") -> bool:
+    """Whether the store's answer means that there is no object at this URI.
+
+    AWS answers 403 for a missing key to whoever may not list the bucket whatever the prefix, as under
+    deploy/s3-policy.json; a listing of the key itself, which that policy allows, tells it from a denied one.
+    """
+    from botocore.exceptions import ClientError
+
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    if code in _ABSENT:
+        return True
+    if code not in _DENIED or error.operation_name not in {"GetObject", "HeadObject"}:
+        return False
+    bucket, key = bucket_key(uri)
+    try:
+        page = client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+    except ClientError:
+        return False
+    return all(item["Key"] != key for item in page.get("Contents", ()))
 
 
 def list_s3(uri: str, suffix: str) -> Iterator[FileInfo]:

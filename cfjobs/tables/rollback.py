@@ -12,7 +12,7 @@ from cfjobs import storage
 from cfjobs.errors import InputError
 from cfjobs.record import Record
 from cfjobs.storage.lease import COMMIT, leased
-from cfjobs.tables import delta, latest
+from cfjobs.tables import delta, latest, openmetrics
 from cfjobs.tables.delta import Seen, paths
 from cfjobs.tables.runs import commits, rows, table_at, there
 from cfjobs.tables.schema import PUBLISHED, ROLLBACKS, RUN_DATE, RUNS
@@ -60,6 +60,7 @@ def rollback(output: str, *, to: str, who: str, why: str, dry_run: bool = False)
         for name, table_version in done.restored.items():
             _restore(seen, name, table_version, done)
     latest.write(output)
+    openmetrics.write(output)
     log.info("rolled back to %s, run %s, by %s: %s", done.to_date, done.to_run, who, why or "no reason given")
     return done
 
