@@ -187,6 +187,9 @@ def test_a_foreign_run_is_left_alone_and_silence_rings(installation: Installatio
 def test_a_night_survives_a_killed_training_and_a_server_that_restarts(installation: Installation) -> None:
     run = installation.start("nightly/nightly", run_date="2026-03-04", config=SLOW)
     training = installation.training_of("2026-03-04")
+    second = installation.run("nightly/nightly", run_date="2026-03-05", config=QUICK)
+    assert second.state_type == StateType.CANCELLED, "one night at a time"
+    installation.alert(f"{second.name} was cancelled")
     for pid in processes(training.id):
         os.kill(pid, signal.SIGKILL)
     installation.training_of("2026-03-04", but=training.id)
@@ -200,18 +203,13 @@ def test_a_night_survives_a_killed_training_and_a_server_that_restarts(installat
     assert installation.history()[-1]["run_date"] == "2026-03-04"
 
 
-def test_one_night_at_a_time_whose_vanished_training_is_replaced_and_which_can_be_cancelled(
-    installation: Installation,
-) -> None:
+@pytest.mark.long
+def test_a_vanished_training_is_replaced_and_a_night_can_be_cancelled(installation: Installation) -> None:
     """Worker and process of the training die at once, as with their machine; its last heartbeat is sent by
     hand, and the silence that counts is cut short."""
     client = installation.client
     run = installation.start("nightly/nightly", run_date="2026-03-05", config=LONG)
     training = installation.training_of("2026-03-05")
-    second = installation.run("nightly/nightly", run_date="2026-03-06", config=QUICK)
-    assert second.state_type == StateType.CANCELLED
-    installation.alert(f"{second.name} was cancelled")
-
     installation.parts.kill("worker-cfjobs-gpu")
     for pid in processes(training.id):
         os.kill(pid, signal.SIGKILL)

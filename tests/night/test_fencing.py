@@ -239,7 +239,7 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> Callable[[Game | None], None]:
     """Writers wait for their turn before they take the lease, renew it, commit and give it back; nobody
     renews beside that, and everybody takes a lease that he finds."""
     playing: list[Game | None] = [None]
-    commit, give_back = Seen.commit, {kind: kind.give_back for kind in (lease._Lease, lease._Lock)}
+    commit, give_back = Seen.commit, {kind: kind.give_back for kind in (lease._StoredLease, lease._Lock)}
     acquire, lock = lease._acquire, lease._try_lock
 
     def gate() -> bool:
@@ -328,8 +328,8 @@ def test_a_lease_that_was_taken_over_is_neither_renewed_nor_given_back(bucket: s
 
 def test_a_clone_of_a_writer_cannot_renew_its_lease(bucket: str) -> None:
     with leased(bucket, "x") as ours:
-        assert isinstance(ours, lease._Lease)
-        clone = lease._Lease(ours.uri, ours._tag, taken_over=False)
+        assert isinstance(ours, lease._StoredLease)
+        clone = lease._StoredLease(ours.uri, ours._tag, taken_over=False)
         ours.renew()
         with pytest.raises(LeaseLost):
             clone.renew()
