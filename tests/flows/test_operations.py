@@ -295,6 +295,7 @@ def test_serve_says_where_it_is_revives_its_workers_and_leaves_nothing_running(t
     until(lambda: not serve.marked(home), "the end of all", seconds=30)
 
 
+@pytest.mark.long
 def test_everything_is_deployed_once_however_often(installation: Installation) -> None:
     before = {a.name: a.id for a in installation.client.read_automations()}
     assert set(before) == {automation.name for automation in automations({})}

@@ -65,6 +65,7 @@ def test_two_nights_for_one_date_at_once(data_set: Path, published: str, undistu
     assert "another run is at work (process" in outcome.message or outcome.message == "one after the other"
 
 
+@pytest.mark.long
 def test_a_full_disk(data_set: Path, tmp_path: Path, undisturbed: pl.DataFrame) -> None:
     output = str(tmp_path / "out")
     assert start(data_set, output, run_date=BEFORE).end() == 0

@@ -77,6 +77,7 @@ def test_a_refused_night_has_failed_and_says_why(
     assert "rmse is" in events[-1]["run"]["facets"]["errorMessage"]["message"]
 
 
+@pytest.mark.long  # its client tries again for some ten seconds an event
 def test_a_server_that_is_not_there_costs_no_night(
     data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
