@@ -24,6 +24,15 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from deploy import serve
 
 ROOT = Path(__file__).parent.parent
+QUICK: dict[str, Any] = {
+    "epochs": 2,
+    "top_n": 20,
+    "n_factors": 8,
+    "ranking_factors": 8,
+    "ranking_steps": 20,
+    "gate_beat_popularity": False,
+}
+"""Settings of a night of seconds."""
 
 
 @dataclass

@@ -144,7 +144,7 @@ def trained(name: str) -> Network:
 
 
 ALWAYS = ("dot_raters", "net")
-"""One network with a closed form of the movie's side, one with layers; `make laws` tries every one."""
+"""The default, and the one with layers; `make laws` tries every network."""
 
 
 @pytest.fixture(

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -16,16 +15,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from cfjobs.errors import InputError, StorageFault
 from flows import stages
 from tests import browser
-from tests.installation import ROOT, Installation, until
-
-QUICK: dict[str, Any] = {
-    "epochs": 2,
-    "top_n": 20,
-    "n_factors": 8,
-    "ranking_factors": 8,
-    "ranking_steps": 20,
-    "gate_beat_popularity": False,
-}
+from tests.installation import QUICK, ROOT, Installation, until
 
 
 @pytest.fixture(scope="module")

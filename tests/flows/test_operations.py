@@ -26,6 +26,7 @@ from prefect.states import Cancelling, Running, Scheduled, Suspended
 
 from deploy import serve
 from deploy.automations import automations
+from tests.installation import QUICK as WITH_REFIT
 from tests.installation import (
     ROOT,
     Installation,
@@ -36,15 +37,7 @@ from tests.installation import (
     webhook,
 )
 
-QUICK: dict[str, Any] = {
-    "epochs": 2,
-    "top_n": 20,
-    "n_factors": 8,
-    "ranking_factors": 8,
-    "ranking_steps": 20,
-    "refit": False,
-    "gate_beat_popularity": False,
-}
+QUICK = WITH_REFIT | {"refit": False}
 SLOW = QUICK | {"optimizer": "adam", "epochs": 400, "patience": 0}
 LONG = SLOW | {"epochs": 5000}
 ZOMBIES, SILENCE = "cfjobs: crash zombie runs", "cfjobs: no night was published"
