@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 _GB = 1e9
+_POOLS = ("OMP", "OPENBLAS", "MKL", "NUMBA")
+"""OMP is torch's and Arrow's too."""
 
 
 def words() -> str:
@@ -71,6 +73,21 @@ def processors() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     return max(1, math.ceil(min(allowed, quota)))
+
+
+def size_thread_pools() -> None:
+    """Tell the thread pools of torch, BLAS, Arrow, Polars and numba, by the environment and unless it says
+    otherwise, how many processors there are and to sleep while they wait.
+
+    OpenMP's threads spin by default. On processors that others use too, one that waits by spinning keeps the
+    one it waits for from running: 100 ranking steps beside other work took 19 s so, and take 2.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    n = processors()
+    if n < (os.cpu_count() or 1):
+        for name in _POOLS:
+            os.environ.setdefault(f"{name}_NUM_THREADS", str(n))
+        os.environ.setdefault("POLARS_MAX_THREADS", str(n))
 
 
 def _quota(membership: Path, root: Path) -> float:

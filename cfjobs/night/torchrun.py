@@ -107,7 +107,7 @@ def run(
     Raises the error that rank 0 met, and ProcessesLost when it left none.
     """
     command = [sys.executable, "-m", RANK, "start", str(processes), json.dumps(order)]
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, torch.get_num_threads() // processes))
+    threads = str(max(1, torch.get_num_threads() // processes))
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
