@@ -115,9 +115,14 @@ def make_base(tree: Path) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (tree / "usr" / "bin" / "python").symlink_to("python3")
     container = buildah("from", "scratch")
-    shutil.copytree(tree, buildah("mount", container), symlinks=True, dirs_exist_ok=True)
+    # --one-file-system: debootstrap may leave /proc mounted in the tree, and /proc/kcore is as large as a disk
+    subprocess.run(
+        ["cp", "--archive", "--one-file-system", f"{tree}/.", buildah("mount", container)], check=True
+    )
     buildah("config", "--env", "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", container)
     buildah("commit", "--quiet", "--rm", container, BASE)
+    for name in ("proc", "sys"):
+        subprocess.run(["umount", "--quiet", str(tree / name)], check=False)
     shutil.rmtree(tree)
 
 
