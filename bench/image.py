@@ -107,6 +107,7 @@ def make_base(tree: Path) -> None:
     )
     for pattern in (
         "var/cache/apt/archives/*.deb",
+        "var/lib/apt/lists/*",
         "usr/share/doc/*",
         "usr/share/locale/*",
         "usr/share/man/*",
@@ -115,7 +116,7 @@ def make_base(tree: Path) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (tree / "usr" / "bin" / "python").symlink_to("python3")
     container = buildah("from", "scratch")
-    # --one-file-system: debootstrap may leave /proc mounted in the tree, and /proc/kcore is as large as a disk
+    # debootstrap may leave /proc mounted in the tree, and /proc/kcore is as large as a disk
     subprocess.run(
         ["cp", "--archive", "--one-file-system", f"{tree}/.", buildah("mount", container)], check=True
     )

@@ -4,6 +4,7 @@ quality of the lists.
     python bench/night.py                     # the shape of MovieLens 25M, 24.8 million generated ratings
     python bench/night.py --ratings 1000000   # the same, smaller
     python bench/night.py --data FOLDER       # ratings.parquet of your own, in the usual columns
+    python bench/night.py --busy 2            # ours alone, quiet and beside two busy processes
 
 implicit's night: read and index, fit (ALS, 64 factors, 15 iterations), recommend 100 unseen movies to
 everyone, write; with OPENBLAS_NUM_THREADS=1, as it asks for, and without settings of OpenBLAS that hold it
@@ -147,6 +148,18 @@ def _apart(what: str, ratings: Path, folder: Path) -> Row:
     return json.loads(done.pop("printed").splitlines()[-1]) | done
 
 
+def beside_busy(ratings: Path, folder: Path, *, n: int) -> list[Row]:
+    """Our night quiet, and once more beside n processes that never rest."""
+    our_night(generated(folder / "first", n_ratings=100_000), folder / "first")
+    quiet = {"system": "cfjobs"} | our_night(ratings, folder / "quiet")
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
+    try:
+        return [{"system": f"beside {n}"} | our_night(ratings, folder / "busy"), quiet]
+    finally:
+        for process in busy:
+            process.kill()
+
+
 def measure(ratings: Path, folder: Path) -> list[Row]:
     first = our_night(generated(folder / "first", n_ratings=100_000), folder / "first")["seconds"]
     ours = {"system": "cfjobs", "first_small_night": first} | our_night(ratings, folder)
@@ -161,6 +174,9 @@ def main() -> int:
     parser.add_argument(
         "--data", type=Path, help="a folder with a ratings.parquet, instead of generated ones"
     )
+    parser.add_argument(
+        "--busy", type=int, metavar="N", help="ours beside N busy processes, without implicit"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--only", choices=["night", "quality"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -173,7 +189,8 @@ def main() -> int:
         folder, data = Path(temporary), options.data
         if data is None:
             data = generated(folder / "data", n_ratings=options.ratings).parent
-        rows = measure(data / "ratings.parquet", folder)
+        found = data / "ratings.parquet"
+        rows = beside_busy(found, folder, n=options.busy) if options.busy else measure(found, folder)
     if options.json:
         print(json.dumps({"rows": rows}))
         return 0
@@ -185,6 +202,8 @@ def main() -> int:
             f"{row['system']:<12}{row['seconds']:>10.1f}{row['seconds'] / rows[-1]['seconds']:>8.2f}"
             f"{row['peak'] / 2**30:>10.2f}{row['ndcg_at_10']:>10.4f}   {stages}"
         )
+    if options.busy:
+        return 0
     ours = rows[0]
     print(
         f"\nthe popularity list's nDCG@10 {ours['ndcg_at_10_popular']:.4f}; "

@@ -168,7 +168,7 @@ class Config(BaseModel):
         0.3,
         gt=0,
         le=1,
-        description="Share of the steps of both networks that a warm start or a warm refit takes.",
+        description="Share of the steps of both networks that a warm start or a warm refit takes; of the rating network's, a refit takes 1.7 times as many.",
     )
     checkpoint_seconds: float = Field(
         60.0,

@@ -26,9 +26,15 @@ UNNEEDED = (
     "numba/tests",
     "numba/cuda/tests",
     "sympy/**/tests",
+    "sympy/physics",
+    "numpy/[a-z]*/tests",
+    "kubernetes_asyncio/test",
+    "botocore/data/[!s_]*/",
+    "botocore/data/s[!3st]*/",
     "networkx/**/tests",
 )
-"""Below the packages. Tests of numpy stay: its own `testing` imports from them."""
+"""Below the packages. Tests of numpy's core stay: its own `testing` imports from them. Of the services of AWS
+the store and those that give credentials stay (s3, ssm, sso, sts)."""
 STARTED = (
     "prefect.cli",
     "prefect.engine",
@@ -37,6 +43,7 @@ STARTED = (
     "prefect_kubernetes",
     "torch",
     "numba",
+    "numpy",
     "numba.core.typing.templates",
     "polars",
     "deltalake",
@@ -68,7 +75,8 @@ def slim(environment: Path) -> list[str]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if shutil.which("strip"):
         for library in packages.rglob("*.so*"):
-            if library.is_file() and not library.is_symlink() and library.stat().st_size > 4_000_000:
+            repaired = library.parent.name.endswith(".libs")  # by auditwheel: stripped, it does not load
+            if library.is_file() and not (repaired or library.is_symlink()) and library.stat().st_size > 4e6:
                 subprocess.run(["strip", "--strip-unneeded", str(library)], check=False)
     console = environment / "bin" / "cfjobs"
     console.write_text(_CONSOLE)

@@ -93,9 +93,16 @@ def _obstacle(config: Config, *, device: str, processes: int) -> str | None:
     return f"device {device} trains by minibatch" if device != "cpu" else None
 
 
-def plan(config: Config, *, n_ratings: int, warm: bool = False, training: Training = "minibatch") -> Plan:
+def plan(
+    config: Config,
+    *,
+    n_ratings: int,
+    warm: bool = False,
+    passes: float = 1.0,
+    training: Training = "minibatch",
+) -> Plan:
     """The plan for this many training ratings. warm: of a training that goes on from an earlier model,
-    `warm_share` of the epochs."""
+    `warm_share` times `passes` of the epochs, all of them at most."""
     blocks = _class(config.model).block_recipe if training == "blocked_sgd" else None
     if blocks is not None:
         batch_size, epochs = 0, config.epochs or blocks.epochs(n_ratings)
@@ -108,7 +115,7 @@ def plan(config: Config, *, n_ratings: int, warm: bool = False, training: Traini
         rate, l2 = chosen.learning_rate, chosen.l2
     if warm:
         at_least = _WARM_PASSES if blocks is not None and not config.epochs else 1
-        epochs = max(at_least, round(epochs * config.warm_share))
+        epochs = max(at_least, round(epochs * min(1.0, config.warm_share * passes)))
     return Plan(batch_size, epochs, rate, l2)
 
 

@@ -172,7 +172,7 @@ def _start(model: Model, uri: str, night: Night, prepared: Prepared, *, keep: Ke
         assert model.ranking is not None
         return carry_over_ranking(initial, model.ranking, movie_rows=movie_rows, keep=keep.ranking)
 
-    return Start(rating, ranking if model.ranking else None, uri, keep.pace)
+    return Start(rating, ranking if model.ranking else None, uri, keep.pace, keep.passes)
 
 
 def _check_shape(model: Model, night: Night, prepared: Prepared) -> None:

@@ -97,6 +97,7 @@ def fit_rating_model(task: Task, kit: Kit, *, training: models.Training) -> tupl
         valid=examples(task.valid, kit.device) if task.valid.height else None,
         stop_share=task.stop_share,
         start=task.start.rating,
+        passes=task.start.passes,
         on_epoch=_epoch_reporter(kit.progress),
         checkpoints=kit.rating,
         processes=kit.processes,

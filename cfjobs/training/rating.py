@@ -24,6 +24,7 @@ def fit_rating(
     valid: Examples | None = None,
     stop_share: float = 1.0,
     start: Callable[[Network], None] | None = None,
+    passes: float = 1.0,
     on_epoch: Callable[[Epoch], None] | None = None,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
     processes: Processes = ALONE,
@@ -34,8 +35,8 @@ def fit_rating(
     With `valid` the weights of the best epoch are kept, and training stops after `patience` epochs without
     a better one. Without it, training ends after `stop_share` of the same schedule's epochs: a refit on
     everything stops where the holdout said that the best epoch was. start: puts the rows of an earlier
-    model into the network, of which `warm_share` of the epochs are enough. Training goes on from the last of
-    the checkpoints.
+    model into the network, of which `warm_share` times `passes` of the epochs are enough. Training goes on
+    from the last of the checkpoints.
     Raises TrainingDiverged when the loss is not finite. Keys that the configuration leaves open are the
     network's own. training: how it goes; without it, as `models.training_of` says.
     """
@@ -52,7 +53,7 @@ def fit_rating(
         train,
         valid=valid,
         config=config,
-        plan=models.plan(config, n_ratings=len(train), warm=warm, training=training),
+        plan=models.plan(config, n_ratings=len(train), warm=warm, passes=passes, training=training),
         stop_share=stop_share,
         warm=warm,
         processes=processes,

@@ -30,13 +30,15 @@ class Start:
     """Where both trainings begin; None for a cold one.
 
     rating: puts the earlier rows into a network that has begun; ranking: the same for random parameters;
-    model_uri: of the earlier model; pace: of the ranking network's learning rate.
+    model_uri: of the earlier model; pace: of the ranking network's learning rate; passes: of the rating
+    network's epochs, as in `Keep`.
     """
 
     rating: Callable[[Network], None] | None = None
     ranking: Callable[[RankingModel], RankingModel] | None = None
     model_uri: str | None = None
     pace: float = 1.0
+    passes: float = 1.0
 
 
 COLD = Start()
@@ -47,18 +49,20 @@ class Keep:
     """How much of an earlier model is kept.
 
     rating, ranking: share of the earlier embeddings in each network. pace: what the ranking network's
-    learning rate is multiplied by.
+    learning rate is multiplied by. passes: what the rating network's share of its epochs is multiplied by;
+    beside the ranking network's steps they cost little.
     """
 
     rating: float
     ranking: float
     pace: float
+    passes: float
 
 
-OF_TONIGHT = Keep(rating=1.0, ranking=1.0, pace=1.4)
+OF_TONIGHT = Keep(rating=1.0, ranking=1.0, pace=1.4, passes=1.7)
 """A refit, from the model that the same night has measured."""
 
-OF_ANOTHER_NIGHT = Keep(rating=0.7, ranking=0.97, pace=0.35)
+OF_ANOTHER_NIGHT = Keep(rating=0.7, ranking=0.97, pace=0.35, passes=1.0)
 """A model trained on the ratings of an earlier night."""
 
 
