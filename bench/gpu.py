@@ -213,13 +213,18 @@ def ranking_loss(data: pl.DataFrame, *, device: str, steps: int) -> float:
 
 def frame_of(n_ratings: int) -> pl.DataFrame:
     """user_idx, movie_idx, rating of generated ratings, by user and time."""
-    made = synthetic.generate(
-        n_users=max(300, n_ratings // 150), n_movies=max(400, n_ratings // 400), n_ratings=n_ratings, seed=5
-    ).ratings.sort("user_id", "timestamp")
+    made = generated(n_ratings).ratings.sort("user_id", "timestamp")
     return made.select(
         (pl.col("user_id").rank("dense") - 1).cast(pl.Int32).alias("user_idx"),
         (pl.col("movie_id").rank("dense") - 1).cast(pl.Int32).alias("movie_idx"),
         pl.col("rating").cast(pl.Float32),
+    )
+
+
+def generated(n_ratings: int) -> synthetic.Sample:
+    """Ratings of few users and movies."""
+    return synthetic.generate(
+        n_users=max(300, n_ratings // 150), n_movies=max(400, n_ratings // 400), n_ratings=n_ratings, seed=5
     )
 
 
@@ -331,12 +336,7 @@ def night(device: str, *, quick: bool) -> Iterator[Row]:
 def a_night(n_ratings: int, device: str, settings: list[str]) -> Any:
     """What `cfjobs nightly` says of a night of generated ratings."""
     with tempfile.TemporaryDirectory() as folder:
-        made = synthetic.generate(
-            n_users=max(50, n_ratings // 150),
-            n_movies=max(100, n_ratings // 400),
-            n_ratings=n_ratings,
-            seed=5,
-        )
+        made = generated(n_ratings)
         made.ratings.write_parquet(Path(folder) / "ratings.parquet")
         command = [sys.executable, "-m", "cfjobs", "-q", "nightly", "--ratings", folder, "--json"]
         command += ["--output", f"{folder}/out", "--run-date", "2026-01-01", "--set", f"device={device}"]
