@@ -1,5 +1,5 @@
-"""An Iceberg table from its metadata alone, without a catalog: the data files of a snapshot and the rows that it
-has deleted of each. Needs the extra `iceberg`.
+"""An Iceberg table from its metadata alone, without a catalog: the data files of a snapshot and the rows
+that it has deleted of each. Needs the extra `iceberg`.
 """
 
 import re
@@ -51,7 +51,8 @@ class Planned:
 def planned(uri: str, *, snapshot: int | None, moment: datetime | None, about: str) -> Planned:
     """The files of a snapshot, or of the one at a moment, or of the current one.
 
-    uri: of the table, or of one `.metadata.json` of it. Raises InputError where the table cannot be read exactly.
+    uri: of the table, or of one `.metadata.json` of it. Raises InputError where the table cannot be read
+    exactly.
     """
     try:
         from pyiceberg.table import StaticTable
@@ -105,7 +106,9 @@ def _snapshot(table: "StaticTable", *, snapshot: int | None, moment: datetime | 
     if snapshot is not None:
         if table.snapshot_by_id(snapshot) is None:
             known = ", ".join(str(s.snapshot_id) for s in table.metadata.snapshots[-3:])
-            raise InputError(f"{about}: has no snapshot {snapshot} (the latest: {known}); ask for one of them")
+            raise InputError(
+                f"{about}: has no snapshot {snapshot} (the latest: {known}); ask for one of them"
+            )
         return snapshot
     if moment is not None:
         found = table.snapshot_as_of_timestamp(int(moment.timestamp() * 1000))
@@ -123,7 +126,9 @@ def _part(task: "FileScanTask", *, about: str) -> Part:
 
     data = task.file
     if data.file_format != FileFormat.PARQUET:
-        raise InputError(f"{about}: has data files in {data.file_format.value}, expected Parquet; rewrite them")
+        raise InputError(
+            f"{about}: has data files in {data.file_format.value}, expected Parquet; rewrite them"
+        )
     deleted = [_positions(delete, data.file_path) for delete in task.delete_files]
     rows = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *deleted]))
     return Part(_uri(data.file_path), data.file_size_in_bytes, rows)
@@ -152,4 +157,6 @@ def _uri(path: str) -> str:
 
 def _properties(uri: str) -> dict[str, Any]:
     found = {"py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO"}
-    return found | {_OPTIONS[name]: value for name, value in (storage.options(uri) or {}).items() if name in _OPTIONS}
+    return found | {
+        _OPTIONS[name]: value for name, value in (storage.options(uri) or {}).items() if name in _OPTIONS
+    }

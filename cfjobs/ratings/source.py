@@ -5,7 +5,7 @@
     a Delta or Iceberg table                     the files that the table names, less the rows that it deletes
     a table with ?version=3 or ?at=2026-03-01    the table as it was
 
-A folder is accounted for file by file: what is not read is hidden (`_x`, `.x`) or empty, or named in a warning.
+A folder is accounted for file by file: what is not read is hidden (`_x`, `.x`), empty, or named in a warning.
 """
 
 import logging
@@ -130,7 +130,9 @@ def _tables_among(files: Sequence[FileInfo], uri: str) -> dict[str, str]:
     for file in files:
         parts = _relative(file, uri)
         for depth, name in enumerate(parts[:-1]):
-            is_iceberg = name == "metadata" and depth == len(parts) - 2 and parts[-1].endswith(".metadata.json")
+            is_iceberg = (
+                name == "metadata" and depth == len(parts) - 2 and parts[-1].endswith(".metadata.json")
+            )
             kind = {"_delta_log": _DELTA, ".hoodie": _HUDI}.get(name) or (_ICEBERG if is_iceberg else None)
             if kind:
                 found.setdefault("/".join([uri, *parts[:depth]]), kind)
@@ -200,7 +202,9 @@ def _named(uri: str, kind: str, *, asked: tuple[str, str], what: str) -> _Named:
     """A table of the version that is asked for: ("version", "3"), ("at", "2026-03-01"), or the newest."""
     about = f"{what} {uri}"
     if kind == _HUDI:
-        raise InputError(f"{about}: is a Hudi table, which is not read; export it as Parquet, or as a Delta table")
+        raise InputError(
+            f"{about}: is a Hudi table, which is not read; export it as Parquet, or as a Delta table"
+        )
     if asked[0] == "version" and not asked[1].isdecimal():
         raise InputError(f"{about}: got version={asked[1]}, expected a number, as in ?version=3")
     version = int(asked[1]) if asked[0] == "version" else None
@@ -225,7 +229,9 @@ def _moment(text: str, *, about: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise InputError(f"{about}: got at={text}, expected a date or a time, as in ?at=2026-03-01") from error
+        raise InputError(
+            f"{about}: got at={text}, expected a date or a time, as in ?at=2026-03-01"
+        ) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -239,6 +245,10 @@ def _delta(uri: str, *, version: int | None, moment: datetime | None, about: str
             table = DeltaTable(uri, version=version, storage_options=storage.options(uri))
             if moment is not None:
                 table.load_as_version(moment)
+                if table.history(1)[0]["timestamp"] > moment.timestamp() * 1000:
+                    raise InputError(
+                        f"{about}: had no version at {moment.isoformat()}; ask for a later moment"
+                    )
             _check_features(table, about=about)
             added = pl.DataFrame(table.get_add_actions(flatten=True))
             masks = pl.DataFrame(table.deletion_vectors()) if _deletes(table) else pl.DataFrame()
@@ -248,7 +258,8 @@ def _delta(uri: str, *, version: int | None, moment: datetime | None, about: str
             "check the version that is asked for, and the table"
         ) from error
     deleted = {
-        row["filepath"]: np.flatnonzero(~np.array(row["selection_vector"])) for row in masks.iter_rows(named=True)
+        row["filepath"]: np.flatnonzero(~np.array(row["selection_vector"]))
+        for row in masks.iter_rows(named=True)
     }
     constants = [name for name in added.columns if name.startswith("partition.")]
     named, files = f"{uri}?version={table.version()}", {}

@@ -70,7 +70,9 @@ def _local_files(root: Path) -> Iterator[Path]:
             if path.is_file():
                 yield path
             elif path.is_symlink() and name[0] not in "._":
-                raise InputError(f"{path}: is a link to nothing ({os.readlink(path)}); mend it, or take it out")
+                raise InputError(
+                    f"{path}: is a link to nothing ({os.readlink(path)}); mend it, or take it out"
+                )
 
 
 def is_folder(uri: str) -> bool:

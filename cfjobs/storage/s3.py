@@ -109,7 +109,7 @@ def is_missing(uri: str, error: "ClientError") -> bool:
 
 
 def list_s3(uri: str, suffix: str) -> Iterator[FileInfo]:
-    """The objects whose name ends in the suffix, at the URI or under it; hidden ones (`_x`, `.x`) left out."""
+    """The objects at or under a URI whose name ends in the suffix; hidden ones (`_x`, `.x`) left out."""
     bucket, key = bucket_key(uri)
     if key and suffix and key.endswith(suffix) and (file := _object(uri)):
         yield file
@@ -125,14 +125,11 @@ def walk_s3(uri: str) -> Iterator[FileInfo]:
     """The object of this very key, or else every object under it; an empty object may mark a folder."""
     bucket, key = bucket_key(uri)
     file = _object(uri) if key else None
-    if file is None or file.size == 0:
-        n_under = 0
-        for n_under, under in enumerate(_under(bucket, f"{key}/" if key else ""), start=1):
-            yield under
-        if n_under:
-            return
-    if file is not None:
+    if file is not None and file.size:
         yield file
+        return
+    under = list(_under(bucket, f"{key}/" if key else ""))
+    yield from under or filter(None, [file])
 
 
 def any_under(uri: str) -> bool:

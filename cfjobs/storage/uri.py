@@ -51,7 +51,9 @@ def normal(uri: str | os.PathLike[str]) -> str:
             raise InputError(f"{text}: names no bucket, expected s3://bucket/prefix")
         text = text.rstrip("/")
         if {"", ".", ".."} & set(text.removeprefix("s3://").split("/")):
-            raise InputError(f"{text}: has an empty name, '.' or '..' between its slashes; write the key itself")
+            raise InputError(
+                f"{text}: has an empty name, '.' or '..' between its slashes; write the key itself"
+            )
         return text
     scheme, separator, rest = text.partition("://")
     if separator and scheme != "file":
@@ -67,7 +69,7 @@ _AT = re.compile(r"/*\?(version|at)=([^/?]+)$")
 
 
 def split_version(uri: str) -> tuple[str, str, str]:
-    """The URI of a table, and what of it is asked for: ("version", "3"), ("at", "2026-03-01"), or ("", "")."""
+    """A table's URI, and what of it is asked for: ("version", "3"), ("at", "2026-03-01"), or ("", "")."""
     found = _AT.search(uri)
     return (uri[: found.start()], found[1], found[2]) if found else (uri, "", "")
 
@@ -79,8 +81,8 @@ _LIKE_A_PARTITION = re.compile(r"[^=]+=[^=]+")
 def check_holds_tables(uri: str, *, what: str) -> None:
     """InputError for a place in which Delta tables could be written, but not read by every engine.
 
-    Delta's libraries quote other characters each in its own way, in an object store even onto another key, and
-    Polars takes a folder `env=prod` above a table for a column of it.
+    Delta's libraries quote other characters each in its own way, in an object store even onto another key,
+    and Polars takes a folder `env=prod` above a table for a column of it.
     """
     for name in uri.removeprefix("s3://").split("/"):
         if not _OF_TABLES.fullmatch(name):
