@@ -139,6 +139,10 @@ def _read(uri: str, config: Config) -> pl.DataFrame:
     about = f"ratings of one user, {uri}"
     user, movie = config.user_column, config.movie_column
     if not uri.lower().endswith(".csv"):
+        if storage.exists(uri) and (begin := storage.read_range(uri, 0, 4)) != b"PAR1":
+            raise InputError(
+                f"{about}: is neither a .csv with a header nor a Parquet file (begins with {begin!r})"
+            )
         uri = ratings.pinned(uri, what="ratings of one user,")
         table = id_table.read(uri, what="ratings of one user,", keys={"movie_column": movie}, others=True)
     else:

@@ -22,14 +22,19 @@ def predict_pairs(model_uri: str, pairs_uri: str, out_uri: str, *, device: str =
     as `id_table.read`.
     """
     target = storage.normal(out_uri)
-    uri = ratings.pinned(storage.normal(pairs_uri), what="pairs")
-    pairs = id_table.read(
-        uri, what="pairs", keys={"user_column": "user_id", "movie_column": "movie_id"}, others=True
-    )
+    pairs = read_pairs(pairs_uri)
     model = model_store.load_model(storage.normal(model_uri))
     stars = predicted(model, users=pairs["user_id"], movies=pairs["movie_id"], device=device)
     storage.write_bytes(target, parquet_bytes(pairs.with_columns(stars.alias("predicted_rating"))))
     return pairs.height
+
+
+def read_pairs(uri: str) -> pl.DataFrame:
+    """The pairs to predict, with every other column of their table; ids as Int64 or text."""
+    uri = ratings.pinned(storage.normal(uri), what="pairs")
+    return id_table.read(
+        uri, what="pairs", keys={"user_column": "user_id", "movie_column": "movie_id"}, others=True
+    )
 
 
 def predict_one(model_uri: str, user: str, movie: str, *, device: str = "auto") -> dict[str, Any]:

@@ -5,8 +5,7 @@ text, by types alone: 7 and "7" are one id, 2.7 is none.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
-from functools import reduce
+from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 import pyarrow as pa
@@ -106,12 +105,17 @@ def _together(frames: list[pl.DataFrame], ids: Iterable[str], *, about: str) -> 
         dtype = id_type(frame.schema[column] for frame in frames)
         frames = [frame.with_columns(as_ids(frame[column], dtype).alias(column)) for frame in frames]
     try:
-        return reduce(lambda table, frame: pl.concat([table, frame], how="diagonal_relaxed"), frames)
+        return pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
-        for name in frames[0].columns:
-            kinds = {str(frame.schema[name]) for frame in frames if name in frame.columns}
-            if len(kinds) > 1:
-                raise InputError(
-                    f"{about}: {name!r} is {' and '.join(sorted(kinds))} in different files; give it one type on export"
-                ) from error
-        raise
+        raise InputError(f"{about}: {_contradiction(frames)}; give it one type on export") from error
+
+
+def _contradiction(frames: Sequence[pl.DataFrame]) -> str:
+    """The first column whose types in different files have nothing in common."""
+    for name in dict.fromkeys(name for frame in frames for name in frame.columns):
+        alone = [frame.select(name).clear() for frame in frames if name in frame.columns]
+        try:
+            pl.concat(alone, how="vertical_relaxed")
+        except pl.exceptions.PolarsError:
+            return f"{name!r} is {' and '.join(sorted({str(a.dtypes[0]) for a in alone}))} in different files"
+    return "a column has different types in different files"

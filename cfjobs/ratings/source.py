@@ -157,7 +157,7 @@ def _above(uri: str) -> list[str]:
     """The folders that a URI lies in, the nearest first; of an object store those inside of the bucket."""
     root = "s3://" if storage.is_s3(uri) else "/"
     parts = uri.removeprefix(root).split("/")
-    return [root + "/".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
+    return [root + "/".join(parts[:n]) for n in range(len(parts) - 1, int(root != "/"), -1)]
 
 
 def _relative(file: FileInfo, uri: str) -> list[str]:

@@ -147,17 +147,22 @@ def any_under(uri: str) -> bool:
 
 
 def _object(uri: str) -> FileInfo | None:
-    """The object of exactly this key; None when there is none."""
+    """The object of exactly this key; None when there is none.
+
+    It is the first of a listing that begins with the key. Who may read it but not list is answered by the object.
+    """
     from botocore.exceptions import ClientError
 
     bucket, key = bucket_key(uri)
     try:
-        head = client().head_object(Bucket=bucket, Key=key)
+        page = client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
     except ClientError as error:
-        if is_missing(uri, error):
-            return None
-        raise
-    return FileInfo(uri, head["ContentLength"], head["ETag"].strip('"'))
+        if str(error.response.get("Error", {}).get("Code", "")) not in _DENIED:
+            raise
+        head = client().head_object(Bucket=bucket, Key=key)
+        return FileInfo(uri, head["ContentLength"], head["ETag"].strip('"'))
+    found = [item for item in page.get("Contents", []) if item["Key"] == key]
+    return FileInfo(uri, found[0]["Size"], found[0]["ETag"].strip('"')) if found else None
 
 
 def _under(bucket: str, prefix: str) -> Iterator[FileInfo]:
