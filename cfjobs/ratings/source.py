@@ -89,7 +89,7 @@ def pinned(uri: str, *, what: str) -> str:
     Raises InputError for a part of a table, whose log alone says which rows count.
     """
     bare, _, _ = storage.split_version(uri)
-    for folder in _above(bare):
+    for folder in _above(bare) if not bare.endswith(".metadata.json") else ():
         if kind := _kind_of(folder):
             raise InputError(
                 f"{what} {uri}: lies in the {kind} table {folder}, which alone says which of these rows count; "

@@ -1,4 +1,4 @@
-"""Any table with ids, of any type: read as one and the same ids, or refused in one line before anything costly."""
+"""Any table with ids, of any type: read as the same ids, or refused in one line before anything costly."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
@@ -18,7 +18,8 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.lists import eligible
 from cfjobs.query import new_user, predict
-from cfjobs.ratings import id_table
+from cfjobs.ratings import column_types, id_table
+from tests.conftest import ROOT
 
 NOW = datetime(2026, 3, 1)
 USERS, MOVIES = [7, 7, 8], [31, 32, 31]
@@ -142,7 +143,7 @@ def test_a_column_that_holds_no_ids_ends_the_run_in_one_line(table: str, column:
     if column not in READERS[table](_write(tmp_path, "right.parquet", {"user_id": [7, 7, 7]})).columns:
         return
     values = USERS if column == "user_id" else MOVIES
-    for name, (typed, words) in WRONG.items():
+    for typed, words in WRONG.values():
         uri = _write(tmp_path, "wrong", {column: typed(values)})
         with pytest.raises(InputError, match=rf"^{table},? .*/wrong: '{column}' is .*{words}") as error:
             READERS[table](uri)
@@ -195,6 +196,12 @@ def test_a_table_without_rows_asks_for_nothing(table: str, tmp_path: Path) -> No
     found = READERS[table](str(tmp_path))
     assert found.is_empty()
     assert (ratings.rows_of(found[found.columns[0]], pl.Series([1, 2])) >= 0).sum() == 0
+
+
+def test_the_accepted_types_are_documented() -> None:
+    page = " ".join((ROOT / "docs" / "input.md").read_text(encoding="utf-8").split())
+    for _, in_full in column_types.ACCEPTED.values():
+        assert in_full in page
 
 
 def test_ids_of_a_csv_keep_their_zeros(tmp_path: Path) -> None:

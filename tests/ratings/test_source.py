@@ -5,7 +5,8 @@ import json
 import struct
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,7 @@ from cfjobs import ratings, storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.lists import eligible
-from cfjobs.ratings import history
+from cfjobs.ratings import history, iceberg
 from cfjobs.storage.uri import FileInfo
 
 NOW = datetime(2026, 3, 1)
@@ -185,6 +186,21 @@ def test_an_iceberg_table_is_its_current_snapshot_or_the_one_asked_for(tmp_path:
     )
     with pytest.raises(InputError, match="2 files say they are the newest"):
         users_of(uri)
+
+
+def test_rows_that_a_file_of_positions_deletes_are_none(tmp_path: Path) -> None:
+    """As Spark and Flink leave them; tables of plain metadata are written by copying only."""
+    manifest = pytest.importorskip("pyiceberg.manifest")
+    kind = manifest.FileFormat.PARQUET
+    data, delete = f"file://{tmp_path}/a.parquet", str(tmp_path / "delete.parquet")
+    rows = {"file_path": [data, data, f"{data}2"], "pos": [3, 1, 2]}
+    pl.DataFrame(rows).write_parquet(delete)
+    task = SimpleNamespace(
+        file=SimpleNamespace(file_path=data, file_format=kind, file_size_in_bytes=7),
+        delete_files=[SimpleNamespace(file_path=f"file:{delete}", file_format=kind)],
+    )
+    part = iceberg._part(cast(Any, task), about="ratings")
+    assert (part.uri, part.deleted.tolist()) == (str(tmp_path / "a.parquet"), [1, 3])
 
 
 def test_a_folder_is_accounted_for_file_by_file(place: str, caplog: pytest.LogCaptureFixture) -> None:
