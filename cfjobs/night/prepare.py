@@ -56,11 +56,11 @@ def start(
             "give another date, or raise gate_max_days_ahead"
         )
     resolve_device(config.device)
+    output = storage.normal(output)
+    storage.check_holds_tables(output, what="output")
     inputs = _found(inputs)
     if inputs.model is None:
         catalogue.check_tables(config, movies=inputs.movies, users=inputs.users)
-    output = storage.normal(output)
-    storage.check_holds_tables(output, what="output")
     _check_apart(inputs, output)
     listings = _listings(inputs)
     storage.check_writable(output)

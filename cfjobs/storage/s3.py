@@ -149,7 +149,7 @@ def any_under(uri: str) -> bool:
 def _object(uri: str) -> FileInfo | None:
     """The object of exactly this key; None when there is none.
 
-    It is the first of a listing that begins with the key. Who may read it but not list is answered by the object.
+    It is the first of a listing that begins with the key. Who may read it but not list asks for the object.
     """
     from botocore.exceptions import ClientError
 

@@ -190,6 +190,14 @@ def test_a_further_column_that_cannot_be_read_is_left_out_by_name(
     assert "'budget' is left out" in caplog.text
 
 
+def test_a_title_of_bytes_is_text(tmp_path: Path) -> None:
+    pl.DataFrame({"movie_id": [1, 2], "title": ["Amélie".encode(), b"\xff"]}).write_parquet(tmp_path / "a")
+    assert ratings.read_table(str(tmp_path), key="movie_id", name="movie")["title"].to_list() == [
+        "Amélie",
+        None,
+    ]
+
+
 @pytest.mark.parametrize("table", ["users", "deny", "exclude", "pairs"])
 def test_a_table_without_rows_asks_for_nothing(table: str, tmp_path: Path) -> None:
     pl.DataFrame(schema={"user_id": pl.Float64, "movie_id": pl.Null}).write_parquet(tmp_path / "none.parquet")

@@ -1,4 +1,4 @@
-"""What an input's URI stands for, on a disk and in an object store: every file is read, known to be none, or named."""
+"""What the URI of an input stands for, on a disk and in a store: every file is read, hidden, or named."""
 
 import base64
 import json
