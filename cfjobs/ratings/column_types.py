@@ -12,19 +12,13 @@ import pyarrow.parquet as pq
 from cfjobs.errors import InputError
 
 ACCEPTED = {
-    "id": (
-        "an integer or a string",
-        "integers of any width, signed or not; decimals without places; strings, also as bytes in UTF-8, as "
-        "categories, and as an enumeration",
-    ),
-    "rating": ("a number", "integers, floating-point numbers, decimals"),
-    "timestamp": (
-        "a datetime or seconds since 1970",
-        "datetimes of any unit, with or without a zone; dates; numbers of seconds, milliseconds, microseconds or "
-        "nanoseconds since 1970",
-    ),
+    "id": "integers of any width, signed or not; decimals without places; strings, also as bytes in UTF-8, as "
+    "categories, and as an enumeration",
+    "rating": "integers, floating-point numbers, decimals",
+    "timestamp": "datetimes of any unit, with or without a zone; dates; numbers of seconds, milliseconds, "
+    "microseconds or nanoseconds since 1970",
 }
-"""What a column may be, by what it holds: for an error, and in full."""
+"""What a column may be, by what it holds; `validate` has the same in a few words, for errors."""
 
 _DIGITS = 38
 

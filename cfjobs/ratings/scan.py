@@ -45,7 +45,7 @@ class Footer:
     file: FileInfo
     n_rows: int
     types: str
-    said: Said
+    said: Said = field(default_factory=Said)
 
 
 @dataclass
@@ -86,7 +86,7 @@ def read_footers(files: Sequence[FileInfo], *, columns: Sequence[str], what: str
     def read(file: FileInfo) -> Footer:
         metadata, said = read_footer(file, what=what), tables.get(file.uri, Said())
         if metadata.num_rows == 0:
-            return Footer(file, 0, "", said)
+            return Footer(file, 0, "", said=said)
         about = f"{what} {file.uri}"
         schema = column_types.footer_schema(metadata, file=about)
         source.check_columns(schema, said, file=about)
@@ -94,7 +94,7 @@ def read_footers(files: Sequence[FileInfo], *, columns: Sequence[str], what: str
         places = [schema.get_field_index(column) for column in columns]
         types = "; ".join(_type_text(schema.field(place)) if place >= 0 else "-" for place in places)
         old = sorted(column_types.int96(metadata) & set(columns))
-        return Footer(file, metadata.num_rows, f"{types} {old}", said)
+        return Footer(file, metadata.num_rows, f"{types} {old}", said=said)
 
     if not files or not storage.is_s3(files[0].uri):
         return [read(file) for file in files]
