@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
@@ -42,12 +42,15 @@ _MISREAD = re.compile(r"[#?%\[\]^|\\]")
 """Characters that Delta's library takes for others, in an object store even for another key."""
 
 
+_NO_ROWS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Said:
     """What a table says of one of its files. deleted: the row numbers that are no rows of the table. columns:
     those that are not in the file, by name. ids: the number of each column, by which a renamed one shows."""
 
-    deleted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    deleted: NDArray[np.int64] = field(default_factory=lambda: _NO_ROWS)
     columns: Mapping[str, Any] = field(default_factory=dict)
     ids: Mapping[str, int] = field(default_factory=dict)
 
@@ -257,20 +260,22 @@ def _delta(uri: str, *, version: int | None, moment: datetime | None, about: str
             f"{about}: the log of this Delta table cannot be read ({first_line(error)}); "
             "check the version that is asked for, and the table"
         ) from error
-    deleted = {
-        row["filepath"]: np.flatnonzero(~np.array(row["selection_vector"]))
-        for row in masks.iter_rows(named=True)
-    }
+    deleted: dict[str, NDArray[np.int64]] = {}
+    n_deleted = 0
+    for row in masks.iter_rows(named=True):
+        path = row["filepath"].removeprefix("file://")  # quoted, or not, by the kind of storage
+        rows = np.flatnonzero(~np.array(row["selection_vector"], dtype=np.bool_))
+        deleted[path] = deleted[unquote(path)] = rows
+        n_deleted += rows.size
     constants = [name for name in added.columns if name.startswith("partition.")]
     named, files = f"{uri}?version={table.version()}", {}
     for row in added.iter_rows(named=True):
         path = unquote(row["path"])
         file = FileInfo(_absolute(uri, path), row["size_bytes"], f"version-{table.version()}", named)
         columns = {name.removeprefix("partition."): row[name] for name in constants}
-        gone = [rows for at, rows in deleted.items() if _is_same(at, file.uri)]
-        files[file.uri] = (file, Said(columns=columns, **({"deleted": gone[0]} if gone else {})))
-    if sum(said.deleted.size > 0 for _, said in files.values()) != sum(r.size > 0 for r in deleted.values()):
-        raise InputError(f"{about}: deletes rows of files that it does not name; run OPTIMIZE or REORG on it")
+        files[file.uri] = (file, Said(deleted=deleted.pop(file.uri, _NO_ROWS), columns=columns))
+    if sum(said.deleted.size for _, said in files.values()) != n_deleted:
+        raise InputError(f"{about}: deletes rows of files that are not found by name; run OPTIMIZE on it")
     return _Named(named, files)
 
 
@@ -296,9 +301,3 @@ def _absolute(uri: str, path: str) -> str:
     if "://" in path:
         return re.sub(r"^(s3)[an]://", r"\1://", path).removeprefix("file://")
     return storage.join(uri, path)
-
-
-def _is_same(named: str, uri: str) -> bool:
-    """Whether Delta's library means this file: it quotes paths in its own way."""
-    named = named.removeprefix("file://")
-    return named == uri or unquote(named) == uri or quote(uri, safe="/:=") == named
