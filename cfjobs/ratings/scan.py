@@ -5,10 +5,11 @@ listing -> footer of each file: its rows and column types, a few kilobytes read
         -> batches of judged rows, as the streaming engine delivers them
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -51,9 +52,11 @@ class Footer:
 @dataclass
 class Group:
     """Files with the same types of user, movie, rating and timestamp; their rows are numbered through.
-    deleted: the numbers of those that their table has deleted."""
+    deleted: the numbers of those that their table has deleted. constants: columns that are the same in all of
+    them, by what their table says."""
 
     types: tuple[pl.DataType, ...]
+    constants: Mapping[str, Any] = field(default_factory=dict)
     files: list[FileInfo] = field(default_factory=list)
     first_rows: list[int] = field(default_factory=lambda: [0])
     deleted: list[NDArray[np.int64]] = field(default_factory=list)
@@ -113,11 +116,14 @@ def group_files(footers: Sequence[Footer], *, config: Config) -> list[Group]:
     for footer in footers:
         if footer.n_rows == 0:
             continue
-        if footer.types not in types:
-            types[footer.types] = check_columns(_schema(footer.file), file=footer.file.uri, config=config)
-        alike = groups.setdefault(footer.types, [])
+        constants = {n: v for n, v in footer.said.columns.items() if n in columns_of(config)}
+        kind = f"{footer.types} {constants}"
+        if kind not in types:
+            schema = {n: pl.Series([value]).dtype for n, value in constants.items()} | _schema(footer.file)
+            types[kind] = check_columns(schema, file=footer.file.uri, config=config)
+        alike = groups.setdefault(kind, [])
         if not alike or not alike[-1].has_room_for(footer):
-            alike.append(Group(types[footer.types]))
+            alike.append(Group(types[kind], constants))
         alike[-1].add(footer)
     return [group for alike in groups.values() for group in alike]
 
@@ -216,17 +222,21 @@ def _schema(file: FileInfo) -> pl.Schema:
 
 def _rows(group: Group, config: Config) -> pl.LazyFrame:
     """The rows of a group that its tables have not deleted."""
-    query = _scan(group.files, group.types, config)
+    types = dict(zip(columns_of(config), group.types, strict=True))
+    constants = [pl.lit(value, types[name]).alias(name) for name, value in group.constants.items()]
+    query = _scan(group.files, group, config).with_columns(constants)
     if not group.deleted:
         return query
     deleted = pl.Series(ROW, np.concatenate(group.deleted)).cast(pl.get_index_type())
     return query.join(deleted.to_frame().lazy(), on=ROW, how="anti")
 
 
-def _scan(files: Sequence[FileInfo], types: Sequence[pl.DataType], config: Config) -> pl.LazyFrame:
+def _scan(files: Sequence[FileInfo], group: Group, config: Config) -> pl.LazyFrame:
+    """The rows of files of a group, of the columns that are in the files."""
+    types = dict(zip(columns_of(config), group.types, strict=True))
     return pl.scan_parquet(
         [file.uri for file in files],
-        schema=dict(zip(columns_of(config), types, strict=True)),
+        schema={name: dtype for name, dtype in types.items() if name not in group.constants},
         extra_columns="ignore",
         row_index_name=ROW,
         hive_partitioning=False,
@@ -240,7 +250,7 @@ def _damage(group: Group, error: BaseException, *, config: Config) -> Exception:
     for file in group.files:
         try:
             with storage.explained(file.uri):
-                for _ in _scan([file], group.types, config).collect_batches(engine="streaming"):
+                for _ in _scan([file], group, config).collect_batches(engine="streaming"):
                     pass
         except InputError as cause:
             return cause

@@ -3,7 +3,7 @@
 import base64
 import json
 import struct
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -146,6 +146,18 @@ def test_columns_of_delta_partitions_are_those_of_a_small_table(tmp_path: Path) 
     users.write_delta(str(tmp_path / "t"), delta_write_options={"partition_by": ["country", "year"]})
     found = ratings.read_table(str(tmp_path / "t"), key="user_id", name="user")
     assert found.sort("user_id").select(users.columns).equals(users)
+
+
+def test_columns_of_delta_partitions_are_those_of_ratings(tmp_path: Path) -> None:
+    days = pl.Series([date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 1), date(2026, 1, 3)])
+    FRAME.with_columns(timestamp=days, rating=pl.lit(4)).write_delta(
+        str(tmp_path), delta_write_options={"partition_by": ["timestamp", "rating"]}
+    )
+    found = ratings.read_ratings(
+        ratings.list_parquet(str(tmp_path), what="ratings"), config=Config(), until=NOW, now=NOW
+    )
+    assert found.ratings.frame["timestamp"].cast(pl.Date).to_list() == days.to_list()
+    assert found.ratings.frame["rating"].to_list() == [4.0] * 4
 
 
 @pytest.mark.parametrize("feature", ["columnMapping", "somethingNew"])
