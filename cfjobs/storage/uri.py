@@ -75,7 +75,7 @@ def split_version(uri: str) -> tuple[str, str, str]:
 
 
 _OF_TABLES = re.compile(r"[\w.~!$&'()*+,;:@=-]*", re.ASCII)
-_LIKE_A_PARTITION = re.compile(r"[^=]+=[^=]+")
+_LIKE_A_PARTITION = re.compile(r"[^=]*=[^=]*")
 
 
 def check_holds_tables(uri: str, *, what: str) -> None:

@@ -69,7 +69,7 @@ def test_a_uri_that_is_written_differently_means_the_same(uri: str, means: str) 
 
 @pytest.mark.parametrize("root", ["{}", "s3://bucket"])
 @pytest.mark.parametrize(
-    "name", ["a b", "a#b", "a%b", "a%20b", "ümlaut", "[b]", "env=prod", "a?b", "a|b", 'a"b']
+    "name", ["a b", "a#b", "a%b", "a%20b", "ümlaut", "[b]", "env=prod", "=a", "a?b", "a|b", 'a"b']
 )
 def test_an_output_that_readers_would_not_find_is_refused_before_anything_is_read(
     name: str, root: str, data_set: Path, tmp_path: Path
