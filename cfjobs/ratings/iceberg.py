@@ -41,9 +41,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Planned:
-    """The files of a snapshot. ids: the number of each column of the table."""
+    """The files of a snapshot, None where nothing was ever written. ids: the number of each column."""
 
-    snapshot: int
+    snapshot: int | None
     parts: Sequence[Part]
     ids: Mapping[str, int]
 
@@ -65,7 +65,7 @@ def planned(uri: str, *, snapshot: int | None, moment: datetime | None, about: s
         with storage.explained(uri):
             table = StaticTable.from_metadata(metadata, _properties(uri))
             chosen = _snapshot(table, snapshot=snapshot, moment=moment, about=about)
-            tasks = list(table.scan(snapshot_id=chosen).plan_files())
+            tasks = [] if chosen is None else list(table.scan(snapshot_id=chosen).plan_files())
             parts = [_part(task, about=about) for task in tasks]
             ids = {column.name: column.field_id for column in table.schema().fields}
     except CfjobsError:
@@ -102,7 +102,9 @@ def _newest(uri: str, *, about: str) -> str:
     return newest[0]
 
 
-def _snapshot(table: "StaticTable", *, snapshot: int | None, moment: datetime | None, about: str) -> int:
+def _snapshot(
+    table: "StaticTable", *, snapshot: int | None, moment: datetime | None, about: str
+) -> int | None:
     if snapshot is not None:
         if table.snapshot_by_id(snapshot) is None:
             known = ", ".join(str(s.snapshot_id) for s in table.metadata.snapshots[-3:])
@@ -116,9 +118,7 @@ def _snapshot(table: "StaticTable", *, snapshot: int | None, moment: datetime | 
             raise InputError(f"{about}: had no snapshot at {moment.isoformat()}; ask for a later moment")
         return int(found.snapshot_id)
     current = table.current_snapshot()
-    if current is None:
-        raise InputError(f"{about}: this Iceberg table holds no rows; check the export")
-    return int(current.snapshot_id)
+    return None if current is None else int(current.snapshot_id)
 
 
 def _part(task: "FileScanTask", *, about: str) -> Part:

@@ -59,7 +59,7 @@ def _read(
     file: FileInfo, schema: pa.Schema, said: Said, *, what: str, keys: Mapping[str, str], others: bool
 ) -> pl.DataFrame:
     about = f"{what} {file.uri}"
-    source.check_columns(schema, said, file=about)
+    source.check_columns(schema, said, columns=schema.names if others else list(keys.values()), file=about)
     for setting, column in keys.items():
         if column not in schema.names and column not in said.columns:
             raise InputError(

@@ -92,7 +92,7 @@ def read_footers(files: Sequence[FileInfo], *, columns: Sequence[str], what: str
             return Footer(file, 0, "", said=said)
         about = f"{what} {file.uri}"
         schema = column_types.footer_schema(metadata, file=about)
-        source.check_columns(schema, said, file=about)
+        source.check_columns(schema, said, columns=columns, file=about)
         column_types.check(schema, columns, file=about)
         places = [schema.get_field_index(column) for column in columns]
         types = "; ".join(_type_text(schema.field(place)) if place >= 0 else "-" for place in places)

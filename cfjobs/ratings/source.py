@@ -64,20 +64,23 @@ class _Named:
 
 
 def list_parquet(uri: str, *, what: str) -> list[FileInfo]:
-    """The Parquet files that hold the rows of an input; InputError when there is none."""
+    """The Parquet files that hold the rows of an input, of a table without rows none.
+
+    Raises InputError when there is neither a table nor a Parquet file.
+    """
     bare, asked, value = storage.split_version(uri)
     if kind := _kind_of(bare):
-        files = [file for file, _ in _named(bare, kind, asked=(asked, value), what=what).files.values()]
-    else:
-        there = storage.walk(bare)
-        if inner := _tables_among(there, bare):
-            table, kind = next(iter(inner.items()))
-            raise InputError(f"{what} {bare}: has the {kind} table {table} in it; name the table itself")
-        if asked:
-            raise InputError(
-                f"{what} {bare}: is no Delta or Iceberg table, so it has no versions; leave out ?{asked}={value}"
-            )
-        files = _parquet_among(there, bare, what=what)
+        named = _named(bare, kind, asked=(asked, value), what=what)
+        return [file for file, _ in named.files.values()]
+    there = storage.walk(bare)
+    if inner := _tables_among(there, bare):
+        table, kind = next(iter(inner.items()))
+        raise InputError(f"{what} {bare}: has the {kind} table {table} in it; name the table itself")
+    if asked:
+        raise InputError(
+            f"{what} {bare}: is no Delta or Iceberg table, so it has no versions; leave out ?{asked}={value}"
+        )
+    files = _parquet_among(there, bare, what=what)
     if not files:
         raise InputError(
             f"{what} {uri}: holds no .parquet file; give a Parquet file, a folder of them, or a Delta or Iceberg "
@@ -91,15 +94,15 @@ def pinned(uri: str, *, what: str) -> str:
 
     Raises InputError for a part of a table, whose log alone says which rows count.
     """
-    bare, _, _ = storage.split_version(uri)
+    bare, asked, value = storage.split_version(uri)
     for folder in _above(bare) if not bare.endswith(".metadata.json") else ():
         if kind := _kind_of(folder):
             raise InputError(
                 f"{what} {uri}: lies in the {kind} table {folder}, which alone says which of these rows count; "
                 "name the table itself"
             )
-    found = list_parquet(uri, what=what) if _kind_of(bare) else []
-    return found[0].table if found else uri
+    kind = _kind_of(bare)
+    return _named(bare, kind, asked=(asked, value), what=what).uri if kind else uri
 
 
 def said_of(files: Iterable[FileInfo], *, what: str) -> dict[str, Said]:
@@ -112,15 +115,16 @@ def said_of(files: Iterable[FileInfo], *, what: str) -> dict[str, Said]:
     return found
 
 
-def check_columns(schema: pa.Schema, said: Said, *, file: str) -> None:
-    """InputError for a column that stands twice, or that an Iceberg table has renamed since."""
+def check_columns(schema: pa.Schema, said: Said, *, columns: Sequence[str], file: str) -> None:
+    """InputError for a column that stands twice, and for one of these that a table has renamed since."""
     if twice := [name for name in schema.names if schema.names.count(name) > 1]:
         raise InputError(f"{file}: column {twice[0]!r} stands twice; rename one on export")
     names = {number: name for name, number in said.ids.items()}
     for column in schema:
         number = int((column.metadata or {}).get(b"PARQUET:field_id", -1))
-        renamed = number in names and names[number] != column.name
-        if said.ids and number >= 0 and (renamed or said.ids.get(column.name, number) != number):
+        is_asked = column.name in columns or names.get(number) in columns
+        renamed = names.get(number, column.name) != column.name
+        if is_asked and number >= 0 and (renamed or said.ids.get(column.name, number) != number):
             raise InputError(
                 f"{file}: column {column.name!r} is {names.get(number, 'another one')!r} in the table by now; "
                 "rewrite its data files (rewrite_data_files), or export the table"
@@ -214,7 +218,7 @@ def _named(uri: str, kind: str, *, asked: tuple[str, str], what: str) -> _Named:
     moment = _moment(asked[1], about=about) if asked[0] == "at" else None
     if kind == _ICEBERG:
         table = iceberg.planned(uri, snapshot=version, moment=moment, about=about)
-        named = f"{uri}?version={table.snapshot}"
+        named = uri if table.snapshot is None else f"{uri}?version={table.snapshot}"
         return _Named(
             named,
             {

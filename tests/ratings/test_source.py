@@ -120,6 +120,8 @@ def test_a_delta_table_is_its_live_version_or_the_one_asked_for(place: str) -> N
     assert users_of(f"{place}?at={datetime.now().year + 2}-01-01") == [1, 3, 4, 9]
     FRAME.head(1).write_delta(place, mode="overwrite", storage_options=options)
     assert users_of(place) == [1]
+    DeltaTable(place, storage_options=options).delete()
+    assert eligible.read({"deny": place}, config=Config())["deny"].is_empty()
     for wrong, words in (
         ("?version=7", "cannot be read"),
         ("?version=new", "expected a number"),
@@ -177,8 +179,9 @@ def test_an_iceberg_table_is_its_current_snapshot_or_the_one_asked_for(tmp_path:
     catalog.create_namespace("lake")
     table = catalog.create_table("lake.ratings", FRAME.to_arrow().schema)
     uri = str(tmp_path / "lake" / "ratings")
-    with pytest.raises(InputError, match="holds no rows"):
+    with pytest.raises(InputError, match="hold no rows"):
         users_of(uri)
+    assert eligible.read({"deny": uri}, config=Config())["deny"].is_empty()
     table.append(FRAME.to_arrow())
     first = table.current_snapshot().snapshot_id
     table.delete("user_id == 2")
