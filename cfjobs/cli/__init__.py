@@ -5,6 +5,7 @@ codes: 0 done, 2 wrong input or configuration, 3 the gate refused, 4 the newest 
 else.
 """
 
+import io
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import sys
 from typing import NoReturn
 
 from cfjobs import logs, resources
-from cfjobs.cli.app import app, log_to_stderr, plain
+from cfjobs.cli.app import app, log_to_stderr, plain, says_all
 from cfjobs.errors import CfjobsError
 
 import cfjobs.cli.night  # isort: skip  # the commands join the application, and its help, in this order
@@ -42,6 +43,9 @@ def main() -> NoReturn:
 def run() -> int:
     """Run the command line; every explained end is one line and an exit code."""
     code: str | int | None = 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not says_all(stream):
+            stream.reconfigure(errors="replace")  # a terminal that cannot say é says ?
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             _among_processes()

@@ -2,9 +2,10 @@
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -78,7 +79,7 @@ def plain(value: object) -> str:
 def show(result: dict[str, Any], *, as_json: bool) -> None:
     """Print a result: as text, or as one JSON object."""
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json.dumps(result, ensure_ascii=not says_all(sys.stdout)))
         return
     for name, value in result.items():
         if isinstance(value, dict):
@@ -87,6 +88,11 @@ def show(result: dict[str, Any], *, as_json: bool) -> None:
                 console.print(f"  {key:<20} {_text(inner)}", markup=False, highlight=False, soft_wrap=True)
         else:
             console.print(f"{name}: {_text(value)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def says_all(stream: TextIO) -> bool:
+    """Whether a stream takes every character."""
+    return (stream.encoding or "").lower().replace("_", "-").startswith("utf")
 
 
 def _text(value: object) -> str:

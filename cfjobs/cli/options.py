@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from cfjobs.night.records import Inputs
 
 RatingsUri = Annotated[
-    str, typer.Option("--ratings", metavar="URI", help="Rating files: a Parquet file or a prefix of them.")
+    str,
+    typer.Option(
+        "--ratings",
+        metavar="URI",
+        help="Ratings: a Parquet file, a folder of them, or a Delta or Iceberg table (docs/input.md).",
+    ),
 ]
 OutputUri = Annotated[
     str, typer.Option("--output", metavar="URI", help="Where tables and models are published.")

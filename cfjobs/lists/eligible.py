@@ -4,6 +4,7 @@ An id that the night does not know changes no list; it is counted and logged.
 """
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
@@ -12,64 +13,61 @@ from numpy.typing import NDArray
 from cfjobs import ratings
 from cfjobs.config import Config
 from cfjobs.errors import InputError
-from cfjobs.ratings import scan, validate
+from cfjobs.ratings import id_table
 
 log = logging.getLogger(__name__)
 
 ALLOW, DENY, EXCLUDE = "allow", "deny", "exclude"
 
 
+def read(limits: Mapping[str, str | None], *, config: Config) -> dict[str, pl.DataFrame]:
+    """The tables at these URIs, by what they are: `movie_id`, and of pairs `user_id` too, without nulls.
+
+    Raises InputError as `id_table.read`.
+    """
+    movie, user = {"movie_column": config.movie_column}, {"user_column": config.user_column}
+    found = {}
+    for what, uri in limits.items():
+        if uri is not None:
+            table = id_table.read(uri, what=what, keys=user | movie if what == EXCLUDE else movie)
+            names = {config.movie_column: "movie_id"} | (
+                {config.user_column: "user_id"} if what == EXCLUDE else {}
+            )
+            found[what] = table.rename(names).drop_nulls()
+    return found
+
+
 def listed_movies(
-    movie_ids: pl.Series, *, allow: str | None, deny: str | None, config: Config
+    movie_ids: pl.Series, *, allow: pl.DataFrame | None, deny: pl.DataFrame | None
 ) -> NDArray[np.bool_]:
-    """Whether a movie may be listed [M], by the tables at these URIs. Raises InputError when none may."""
+    """Whether a movie may be listed [M], by these tables. Raises InputError when none may."""
     mask = np.ones(movie_ids.len(), dtype=np.bool_)
     if allow is not None:
-        mask &= _among(movie_ids, allow, what=ALLOW, config=config)
+        mask &= _among(movie_ids, allow, what=ALLOW)
     if deny is not None:
-        mask &= ~_among(movie_ids, deny, what=DENY, config=config)
+        mask &= ~_among(movie_ids, deny, what=DENY)
     if not mask.any():
         raise InputError(
-            f"candidates: allow {allow} and deny {deny} leave none of {mask.size} movies; "
-            "check that they hold ids of the ratings' movies"
+            f"candidates: {' and '.join(what for what, t in ((ALLOW, allow), (DENY, deny)) if t is not None)} "
+            f"leave none of {mask.size} movies; check that they hold ids of the ratings' movies"
         )
     return mask
 
 
-def excluded_pairs(user_ids: pl.Series, movie_ids: pl.Series, *, uri: str, config: Config) -> pl.DataFrame:
-    """user_idx, movie_idx (int32) of the pairs in the table at a URI, sorted, each once."""
-    pairs = _table(uri, what=EXCLUDE, columns=[config.user_column, config.movie_column])
-    users, movies = (
-        ratings.rows_of(pairs[column], known)
-        for column, known in ((config.user_column, user_ids), (config.movie_column, movie_ids))
-    )
+def excluded_pairs(user_ids: pl.Series, movie_ids: pl.Series, pairs: pl.DataFrame) -> pl.DataFrame:
+    """user_idx, movie_idx (int32) of the pairs, sorted, each once."""
+    users, movies = (ratings.rows_of(pairs[known.name], known) for known in (user_ids, movie_ids))
     _log_unknown(EXCLUDE, "pairs", int(((users < 0) | (movies < 0)).sum()), users.size)
     rows = pl.DataFrame({"user_idx": users, "movie_idx": movies})
     return rows.filter((pl.col("user_idx") >= 0) & (pl.col("movie_idx") >= 0)).unique().sort(pl.all())
 
 
-def _among(movie_ids: pl.Series, uri: str, *, what: str, config: Config) -> NDArray[np.bool_]:
-    ids = _table(uri, what=what, columns=[config.movie_column])[config.movie_column].unique()
-    rows = ratings.rows_of(ids, movie_ids)
+def _among(movie_ids: pl.Series, table: pl.DataFrame, *, what: str) -> NDArray[np.bool_]:
+    rows = ratings.rows_of(table["movie_id"].unique(), movie_ids)
     _log_unknown(what, "movies", int((rows < 0).sum()), rows.size)
     mask = np.zeros(movie_ids.len(), dtype=np.bool_)
     mask[rows[rows >= 0]] = True
     return mask
-
-
-def _table(uri: str, *, what: str, columns: list[str]) -> pl.DataFrame:
-    """These id columns of every Parquet file at or under a URI, without nulls."""
-    frames = []
-    for file in ratings.list_parquet(uri, what=what):
-        frame = scan.read_parquet(file, what=what)
-        for column in columns:
-            if column not in frame.columns:
-                raise InputError(
-                    f"{what} {file.uri}: has no column {column!r} (got {', '.join(frame.columns)}); rename it"
-                )
-            validate.check_type(frame.schema[column], column, column=column, file=f"{what} {file.uri}")
-        frames.append(frame.select(columns))
-    return pl.concat(frames, how="vertical_relaxed").drop_nulls()
 
 
 def _log_unknown(what: str, things: str, n_unknown: int, n: int) -> None:

@@ -87,7 +87,7 @@ def _emit(kind: str, night: Night, *, published: Published | None = None, messag
 
 def _named(uri: str) -> tuple[str, str]:
     """Namespace and name of a data set, as OpenLineage names those of stores and disks."""
-    uri = storage.normal(uri)
+    uri, *_ = storage.split_version(storage.normal(uri))
     if not storage.is_s3(uri):
         return "file", uri
     bucket, _, key = uri.removeprefix("s3://").partition("/")

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 from contextlib import AbstractContextManager
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -56,17 +56,19 @@ def start(
             "give another date, or raise gate_max_days_ahead"
         )
     resolve_device(config.device)
+    output = storage.normal(output)
+    storage.check_holds_tables(output, what="output")
     inputs = _found(inputs)
     if inputs.model is None:
         catalogue.check_tables(config, movies=inputs.movies, users=inputs.users)
-    output = storage.normal(output)
     _check_apart(inputs, output)
     listings = _listings(inputs)
     storage.check_writable(output)
     if not force and (reason := runs.stale(output, run_date)):
         raise Stale(reason)
-    files = [asdict(file) for what, found in listings.items() if what not in inputs.limits for file in found]
-    files += [asdict(file) | {"as": what} for what in inputs.limits for file in listings.get(what, ())]
+    plain = (found for what, found in listings.items() if what not in inputs.limits)
+    files = [file.as_record() for found in plain for file in found]
+    files += [file.as_record() | {"as": what} for what in inputs.limits for file in listings.get(what, ())]
     key = _key(files, config, run_date, inputs.model)
     night = Night(
         inputs=inputs,
@@ -93,8 +95,8 @@ def _check_apart(inputs: Inputs, output: str) -> None:
     A single file right beside the tables' folders does no harm.
     """
     for what in ("ratings", "movies", "users", *inputs.limits):
-        uri = getattr(inputs, what)
-        beside = bool(uri) and uri.endswith(".parquet") and uri.rpartition("/")[0] == output
+        uri, *_ = storage.split_version(getattr(inputs, what) or "")
+        beside = uri.endswith(".parquet") and uri.rpartition("/")[0] == output
         if uri and not beside and (storage.within(output, uri) or storage.within(uri, output)):
             raise InputError(
                 f"output {output}: lies in the {what} {uri}, or they in it; the tables would be read as {what}: give them folders of their own"
@@ -137,6 +139,7 @@ def prepare(night: Night) -> Prepared:
         if night.inputs.users
         else None
     )
+    limits = eligible.read(night.inputs.limits, config=config)
     until = datetime.combine(night.run_date + timedelta(days=1), datetime.min.time())
     now = night.started_at.astimezone(UTC).replace(tzinfo=None) + timedelta(days=1)
     cleaned = ratings.read_ratings(files, config=config, until=until, now=now, movies=movies, users=users)
@@ -175,10 +178,10 @@ def prepare(night: Night) -> Prepared:
         scale=astuple(Scale.of(clean.frame["rating"], rows=config.gate_scale_rows)),
     )
     listings = _listings(night.inputs) | {"ratings": files}
-    read = [{"what": what, **asdict(file)} for what, found in listings.items() for file in found]
+    read = [{"what": what, **file.as_record()} for what, found in listings.items() for file in found]
     night.write("inputs.json", json.dumps(read).encode())
     night.write("night.json", night.model_dump_json().encode())
-    _write_candidates(night, user_ids, clean.movies["movie_id"])
+    _write_candidates(night, limits, user_ids, clean.movies["movie_id"])
     ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
     for name, frame in (
         ("movies", clean.movies),
@@ -227,17 +230,16 @@ def _is_whole(night: Night) -> bool:
     return storage.exists(storage.join(night.work, "inputs.json"))
 
 
-def _write_candidates(night: Night, user_ids: pl.Series, movie_ids: pl.Series) -> None:
+def _write_candidates(
+    night: Night, limits: dict[str, pl.DataFrame], user_ids: pl.Series, movie_ids: pl.Series
+) -> None:
     """What may be listed, into the work folder, where the night says so."""
-    config = night.config
-    if night.inputs.allow or night.inputs.deny:
-        listed = eligible.listed_movies(
-            movie_ids, allow=night.inputs.allow, deny=night.inputs.deny, config=config
-        )
+    allow, deny, exclude = (limits.get(what) for what in (eligible.ALLOW, eligible.DENY, eligible.EXCLUDE))
+    if allow is not None or deny is not None:
+        listed = eligible.listed_movies(movie_ids, allow=allow, deny=deny)
         night.write("listed.parquet", parquet_bytes(pl.DataFrame({"listed": listed})))
-    if night.inputs.exclude:
-        pairs = eligible.excluded_pairs(user_ids, movie_ids, uri=night.inputs.exclude, config=config)
-        night.write("excluded.parquet", parquet_bytes(pairs))
+    if exclude is not None:
+        night.write("excluded.parquet", parquet_bytes(eligible.excluded_pairs(user_ids, movie_ids, exclude)))
 
 
 def _listings(inputs: Inputs) -> dict[str, list[storage.FileInfo]]:
@@ -271,7 +273,7 @@ def held_out(night: Night) -> NDArray[np.bool_]:
 
 
 def _found(inputs: Inputs) -> Inputs:
-    """The same inputs by their full URIs.
+    """The same inputs by their full URIs, and tables at their newest version, which the whole night reads.
 
     A folder that holds `ratings.parquet` or `ratings/` is a data set: it gives the ratings and, where they
     are not given, the movies and users beside them.
@@ -283,7 +285,7 @@ def _found(inputs: Inputs) -> Inputs:
         )
     given = {what: storage.normal(uri) for what, uri in given.items()}
     root = given["ratings"]
-    names = {file.uri.removeprefix(root).lstrip("/").partition("/")[0] for file in storage.list_files(root)}
+    names = {file.uri.removeprefix(root).lstrip("/").partition("/")[0] for file in storage.walk(root)}
     beside = {
         what: storage.join(root, name)
         for what in ("ratings", "movies", "users")
@@ -292,7 +294,8 @@ def _found(inputs: Inputs) -> Inputs:
     }
     if "ratings" in beside:
         given = beside | given | {"ratings": beside["ratings"]}
-    return Inputs(**given)
+    read = {what: ratings.pinned(uri, what=what) for what, uri in given.items() if what != "model"}
+    return Inputs(**given | read)
 
 
 _CHANGE_NO_NUMBER = {"memory_gb", "threads", "runner", "ray_address", "gpus_per_shard"}

@@ -14,7 +14,8 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.model_store.files import Model
 from cfjobs.query.lookup import UserList, for_people
-from cfjobs.ratings import validate
+from cfjobs.ratings import id_table, validate
+from cfjobs.storage.faults import first_line
 from cfjobs.tables.runs import night_of
 from cfjobs.training import fold_in
 
@@ -66,15 +67,15 @@ def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> 
     movie stands. Columns are named as the configuration says. InputError for what is not the ratings of one
     user.
     """
-    table = _read(storage.normal(uri))
+    table = _read(storage.normal(uri), config)
     movie, rating, timestamp = config.movie_column, config.rating_column, config.timestamp_column
     if missing := [name for name in (movie, rating) if name not in table.columns]:
         raise InputError(
             f"ratings of one user, {uri}: has no column {missing[0]!r} (got {', '.join(table.columns)}); rename it on export"
         )
     frame = table.select(
-        pl.col(movie).cast(model.movies["movie_id"].dtype, strict=False).alias("movie_id"),
-        pl.col(movie).cast(pl.String).alias("movie"),
+        id_table.as_ids(table[movie], model.movies["movie_id"].dtype).alias("movie_id"),
+        id_table.as_ids(table[movie], pl.String()).alias("movie"),
         pl.col(rating).cast(pl.Float32, strict=False).alias("rating"),
         _moment(table, timestamp, uri).alias("timestamp"),
     )
@@ -133,16 +134,34 @@ def _trained_row(one: OneUser, known: pl.DataFrame, model: Model) -> int | None:
     return int(found["row"][0])
 
 
-def _read(uri: str) -> pl.DataFrame:
-    data = storage.read_bytes(uri)
-    try:
-        if uri.lower().endswith(".csv"):
-            return pl.read_csv(io.BytesIO(data), infer_schema_length=None, try_parse_dates=True)
-        return pl.read_parquet(io.BytesIO(data))
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(
-            f"ratings of one user, {uri}: is neither a .csv with a header nor a Parquet file ({str(error).splitlines()[0]})"
-        ) from error
+def _read(uri: str, config: Config) -> pl.DataFrame:
+    """The file's rows, ids as Int64 or text, types checked."""
+    about = f"ratings of one user, {uri}"
+    user, movie = config.user_column, config.movie_column
+    if not uri.lower().endswith(".csv"):
+        if storage.exists(uri) and (begin := storage.read_range(uri, 0, 4)) != b"PAR1":
+            raise InputError(
+                f"{about}: is neither a .csv with a header nor a Parquet file (begins with {begin!r})"
+            )
+        uri = ratings.pinned(uri, what="ratings of one user,")
+        table = id_table.read(uri, what="ratings of one user,", keys={"movie_column": movie}, others=True)
+    else:
+        data = storage.read_bytes(uri)
+        try:
+            table = pl.read_csv(
+                io.BytesIO(data),
+                infer_schema_length=None,
+                try_parse_dates=True,
+                schema_overrides={user: pl.String, movie: pl.String},  # 007 is not 7
+            )
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            raise InputError(f"{about}: is no CSV with a header ({first_line(error)}); mend it") from error
+        table = table.filter(~pl.all_horizontal(pl.all().is_null()))
+    for setting in ("user_column", "rating_column"):
+        name = getattr(config, setting)
+        if name in table.columns and not (table.schema[name] == pl.String and setting == "rating_column"):
+            validate.check_type(table.schema[name], setting, column=name, file=about)
+    return table
 
 
 def _moment(table: pl.DataFrame, column: str, uri: str) -> pl.Expr:
@@ -174,7 +193,7 @@ def _check_rows(frame: pl.DataFrame, uri: str, *, y_range: tuple[float, float]) 
 def _user(table: pl.DataFrame, user: str | None, config: Config, model: Model, uri: str) -> str | int | None:
     dtype = model.users["user_id"].dtype
     if config.user_column in table.columns:
-        in_file = table[config.user_column].cast(dtype, strict=False).unique()
+        in_file = id_table.as_ids(table[config.user_column], dtype).unique()
         if in_file.len() > 1:
             raise InputError(
                 f"ratings of one user, {uri}: holds those of {in_file.len()} users; keep the rows of one"

@@ -9,36 +9,32 @@ from numpy.typing import NDArray
 
 from cfjobs import model_store, ratings, storage
 from cfjobs.device import resolve_device
-from cfjobs.errors import InputError
 from cfjobs.model_store.files import Model
 from cfjobs.models.predict import predict
+from cfjobs.ratings import id_table
 from cfjobs.storage.parquet import parquet_bytes
 
 
 def predict_pairs(model_uri: str, pairs_uri: str, out_uri: str, *, device: str = "auto") -> int:
-    """Add `predicted_rating` to a Parquet file of `user_id, movie_id`; returns the number of rows.
+    """Add `predicted_rating` to a table of `user_id, movie_id`; returns the number of rows.
 
-    Rows keep their order. An id that the model does not know is predicted as a typical one.
+    Rows keep their order. An id that the model does not know is predicted as a typical one. Raises InputError
+    as `id_table.read`.
     """
+    target = storage.normal(out_uri)
+    pairs = read_pairs(pairs_uri)
     model = model_store.load_model(storage.normal(model_uri))
-    files = ratings.list_parquet(storage.normal(pairs_uri), what="pairs")
-    for file in files:
-        with storage.explained(file.uri):
-            schema = pl.scan_parquet(file.uri, storage_options=storage.options(file.uri)).collect_schema()
-        missing = {"user_id", "movie_id"} - set(schema)
-        if missing:
-            raise InputError(
-                f"pairs {file.uri}: has no column {sorted(missing)[0]!r} (got {', '.join(schema)}); rename it on export"
-            )
-    with storage.explained(pairs_uri):
-        pairs = pl.concat(
-            [pl.read_parquet(file.uri, storage_options=storage.options(file.uri)) for file in files]
-        )
     stars = predicted(model, users=pairs["user_id"], movies=pairs["movie_id"], device=device)
-    storage.write_bytes(
-        storage.normal(out_uri), parquet_bytes(pairs.with_columns(stars.alias("predicted_rating")))
-    )
+    storage.write_bytes(target, parquet_bytes(pairs.with_columns(stars.alias("predicted_rating"))))
     return pairs.height
+
+
+def read_pairs(uri: str) -> pl.DataFrame:
+    """The pairs to predict, with every other column of their table; ids as Int64 or text."""
+    uri = ratings.pinned(storage.normal(uri), what="pairs")
+    return id_table.read(
+        uri, what="pairs", keys={"user_column": "user_id", "movie_column": "movie_id"}, others=True
+    )
 
 
 def predict_one(model_uri: str, user: str, movie: str, *, device: str = "auto") -> dict[str, Any]:

@@ -3,18 +3,19 @@
 from cfjobs.ratings.read import (
     Cleaned,
     Ratings,
-    list_parquet,
     read_ratings,
     read_table,
     rows_of,
     with_rows_of,
     write_frame,
 )
+from cfjobs.ratings.source import list_parquet, pinned
 
 __all__ = [
     "Cleaned",
     "Ratings",
     "list_parquet",
+    "pinned",
     "read_ratings",
     "read_table",
     "rows_of",

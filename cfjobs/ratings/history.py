@@ -11,7 +11,7 @@ from cfjobs import storage
 from cfjobs.config import Config, validated
 from cfjobs.errors import InputError
 from cfjobs.ratings import scan, validate
-from cfjobs.ratings.read import list_parquet
+from cfjobs.ratings.source import list_parquet
 from cfjobs.storage.uri import FileInfo
 
 _TEXT = validate.IdTypes(pl.String(), pl.String())

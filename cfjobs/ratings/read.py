@@ -9,6 +9,7 @@ A night of R input rows takes 20 R bytes (16 R while it reads, if times are whol
 batches and the rejected rows take.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,11 +23,13 @@ from numpy.typing import NDArray
 from cfjobs import storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError
-from cfjobs.ratings import scan, validate
+from cfjobs.ratings import id_table, scan, validate
 from cfjobs.ratings.ids import IntegerIds, TextIds, relabel
 from cfjobs.ratings.scan import Group
 from cfjobs.ratings.sort import Columns, Times, arrange
 from cfjobs.storage.uri import FileInfo
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,41 +112,31 @@ def write_frame(frame: pl.DataFrame, uri: str) -> None:
 
 
 def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
-    """A movies or users table: every Parquet file under the URI, its key column renamed to `{name}_id`.
+    """A movies or users table with all its columns, its key column renamed to `{name}_id`.
 
-    Null and repeated keys are dropped (the first row of a key stays). Raises InputError when there is no
-    file, no key column, or a key that is neither an integer nor a string.
+    Null and repeated keys are dropped (the first row of a key stays). Raises InputError as `id_table.read`,
+    and for a movies table without rows: every list would lose its titles.
     """
-    frames = []
-    for file in list_parquet(uri, what=f"{name}s"):
-        frame = scan.read_parquet(file, what=f"{name}s")
-        if key not in frame.columns:
-            raise InputError(
-                f"{name}s {file.uri}: has no column {key!r} (got {', '.join(frame.columns)}); "
-                f"rename it or set {name}_column"
-            )
-        if frame.height:
-            validate.check_type(frame.schema[key], f"{name}_column", column=key, file=f"{name}s {file.uri}")
-            id_type = validate.id_type(frame.schema[key])
-            frames.append(frame.with_columns(pl.col(key).cast(id_type, strict=False)))
-    if not frames:
-        raise InputError(f"{name}s {uri}: holds no rows; check the export, or leave {name}s out")
-    text = any(frame.schema[key] == pl.String for frame in frames)
-    frames = [frame.with_columns(pl.col(key).cast(pl.String)) if text else frame for frame in frames]
-    column = f"{name}_id"
-    table = pl.concat(frames, how="diagonal_relaxed").rename({key: column})
-    return table.filter(pl.col(column).is_not_null()).unique(column, keep="first", maintain_order=True)
-
-
-def list_parquet(uri: str, *, what: str) -> list[FileInfo]:
-    """The Parquet files at or under a URI; InputError when there is none."""
-    files = storage.list_files(uri)
-    if not files:
-        raise InputError(
-            f"{what} {uri}: holds no .parquet file; give a Parquet file or a folder of them "
-            "(GroupLens files: `cfjobs import`)"
+    table = id_table.read(uri, what=f"{name}s", keys={f"{name}_column": key}, others=True)
+    if table.is_empty() and name == "movie":
+        raise InputError(f"movies {uri}: holds no rows; check the export, or leave movies out")
+    if table.is_empty():
+        log.warning("%ss %s: holds no rows; nobody but the users with ratings gets a list", name, uri)
+    if name == "movie" and "title" not in table.columns:
+        log.warning(
+            "movies %s: has no column 'title' (got %s); lists will show ids alone",
+            uri,
+            ", ".join(table.columns),
         )
-    return files
+    column = f"{name}_id"
+    if key != column and column in table.columns:
+        raise InputError(
+            f"{name}s {uri}: has both {key!r}, which {name}_column names, and {column!r}; leave one out on export"
+        )
+    if table.schema.get("title") == pl.Binary:  # text that an exporter did not mark as such
+        table = table.with_columns(pl.col("title").cast(pl.String, strict=False))
+    table = table.rename({key: column})
+    return table.filter(pl.col(column).is_not_null()).unique(column, keep="first", maintain_order=True)
 
 
 def with_rows_of(found: Ratings, *, users: pl.Series, movies: pl.DataFrame) -> Ratings:
@@ -174,7 +167,7 @@ def with_rows_of(found: Ratings, *, users: pl.Series, movies: pl.DataFrame) -> R
 def rows_of(ids: pl.Series, known: pl.Series) -> NDArray[np.int32]:
     """Row of each id among the known ones (unique), -1 for an id that is not known."""
     if known.dtype != ids.dtype:
-        ids = _as_ids(ids, known.dtype)
+        ids = id_table.as_ids(ids, known.dtype)
     numbered = pl.DataFrame({"id": known, "row": np.arange(known.len(), dtype=np.int32)})
     rows = pl.DataFrame({"id": ids}).join(numbered, on="id", how="left", maintain_order="left")["row"]
     return rows.fill_null(-1).to_numpy()
@@ -270,7 +263,7 @@ def _described(movie_ids: pl.Series, movies: pl.DataFrame | None) -> pl.DataFram
     catalogue = movie_ids.to_frame()
     if movies is None:
         return catalogue
-    described = movies.with_columns(_as_ids(movies["movie_id"], movie_ids.dtype).alias("movie_id"))
+    described = movies.with_columns(id_table.as_ids(movies["movie_id"], movie_ids.dtype).alias("movie_id"))
     described = described.filter(pl.col("movie_id").is_not_null()).unique("movie_id", keep="first")
     return catalogue.join(described, on="movie_id", how="left", maintain_order="left")
 
@@ -279,9 +272,5 @@ def _cold(user_ids: pl.Series, users: pl.DataFrame | None) -> pl.Series:
     """Users of the users table that have rated nothing, ascending."""
     if users is None:
         return user_ids.clear()
-    listed = _as_ids(users["user_id"], user_ids.dtype).drop_nulls().unique().sort()
+    listed = id_table.as_ids(users["user_id"], user_ids.dtype).drop_nulls().unique().sort()
     return listed.filter(~listed.is_in(user_ids.implode()))
-
-
-def _as_ids(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
-    return ids.cast(dtype, strict=False)

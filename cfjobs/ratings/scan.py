@@ -5,10 +5,11 @@ listing -> footer of each file: its rows and column types, a few kilobytes read
         -> batches of judged rows, as the streaming engine delivers them
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from cfjobs import storage
 from cfjobs.config import Config
 from cfjobs.errors import CfjobsError, InputError
+from cfjobs.ratings import column_types, source
+from cfjobs.ratings.source import Said
 from cfjobs.ratings.validate import ROW, IdTypes, check_columns, columns_of, judged
 from cfjobs.storage.uri import FileInfo
 
@@ -31,36 +34,45 @@ _GROUP_ROWS = 2_000_000
 _GROUP_FILES = 2_000
 _BATCH_ROWS = 50_000
 """Rows handed on at once: small files are joined up to it, which is what makes many of them bearable."""
-_DAMAGE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+DAMAGE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+"""What a read of a file that is not whole raises."""
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What a file says of itself: its rows, and the Arrow types of the columns asked for, as one text."""
+    """What a file says of itself: its rows, and the Arrow types of the columns asked for, as one text.
+    said: what its table says of it."""
 
     file: FileInfo
     n_rows: int
     types: str
+    said: Said = field(default_factory=Said)
 
 
 @dataclass
 class Group:
-    """Files with the same types of user, movie, rating and timestamp; their rows are numbered through."""
+    """Files with the same types of user, movie, rating and timestamp; their rows are numbered through.
+    deleted: the numbers of those that their table has deleted. constants: columns that are the same in all of
+    them, by what their table says."""
 
     types: tuple[pl.DataType, ...]
+    constants: Mapping[str, Any] = field(default_factory=dict)
     files: list[FileInfo] = field(default_factory=list)
     first_rows: list[int] = field(default_factory=lambda: [0])
+    deleted: list[NDArray[np.int64]] = field(default_factory=list)
 
     @property
     def n_rows(self) -> int:
-        return self.first_rows[-1]
+        return self.first_rows[-1] - sum(rows.size for rows in self.deleted)
 
     def add(self, footer: Footer) -> None:
         self.files.append(footer.file)
-        self.first_rows.append(self.n_rows + footer.n_rows)
+        if footer.said.deleted.size:
+            self.deleted.append(self.first_rows[-1] + footer.said.deleted)
+        self.first_rows.append(self.first_rows[-1] + footer.n_rows)
 
     def has_room_for(self, footer: Footer) -> bool:
-        return len(self.files) < _GROUP_FILES and self.n_rows + footer.n_rows < _GROUP_ROWS
+        return len(self.files) < _GROUP_FILES and self.first_rows[-1] + footer.n_rows < _GROUP_ROWS
 
     def locate(self, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
         """The file of each row of the group, and its number there. rows: [R], by the group's numbering."""
@@ -70,16 +82,22 @@ class Group:
 
 
 def read_footers(files: Sequence[FileInfo], *, columns: Sequence[str], what: str) -> list[Footer]:
-    """The footers, in the order of the files. Raises InputError for a file that is not whole Parquet."""
+    """The footers, in the order of the files. Raises InputError for a file that is not whole Parquet, and for
+    one of the columns that cannot be read as it is meant."""
+    tables = source.said_of(files, what=what)
 
     def read(file: FileInfo) -> Footer:
-        metadata = _metadata(file, what=what)
+        metadata, said = read_footer(file, what=what), tables.get(file.uri, Said())
         if metadata.num_rows == 0:
-            return Footer(file, 0, "")
-        schema = metadata.schema.to_arrow_schema()
+            return Footer(file, 0, "", said=said)
+        about = f"{what} {file.uri}"
+        schema = column_types.footer_schema(metadata, file=about)
+        source.check_columns(schema, said, columns=columns, file=about)
+        column_types.check(schema, columns, file=about)
         places = [schema.get_field_index(column) for column in columns]
         types = "; ".join(_type_text(schema.field(place)) if place >= 0 else "-" for place in places)
-        return Footer(file, metadata.num_rows, types)
+        old = sorted(column_types.int96(metadata) & set(columns))
+        return Footer(file, metadata.num_rows, f"{types} {old}", said=said)
 
     if not files or not storage.is_s3(files[0].uri):
         return [read(file) for file in files]
@@ -98,11 +116,14 @@ def group_files(footers: Sequence[Footer], *, config: Config) -> list[Group]:
     for footer in footers:
         if footer.n_rows == 0:
             continue
-        if footer.types not in types:
-            types[footer.types] = check_columns(_schema(footer.file), file=footer.file.uri, config=config)
-        alike = groups.setdefault(footer.types, [])
+        constants = {n: v for n, v in footer.said.columns.items() if n in columns_of(config)}
+        kind = f"{footer.types} {constants}"
+        if kind not in types:
+            schema = {n: pl.Series([value]).dtype for n, value in constants.items()} | _schema(footer.file)
+            types[kind] = check_columns(schema, file=footer.file.uri, config=config)
+        alike = groups.setdefault(kind, [])
         if not alike or not alike[-1].has_room_for(footer):
-            alike.append(Group(types[footer.types]))
+            alike.append(Group(types[kind], constants))
         alike[-1].add(footer)
     return [group for alike in groups.values() for group in alike]
 
@@ -112,7 +133,7 @@ def judged_batches(group: Group, *, ids: IdTypes, config: Config, now: datetime)
 
     `ROW` numbers them through the group. Raises InputError for a file that is damaged or changes meanwhile.
     """
-    query = judged(_scan(group.files, group.types, config), group.types, ids=ids, config=config, now=now)
+    query = judged(_rows(group, config), group.types, ids=ids, config=config, now=now)
     n_rows = 0
     try:
         for batch in query.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=False, engine="streaming"):
@@ -120,7 +141,7 @@ def judged_batches(group: Group, *, ids: IdTypes, config: Config, now: datetime)
             if n_rows > group.n_rows:
                 break
             yield batch
-    except _DAMAGE as error:
+    except DAMAGE as error:
         check_unchanged(group.files)
         raise _damage(group, error, config=config) from error
     if n_rows != group.n_rows:
@@ -139,10 +160,10 @@ def judged_rows_of(
     users: ids as text. Raises InputError for a file that is gone or damaged.
     """
     mine = pl.col(config.user_column).cast(pl.String).is_in(users.implode())
-    query = _scan(group.files, group.types, config).filter(mine)
+    query = _rows(group, config).filter(mine)
     try:
         return judged(query, group.types, ids=ids, config=config, now=now).collect(engine="streaming")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _damage(group, error, config=config) from error
 
 
@@ -158,23 +179,8 @@ def check_unchanged(files: Sequence[FileInfo]) -> None:
             )
 
 
-def read_parquet(file: FileInfo, *, what: str) -> pl.DataFrame:
-    """A small file whole. Raises InputError for one that is not Parquet or is damaged."""
-    _metadata(file, what=what)
-    with storage.explained(file.uri):
-        try:
-            return pl.read_parquet(
-                file.uri,
-                storage_options=storage.options(file.uri),
-                hive_partitioning=False,
-                glob=False,
-            )
-        except _DAMAGE as error:
-            raise _explained_damage(file, error, what=what) from error
-
-
-def _metadata(file: FileInfo, *, what: str) -> pq.FileMetaData:
-    """The footer, from the end of the file alone."""
+def read_footer(file: FileInfo, *, what: str) -> pq.FileMetaData:
+    """The footer, from the end of the file alone. Raises InputError for a file that is not whole Parquet."""
     again = "export it again, or take it out of the folder"
     if file.size == 0:
         raise InputError(f"{what} {file.uri}: is empty (0 bytes), expected a Parquet file; {again}")
@@ -210,14 +216,27 @@ def _schema(file: FileInfo) -> pl.Schema:
                 hive_partitioning=False,
                 glob=False,
             ).collect_schema()
-        except _DAMAGE as error:
-            raise _explained_damage(file, error, what="ratings") from error
+        except DAMAGE as error:
+            raise explained_damage(file, error, what="ratings") from error
 
 
-def _scan(files: Sequence[FileInfo], types: Sequence[pl.DataType], config: Config) -> pl.LazyFrame:
+def _rows(group: Group, config: Config) -> pl.LazyFrame:
+    """The rows of a group that its tables have not deleted."""
+    types = dict(zip(columns_of(config), group.types, strict=True))
+    constants = [pl.lit(value, types[name]).alias(name) for name, value in group.constants.items()]
+    query = _scan(group.files, group, config).with_columns(constants)
+    if not group.deleted:
+        return query
+    deleted = pl.Series(ROW, np.concatenate(group.deleted)).cast(pl.get_index_type())
+    return query.join(deleted.to_frame().lazy(), on=ROW, how="anti")
+
+
+def _scan(files: Sequence[FileInfo], group: Group, config: Config) -> pl.LazyFrame:
+    """The rows of files of a group, of the columns that are in the files."""
+    types = dict(zip(columns_of(config), group.types, strict=True))
     return pl.scan_parquet(
         [file.uri for file in files],
-        schema=dict(zip(columns_of(config), types, strict=True)),
+        schema={name: dtype for name, dtype in types.items() if name not in group.constants},
         extra_columns="ignore",
         row_index_name=ROW,
         hive_partitioning=False,
@@ -231,16 +250,16 @@ def _damage(group: Group, error: BaseException, *, config: Config) -> Exception:
     for file in group.files:
         try:
             with storage.explained(file.uri):
-                for _ in _scan([file], group.types, config).collect_batches(engine="streaming"):
+                for _ in _scan([file], group, config).collect_batches(engine="streaming"):
                     pass
         except InputError as cause:
             return cause
-        except _DAMAGE as cause:
-            return _explained_damage(file, cause, what="ratings")
-    return _explained_damage(group.files[0], error, what="ratings")
+        except DAMAGE as cause:
+            return explained_damage(file, cause, what="ratings")
+    return explained_damage(group.files[0], error, what="ratings")
 
 
-def _explained_damage(file: FileInfo, error: BaseException, *, what: str) -> Exception:
+def explained_damage(file: FileInfo, error: BaseException, *, what: str) -> Exception:
     """StorageFault when the store is to blame, InputError for a file that is gone or damaged."""
     try:
         with storage.explained(file.uri):
@@ -248,7 +267,7 @@ def _explained_damage(file: FileInfo, error: BaseException, *, what: str) -> Exc
     except CfjobsError as explained:
         if storage.is_s3(file.uri) or isinstance(error, FileNotFoundError | PermissionError):
             return explained
-    except _DAMAGE:
+    except DAMAGE:
         pass
     return InputError(
         f"{what} {file.uri}: is damaged ({_first_line(error)}); export it again, or take it out of the folder"
@@ -258,12 +277,14 @@ def _explained_damage(file: FileInfo, error: BaseException, *, what: str) -> Exc
 def _listed_again(files: Sequence[FileInfo]) -> list[FileInfo | None]:
     if not files:
         return []
+    if files[0].table:  # a table's files never change; one that is gone cannot have been read
+        return list(files)
     if storage.is_s3(files[0].uri):
         first, last = min(file.uri for file in files), max(file.uri for file in files)
         n_shared = next((i for i in range(len(first)) if first[i] != last[i : i + 1]), len(first))
-        now = {file.uri: file for file in storage.list_files(first[:n_shared].rpartition("/")[0])}
+        now = {file.uri: file for file in storage.walk(first[:n_shared].rpartition("/")[0])}
         return [now.get(file.uri) for file in files]
-    return [next(iter(storage.list_files(file.uri)), None) for file in files]
+    return [next(iter(storage.walk(file.uri)), None) for file in files]
 
 
 def _first_line(error: BaseException) -> str:

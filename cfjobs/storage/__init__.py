@@ -13,6 +13,7 @@ from cfjobs.storage.files import (
     delete,
     delete_under,
     exists,
+    is_folder,
     list_files,
     modified,
     new_file,
@@ -21,11 +22,12 @@ from cfjobs.storage.files import (
     read_tagged,
     read_tail,
     size,
+    walk,
     write_bytes,
     write_if,
 )
 from cfjobs.storage.s3 import options
-from cfjobs.storage.uri import FileInfo, is_s3, join, normal, within
+from cfjobs.storage.uri import FileInfo, check_holds_tables, is_s3, join, normal, split_version, within
 
 __all__ = [
     "explained",
@@ -35,6 +37,7 @@ __all__ = [
     "delete",
     "delete_under",
     "exists",
+    "is_folder",
     "list_files",
     "modified",
     "new_file",
@@ -43,12 +46,15 @@ __all__ = [
     "read_tagged",
     "read_tail",
     "size",
+    "walk",
     "write_bytes",
     "write_if",
     "options",
     "FileInfo",
+    "check_holds_tables",
     "is_s3",
     "join",
     "normal",
+    "split_version",
     "within",
 ]

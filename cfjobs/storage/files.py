@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from cfjobs.errors import InputError
 from cfjobs.storage.faults import ABSENT, CONFLICT, explained
-from cfjobs.storage.s3 import client, is_missing, list_s3
+from cfjobs.storage.s3 import any_under, client, is_missing, list_s3, walk_s3
 from cfjobs.storage.uri import FileInfo, bucket_key, is_s3, join
 
 
@@ -35,6 +36,49 @@ def list_files(uri: str, *, suffix: str = ".parquet") -> list[FileInfo]:
             if path.is_file() and not any(part[0] in "._" for part in path.relative_to(root).parts)
         )
         return [_local_info(path) for path in sorted(visible)]
+
+
+def walk(uri: str) -> list[FileInfo]:
+    """Every file at or under a URI, by name: hidden ones and the markers of folders too, links followed.
+
+    Raises InputError for a folder that may not be read and for a link that leads nowhere.
+    """
+    with explained(uri):
+        if is_s3(uri):
+            return sorted(walk_s3(uri), key=lambda file: file.uri)
+        root = Path(uri)
+        if not root.is_dir():
+            return [_local_info(root)] if root.exists() else []
+        return [_local_info(path) for path in sorted(_local_files(root))]
+
+
+def _local_files(root: Path) -> Iterator[Path]:
+    """The files of a folder; one that links lead to a second time is read once."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); run as a user who may use it")
+
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in files:
+            path = Path(folder, name)
+            if path.is_file():
+                yield path
+            elif path.is_symlink() and name[0] not in "._":
+                raise InputError(
+                    f"{path}: is a link to nothing ({os.readlink(path)}); mend it, or take it out"
+                )
+
+
+def is_folder(uri: str) -> bool:
+    """Whether a URI is a folder with something in it; False too where the store may not be listed there."""
+    with explained(uri):
+        return any_under(uri) if is_s3(uri) else Path(uri).is_dir()
 
 
 def read_bytes(uri: str) -> bytes:

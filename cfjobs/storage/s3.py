@@ -109,15 +109,63 @@ def is_missing(uri: str, error: "ClientError") -> bool:
 
 
 def list_s3(uri: str, suffix: str) -> Iterator[FileInfo]:
+    """The objects at or under a URI whose name ends in the suffix; hidden ones (`_x`, `.x`) left out."""
     bucket, key = bucket_key(uri)
-    store = client()
-    prefix = f"{key.rstrip('/')}/" if key else ""
-    if key and suffix and key.endswith(suffix):
-        head = store.head_object(Bucket=bucket, Key=key)
-        yield FileInfo(uri, head["ContentLength"], head["ETag"].strip('"'))
+    if key and suffix and key.endswith(suffix) and (file := _object(uri)):
+        yield file
         return
-    for page in store.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    for file in _under(bucket, prefix):
+        name = file.uri.removeprefix(f"s3://{bucket}/{prefix}")
+        if name.endswith(suffix) and not any(part[:1] in {"_", "."} for part in name.split("/")):
+            yield file
+
+
+def walk_s3(uri: str) -> Iterator[FileInfo]:
+    """The object of this very key, or else every object under it; an empty object may mark a folder."""
+    bucket, key = bucket_key(uri)
+    file = _object(uri) if key else None
+    if file is not None and file.size:
+        yield file
+        return
+    under = list(_under(bucket, f"{key}/" if key else ""))
+    yield from under or filter(None, [file])
+
+
+def any_under(uri: str) -> bool:
+    """Whether a folder of the store holds anything; False too where it may not be listed."""
+    from botocore.exceptions import ClientError
+
+    bucket, key = bucket_key(uri)
+    try:
+        page = client().list_objects_v2(Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
+    except ClientError as error:
+        if str(error.response.get("Error", {}).get("Code", "")) in _DENIED:
+            return False
+        raise
+    return bool(page.get("Contents"))
+
+
+def _object(uri: str) -> FileInfo | None:
+    """The object of exactly this key; None when there is none.
+
+    It is the first of a listing that begins with the key. Who may read it but not list asks for the object.
+    """
+    from botocore.exceptions import ClientError
+
+    bucket, key = bucket_key(uri)
+    try:
+        page = client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+    except ClientError as error:
+        if str(error.response.get("Error", {}).get("Code", "")) not in _DENIED:
+            raise
+        head = client().head_object(Bucket=bucket, Key=key)
+        return FileInfo(uri, head["ContentLength"], head["ETag"].strip('"'))
+    found = [item for item in page.get("Contents", []) if item["Key"] == key]
+    return FileInfo(uri, found[0]["Size"], found[0]["ETag"].strip('"')) if found else None
+
+
+def _under(bucket: str, prefix: str) -> Iterator[FileInfo]:
+    for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", []):
-            name = item["Key"].removeprefix(prefix)
-            if name.endswith(suffix) and not any(part[:1] in {"_", "."} for part in name.split("/")):
-                yield FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+            yield FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))

@@ -285,7 +285,7 @@ RUNS = Table(
         Column(
             "inputs",
             "string",
-            "JSON list: every file that was read, what it holds, its size and etag.",
+            "JSON list: every file that was read, what it holds, its size and etag, and the table of a version that named it.",
             '[{"what": "ratings", "uri": "s3://lake/ratings/1.parquet"}]',
         ),
         Column(

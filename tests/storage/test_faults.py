@@ -42,11 +42,41 @@ def test_what_passes_is_worth_a_retry() -> None:
         ("  ", "empty"),
         ("s3://", "names no bucket"),
         ("gs://bucket/x", "not supported"),
+        ("s3://bucket/a//b", "empty name"),
+        ("s3://bucket/../b", "empty name, '.' or '..'"),
+        ("s3://bucket/a\tb", "control character"),
+        ("/tmp/a\nb", "control character"),
+        ("file://host/x", "three slashes"),
     ],
 )
 def test_a_uri_that_is_none_is_refused(uri: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         storage.normal(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "means"),
+    [
+        ("s3a://bucket/x/", "s3://bucket/x"),
+        ("s3n://bucket/x", "s3://bucket/x"),
+        ("file:///tmp/a%20b", "/tmp/a b"),
+        ("/tmp/a%20b#c", "/tmp/a%20b#c"),
+    ],
+)
+def test_a_uri_that_is_written_differently_means_the_same(uri: str, means: str) -> None:
+    assert storage.normal(uri) == means
+
+
+@pytest.mark.parametrize("root", ["{}", "s3://bucket"])
+@pytest.mark.parametrize(
+    "name", ["a b", "a#b", "a%b", "a%20b", "ümlaut", "[b]", "env=prod", "=a", "a?b", "a|b", 'a"b']
+)
+def test_an_output_that_readers_would_not_find_is_refused_before_anything_is_read(
+    name: str, root: str, data_set: Path, tmp_path: Path
+) -> None:
+    output = f"{root.format(tmp_path)}/{name}/out"
+    with pytest.raises(InputError, match="readers of Delta tables"):
+        story.start(Inputs(ratings=str(data_set / "absent")), output=output)
 
 
 def test_places_that_nobody_can_write_to_are_refused_before_anything_is_read(
