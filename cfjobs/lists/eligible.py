@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from cfjobs import ratings
 from cfjobs.config import Config
 from cfjobs.errors import InputError
-from cfjobs.ratings import scan, validate
+from cfjobs.ratings import names, scan, validate
 
 log = logging.getLogger(__name__)
 
 ALLOW, DENY, EXCLUDE = "allow", "deny", "exclude"
+_PAIR = ("user_column", "movie_column")
 
 
 def listed_movies(
@@ -38,7 +39,7 @@ def listed_movies(
 
 def excluded_pairs(user_ids: pl.Series, movie_ids: pl.Series, *, uri: str, config: Config) -> pl.DataFrame:
     """user_idx, movie_idx (int32) of the pairs in the table at a URI, sorted, each once."""
-    pairs = _table(uri, what=EXCLUDE, columns=[config.user_column, config.movie_column])
+    pairs = _table(uri, what=EXCLUDE, keys={s: getattr(config, s) for s in _PAIR})
     users, movies = (
         ratings.rows_of(pairs[column], known)
         for column, known in ((config.user_column, user_ids), (config.movie_column, movie_ids))
@@ -49,7 +50,7 @@ def excluded_pairs(user_ids: pl.Series, movie_ids: pl.Series, *, uri: str, confi
 
 
 def _among(movie_ids: pl.Series, uri: str, *, what: str, config: Config) -> NDArray[np.bool_]:
-    ids = _table(uri, what=what, columns=[config.movie_column])[config.movie_column].unique()
+    ids = _table(uri, what=what, keys={"movie_column": config.movie_column})[config.movie_column].unique()
     rows = ratings.rows_of(ids, movie_ids)
     _log_unknown(what, "movies", int((rows < 0).sum()), rows.size)
     mask = np.zeros(movie_ids.len(), dtype=np.bool_)
@@ -57,11 +58,12 @@ def _among(movie_ids: pl.Series, uri: str, *, what: str, config: Config) -> NDAr
     return mask
 
 
-def _table(uri: str, *, what: str, columns: list[str]) -> pl.DataFrame:
-    """These id columns of every Parquet file at or under a URI, without nulls."""
-    frames = []
+def _table(uri: str, *, what: str, keys: dict[str, str]) -> pl.DataFrame:
+    """The id columns that these settings name, of every Parquet file at or under a URI, without nulls."""
+    frames, columns = [], list(keys.values())
     for file in ratings.list_parquet(uri, what=what):
         frame = scan.read_parquet(file, what=what)
+        frame = frame.rename(names.renaming(frame.columns, keys))
         for column in columns:
             if column not in frame.columns:
                 raise InputError(

@@ -65,6 +65,7 @@ def start(
     storage.check_writable(output)
     if not force and (reason := runs.stale(output, run_date)):
         raise Stale(reason)
+    config = ratings.with_names(listings["ratings"], config)
     files = [asdict(file) for what, found in listings.items() if what not in inputs.limits for file in found]
     files += [asdict(file) | {"as": what} for what in inputs.limits for file in listings.get(what, ())]
     key = _key(files, config, run_date, inputs.model)

@@ -14,7 +14,7 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.model_store.files import Model
 from cfjobs.query.lookup import UserList, for_people
-from cfjobs.ratings import validate
+from cfjobs.ratings import names, validate
 from cfjobs.tables.runs import night_of
 from cfjobs.training import fold_in
 
@@ -63,11 +63,14 @@ def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> 
     timestamp and user.
 
     Without timestamps the file is taken as oldest first where a movie is rated twice. The latest rating of a
-    movie stands. Columns are named as the configuration says. InputError for what is not the ratings of one
+    movie stands. Columns are named as the configuration says, or as people do. InputError for what is not the ratings of one
     user.
     """
-    table = _read(storage.normal(uri))
     movie, rating, timestamp = config.movie_column, config.rating_column, config.timestamp_column
+    table = _read(storage.normal(uri))
+    keys = {"user_column": config.user_column, "movie_column": movie}
+    keys |= {"rating_column": rating, "timestamp_column": timestamp}
+    table = table.rename(names.renaming(table.columns, keys))
     if missing := [name for name in (movie, rating) if name not in table.columns]:
         raise InputError(
             f"ratings of one user, {uri}: has no column {missing[0]!r} (got {', '.join(table.columns)}); rename it on export"

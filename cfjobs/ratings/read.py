@@ -9,6 +9,7 @@ A night of R input rows takes 20 R bytes (16 R while it reads, if times are whol
 batches and the rejected rows take.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,11 +23,14 @@ from numpy.typing import NDArray
 from cfjobs import storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError
-from cfjobs.ratings import scan, validate
+from cfjobs.ratings import names, scan, validate
 from cfjobs.ratings.ids import IntegerIds, TextIds, relabel
 from cfjobs.ratings.scan import Group
 from cfjobs.ratings.sort import Columns, Times, arrange
 from cfjobs.storage.uri import FileInfo
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,24 @@ def read_ratings(
     return Cleaned(Ratings(_frame(intake.columns), user_ids, catalogue, cold), intake.rejected(), counts)
 
 
+def with_names(files: Sequence[FileInfo], config: Config) -> Config:
+    """The configuration with the columns that these rating files have, recognised by name where it does not say.
+
+    The first file with rows tells. Raises InputError as `names.settings_of`, and for a file that is not Parquet.
+    """
+    for file in files:
+        if scan.read_footers([file], columns=(), what="ratings")[0].n_rows == 0:
+            continue
+        schema = scan.schema_of(file)
+        if any(f"/{name}=" in file.uri for name in validate.columns_of(config)):
+            return config  # a folder's name is no column: `validate` says so
+        found = names.settings_of(schema, config=config, what=f"ratings {file.uri}")
+        if found:
+            log.info("ratings: %s", names.words(found))
+        return config.model_copy(update=found)
+    return config
+
+
 def write_frame(frame: pl.DataFrame, uri: str) -> None:
     """Write a frame as one Parquet file, streaming: its encoded form is never in memory whole."""
     with storage.explained(uri):
@@ -111,12 +133,14 @@ def write_frame(frame: pl.DataFrame, uri: str) -> None:
 def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
     """A movies or users table: every Parquet file under the URI, its key column renamed to `{name}_id`.
 
-    Null and repeated keys are dropped (the first row of a key stays). Raises InputError when there is no
+    A key or title under another name that people use is recognised. Null and repeated keys are dropped (the first
+    row of a key stays). Raises InputError when there is no
     file, no key column, or a key that is neither an integer nor a string.
     """
     frames = []
     for file in list_parquet(uri, what=f"{name}s"):
         frame = scan.read_parquet(file, what=f"{name}s")
+        frame = frame.rename(names.renaming(frame.columns, {f"{name}_column": key}))
         if key not in frame.columns:
             raise InputError(
                 f"{name}s {file.uri}: has no column {key!r} (got {', '.join(frame.columns)}); "
@@ -132,6 +156,8 @@ def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
     frames = [frame.with_columns(pl.col(key).cast(pl.String)) if text else frame for frame in frames]
     column = f"{name}_id"
     table = pl.concat(frames, how="diagonal_relaxed").rename({key: column})
+    if name == "movie":
+        table = table.rename(names.titled(table.columns))
     return table.filter(pl.col(column).is_not_null()).unique(column, keep="first", maintain_order=True)
 
 

@@ -99,7 +99,7 @@ def group_files(footers: Sequence[Footer], *, config: Config) -> list[Group]:
         if footer.n_rows == 0:
             continue
         if footer.types not in types:
-            types[footer.types] = check_columns(_schema(footer.file), file=footer.file.uri, config=config)
+            types[footer.types] = check_columns(schema_of(footer.file), file=footer.file.uri, config=config)
         alike = groups.setdefault(footer.types, [])
         if not alike or not alike[-1].has_room_for(footer):
             alike.append(Group(types[footer.types]))
@@ -201,7 +201,8 @@ def _type_text(column: pa.Field) -> str:
     return f"{column.type} {sorted((column.metadata or {}).items())}"
 
 
-def _schema(file: FileInfo) -> pl.Schema:
+def schema_of(file: FileInfo) -> pl.Schema:
+    """The columns of a file and their types."""
     with storage.explained(file.uri):
         try:
             return pl.scan_parquet(

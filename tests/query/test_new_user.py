@@ -105,7 +105,7 @@ def test_of_a_movie_rated_twice_the_latest_stands(published: str, data_set: Path
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        ({"movie": [1], "rating": [1.0]}, "has no column 'movie_id'"),
+        ({"id": [1], "rating": [1.0]}, "has no column 'movie_id'"),
         ({"movie_id": [1], "rating": [99.0]}, "row 0 has movie '1', rating 99"),
         ({"movie_id": [1, None], "rating": [1.0, 2.0]}, "row 1 has movie None"),
         ({"movie_id": [1], "rating": ["good"]}, "expected an id, a number"),
