@@ -44,7 +44,10 @@ _NAMES: dict[str, tuple[str, ...]] = {  # by standing, the surest first
         "ratingtime ratingdate reviewdate reviewtime",
         "time ts date when created",
     ),
-    "title": ("title movietitle booktitle itemtitle producttitle filmtitle", "name moviename itemname productname"),
+    "title": (
+        "title movietitle booktitle itemtitle producttitle filmtitle",
+        "name moviename itemname productname",
+    ),
 }
 _DEFAULTS = {setting: Config.model_fields[setting].default for setting in _SPOKEN}
 

@@ -88,7 +88,9 @@ def test_other_tables_have_their_ids_and_titles_found(tmp_path: Path) -> None:
 
 
 def test_what_was_recognised_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pl.DataFrame(schema={"userId": pl.Int64}).write_parquet(tmp_path / "0.parquet")  # without rows: tells nothing
+    pl.DataFrame(schema={"userId": pl.Int64}).write_parquet(
+        tmp_path / "0.parquet"
+    )  # without rows: tells nothing
     pl.DataFrame({"user": [1], "itemId": [2], "stars": [3.0], "timestamp": [4]}).write_parquet(
         tmp_path / "1.parquet"
     )
