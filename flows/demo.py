@@ -104,13 +104,14 @@ def name_of(source: str) -> str:
 
 
 def is_download(source: str) -> bool:
-    """Whether this has to be imported first: an archive, a file that is no Parquet, or a folder without any."""
+    """Whether this has to be imported first: an archive, a file that is no Parquet, or a folder without
+    any."""
     from cfjobs import storage
 
     path = Path(source)
     if path.is_dir():
         return not storage.list_files(source)
-    return source.endswith((".zip", ".gz", ".tgz", ".zst")) or path.is_file() and path.suffix != ".parquet"
+    return source.endswith((".zip", ".gz", ".tgz", ".zst")) or (path.is_file() and path.suffix != ".parquet")
 
 
 if __name__ == "__main__":

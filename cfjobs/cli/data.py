@@ -73,8 +73,8 @@ def import_(
     ] = 0.05,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a download into the input tables: MovieLens, Netflix, Amazon, Goodbooks, Book-Crossing, Jester, Last.fm,
-    MovieTweetings, Yelp, or any CSV.
+    """Turn a download into the input tables: MovieLens, Netflix, Amazon, Goodbooks, Book-Crossing, Jester,
+    Last.fm, MovieTweetings, Yelp, or any CSV.
 
     It is recognised by its content. Rows that cannot be read are skipped, and counted by reason.
     """

@@ -4,8 +4,8 @@
            -> each unpacked as it is read, or looked into where it is an archive itself
            -> Members: name, first bytes, and their content as a stream
 
-What a file is, its first bytes tell, never its name. An archive is taken for hostile: nothing is extracted under
-a name of its own, and sizes are capped while being read.
+What a file is, its first bytes tell, never its name. An archive is taken for hostile: nothing is extracted
+under a name of its own, and sizes are capped while being read.
 """
 
 import bz2
@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -68,7 +68,8 @@ class Meter:
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a source. name: its path there. what: its name in messages. size: bytes, as the meter counts."""
+    """A file of a source. name: its path there. what: its name in messages. size: bytes, as the meter
+    counts."""
 
     name: str
     what: str
@@ -124,26 +125,26 @@ def decoded(data: bytes) -> str:
 def opened(source: str) -> Iterator[list[Member]]:
     """The files of a source, in its order, readable for as long as the context lasts.
 
-    Raises InputError for a source that is absent, empty, damaged, encrypted or unsafe, or that is named like an
-    archive and is none.
+    Raises InputError for a source that is absent, empty, damaged, encrypted or unsafe, or that is named like
+    an archive and is none.
     """
     uri = storage.normal(source)
-    with storage.explained(uri), tempfile.TemporaryDirectory(prefix="cfjobs-") as work:
-        reader = _Reader(Path(work))
-        yield [*reader.of_source(uri)]
+    with storage.explained(uri), tempfile.TemporaryDirectory(prefix="cfjobs-") as work, ExitStack() as files:
+        yield [*_Reader(Path(work), files).of_source(uri)]
 
 
 Opener = Callable[[], IO[bytes]]
 
 
 class _Reader:
-    """Looks into archives. work: a folder for what has to lie on the disk to be looked into."""
+    """Looks into archives. work: a folder for what has to lie on the disk to be looked into. files: keeps
+    archives open."""
 
-    def __init__(self, work: Path) -> None:
-        self._work, self._meter, self._n = work, Meter(), 0
+    def __init__(self, work: Path, files: ExitStack) -> None:
+        self._work, self._files, self._meter, self._n = work, files, Meter(), 0
 
     def of_source(self, uri: str) -> Iterator[Member]:
-        if not storage.is_s3(uri) and Path(uri).is_dir() or storage.is_s3(uri) and not storage.exists(uri):
+        if not storage.exists(uri) and (storage.is_s3(uri) or Path(uri).is_dir()):
             files = storage.list_files(uri, suffix="")
             if not files:
                 raise InputError(f"{uri}: holds no files; give a file, an archive or a folder of them")
@@ -189,7 +190,7 @@ class _Reader:
 
     def _of_zip(self, open_: Opener, what: str, *, depth: int) -> Iterator[Member]:
         with _whole("zip", what):
-            archive = zipfile.ZipFile(open_())
+            archive = zipfile.ZipFile(self._files.enter_context(open_()))
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         for entry in archive.infolist():
             _check_name(entry.filename, what)
@@ -225,7 +226,8 @@ class _Reader:
 
     def _of_tar(self, open_: Opener, what: str, kind: str, *, depth: int) -> Iterator[Member]:
         with _whole(kind, what):
-            archive = tarfile.open(fileobj=open_(), mode="r:*")
+            file = self._files.enter_context(open_())
+            archive = self._files.enter_context(tarfile.open(fileobj=file, mode="r:*"))
             entries = archive.getmembers()
         for entry in entries:
             _check_name(entry.name, what)
@@ -261,7 +263,7 @@ class _Reader:
                 yield from _capped(file, what, limit=limit, meter=self._meter)
 
         with _whole(kind, what), open_() as file:
-            inner = _kind(file.read(512)) if name.lower().endswith(_SUFFIXES) else None
+            inner = _kind(file.read(512))
         if inner is None:
             yield Member(name, what, size, _SHORT_HEAD if n > _MANY else _HEAD, self._meter, stream)
             return
@@ -383,7 +385,7 @@ def _check_name(name: str, what: str) -> None:
 
 def _is_hidden(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return any(part[0] == "." and part != "." or part == "__MACOSX" for part in parts)
+    return any((part[0] == "." and part != ".") or part == "__MACOSX" for part in parts)
 
 
 def _too_large(what: str, limit: int) -> InputError:

@@ -1,7 +1,7 @@
 """What a family of data sets says: how its files are recognised, and what each of their columns is.
 
-A family is one file in `cfjobs/datasets/families/` that defines `FAMILY`. It looks at the members of a source, at
-their first lines rather than their names, and returns what it found, or None.
+A family is one file in `cfjobs/datasets/families/` that defines `FAMILY`. It looks at the members of a
+source, at their first lines rather than their names, and returns what it found, or None.
 """
 
 import csv
@@ -22,9 +22,9 @@ Frames = Callable[[], Iterator[pl.DataFrame]]
 class Table:
     """A table of a source, not read yet.
 
-    members: the files it is in. frames: its rows as strings, with a column `fault`, from the beginning at every
-    call. ids: the type of each id column; None where it is that of what is written there: Int64 if every id is
-    an integer, else String. numbers: further columns that are numbers.
+    members: the files it is in. frames: its rows as strings, with a column `fault`, from the beginning at
+    every call. ids: the type of each id column; None where it is that of what is written there: Int64 if
+    every id is an integer, else String. numbers: further columns that are numbers.
     """
 
     members: tuple[Member, ...]
@@ -102,7 +102,8 @@ def header(member: Member) -> Header | None:
 
 
 def has_lines(member: Member, pattern: str, *, skip: int = 0) -> bool:
-    """Whether most of a member's first lines, some at least, are such; a few bad ones do not hide a format."""
+    """Whether most of a member's first lines, some at least, are such; a few bad ones do not hide a
+    format."""
     lines = member.lines[skip:]
     hits = sum(re.fullmatch(pattern, line) is not None for line in lines)
     return hits > 0 and hits >= 0.6 * len(lines)

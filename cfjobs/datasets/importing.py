@@ -1,4 +1,5 @@
-"""A download as input tables: its family is recognised by content, its rows are judged and written as they stream.
+"""A download as input tables: its family is recognised by content, its rows are judged and written as they
+stream.
 
 source -> members                               (archive)
        -> the family that knows them            (families, one file each)
@@ -33,7 +34,8 @@ from cfjobs.errors import InputError
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED = 0.05
-"""Largest share of rows that cannot be read; above it the file is taken for broken, or for another than it seems."""
+"""Largest share of rows that cannot be read; above it the file is taken for broken, or for another than it
+seems."""
 ROW_GROUP = 1 << 20
 _EVERY_SECONDS = 10.0
 _NAMED = 5
@@ -80,9 +82,9 @@ def import_to(
 ) -> Imported:
     """Write a source as Parquet under an output; nothing is there when it fails.
 
-    source: a file, an archive or a folder, local or s3://. columns: for a table that no family knows, the column
-    (its name, or its number from 1 in a file without names) of `user`, `movie` and, where there are, `rating`,
-    `timestamp`, `weight`. progress: called with a stage, a share and words.
+    source: a file, an archive or a folder, local or s3://. columns: for a table that no family knows, the
+    column (its name, or its number from 1 in a file without names) of `user`, `movie` and, where there are,
+    `rating`, `timestamp`, `weight`. progress: called with a stage, a share and words.
 
     Raises InputError for a source that is no archive, a damaged or an unsafe one, one in which nothing is
     recognised, rows of which more than `max_skipped` cannot be read, and an output that holds tables already.
@@ -273,7 +275,8 @@ class _Sink:
             self._flush()
 
     def close(self, max_skipped: float) -> None:
-        """Write what waits. Raises InputError for a table of too many rows that cannot be read, or of none."""
+        """Write what waits. Raises InputError for a table of too many rows that cannot be read, or of
+        none."""
         bad = {words: n for words, n in self.skipped.items() if not words.startswith(UNRATED)}
         n_bad, n_meant = sum(bad.values()), self.n_written + sum(bad.values())
         try:

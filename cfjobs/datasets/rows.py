@@ -12,7 +12,8 @@ from cfjobs.ratings.validate import utc_microseconds
 
 REASON = "reason"
 UNRATED = "no rating: "
-"""Begins the faults of rows that say, as their format has it, that nobody rated: they are skipped in any number."""
+"""Begins the faults of rows that say, as their format has it, that nobody rated: they are skipped in any
+number."""
 
 USER, MOVIE, RATING, WEIGHT, TIMESTAMP = "user_id", "movie_id", "rating", "weight", "timestamp"
 _TIME_FORMATS = (

@@ -1,4 +1,5 @@
-"""A table of ratings that no family knows: its columns under the names that people use, or as they are said."""
+"""A table of ratings that no family knows: its columns under the names that people use, or as they are
+said."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -35,9 +35,9 @@ def delimited(
 ) -> Iterator[pl.DataFrame]:
     """Rows of a delimited file.
 
-    columns: a name for every field of a line, None for one that is not wanted. separator: one character, or one
-    repeated (`::`). quoted: fields may be in double quotes and hold line ends. skip: lines at the beginning.
-    backslashes: a quote within quotes is written as backslash and quote.
+    columns: a name for every field of a line, None for one that is not wanted. separator: one character, or
+    one repeated (`::`). quoted: fields may be in double quotes and hold line ends. skip: lines at the
+    beginning. backslashes: a quote within quotes is written as backslash and quote.
     """
     names = [name or f"__{n}" for n, name in enumerate(columns)]
     gaps = [f"{_GAP}{n}" for n in range(1, len(names))] if len(separator) > 1 else []

@@ -1,7 +1,8 @@
 """What a night would read of these tables, what it would set aside, and what it would need: told without one.
 
 files -> the columns taken                       (ratings.names)
-      -> read and cleaned as a night does        (ratings.read_ratings; its reasons alone where a night refuses)
+      -> read and cleaned as a night does        (ratings.read_ratings; its reasons alone where a night
+      refuses)
       -> facts: scale, times, users and movies, the question, what the gate says of the scale
       -> an estimate of memory, time and disk
 """
@@ -19,8 +20,8 @@ from cfjobs.errors import InputError
 from cfjobs.evaluation.gate import Scale, scale_alone
 from cfjobs.night import prepare
 from cfjobs.night.records import Inputs
-from cfjobs.ratings import catalogue, holdout, names, scan, validate
-from cfjobs.ratings.question import LEAST_ORDERED, question_of, ordered_share
+from cfjobs.ratings import catalogue, holdout, scan, validate
+from cfjobs.ratings.question import LEAST_ORDERED, ordered_share, question_of
 from cfjobs.storage.uri import FileInfo
 from cfjobs.training import footprint
 
@@ -132,7 +133,8 @@ def _reasons(rejected: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _tally(files: Sequence[FileInfo], config: Config, now: datetime) -> dict[str, Any]:
-    """The reasons of all rows, where a night refuses them as a whole; nothing where not even that can be read."""
+    """The reasons of all rows, where a night refuses them as a whole; nothing where not even that can be
+    read."""
     try:
         footers = scan.read_footers(files, columns=validate.columns_of(config), what="ratings")
         groups = scan.group_files(footers, config=config)

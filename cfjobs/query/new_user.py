@@ -63,8 +63,8 @@ def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> 
     timestamp and user.
 
     Without timestamps the file is taken as oldest first where a movie is rated twice. The latest rating of a
-    movie stands. Columns are named as the configuration says, or as people do. InputError for what is not the ratings of one
-    user.
+    movie stands. Columns are named as the configuration says, or as people do. InputError for what is not the
+    ratings of one user.
     """
     movie, rating, timestamp = config.movie_column, config.rating_column, config.timestamp_column
     table = _read(storage.normal(uri))

@@ -1,9 +1,10 @@
 """Column names that people use for the user, the movie, the rating, the time and the title,
 recognised where there is no doubt.
 
-Columns in, a mapping out: nothing is read here. A name is compared without case, spaces and punctuation, so that
-`userId`, `User-ID` and `user_id` are one. The columns that a configuration names always win; then names that say
-what they are (`userId`), then looser ones (`user`). Two of equal standing are a doubt, which only a setting ends.
+Columns in, a mapping out: nothing is read here. A name is compared without case, spaces and punctuation, so
+that `userId`, `User-ID` and `user_id` are one. The columns that a configuration names always win; then names
+that say what they are (`userId`), then looser ones (`user`). Two of equal standing are a doubt, which only a
+setting ends.
 """
 
 import re
@@ -55,10 +56,10 @@ _DEFAULTS = {setting: Config.model_fields[setting].default for setting in _SPOKE
 def settings_of(columns: Mapping[str, pl.DataType], *, config: Config, what: str) -> dict[str, str]:
     """The settings that let a configuration read ratings of these columns; none where it reads them as it is.
 
-    A setting that is not the default stands, and so does one whose column is there. what: how an error begins,
-    as in `ratings part-0.parquet`. Raises InputError where the user or the movie cannot be told, and where two
-    columns could be meant, with the settings to add. A rating or a time that no column is named for is left as
-    it is.
+    A setting that is not the default stands, and so does one whose column is there. what: how an error
+    begins, as in `ratings part-0.parquet`. Raises InputError where the user or the movie cannot be told, and
+    where two columns could be meant, with the settings to add. A rating or a time that no column is named for
+    is left as it is.
     """
     fixed = {s: getattr(config, s) for s in _SPOKEN}
     fixed = {s: name for s, name in fixed.items() if name in columns or name != _DEFAULTS[s]}
@@ -80,8 +81,8 @@ def recognised(columns: Iterable[str], setting: str) -> str | None:
 def renaming(columns: Iterable[str], keys: Mapping[str, str]) -> dict[str, str]:
     """How to rename columns of another table than the ratings, so that its ids are where they are looked for.
 
-    keys: the column that a setting names, by setting. One that is there stays; one that is not is taken from the
-    column recognised for it, and left to the caller's own error where there is none.
+    keys: the column that a setting names, by setting. One that is there stays; one that is not is taken from
+    the column recognised for it, and left to the caller's own error where there is none.
     """
     there = list(columns)
     found = {recognised(there, setting): name for setting, name in keys.items() if name not in there}

@@ -29,7 +29,6 @@ from cfjobs.ratings.scan import Group
 from cfjobs.ratings.sort import Columns, Times, arrange
 from cfjobs.storage.uri import FileInfo
 
-
 log = logging.getLogger(__name__)
 
 
@@ -100,9 +99,11 @@ def read_ratings(
 
 
 def with_names(files: Sequence[FileInfo], config: Config) -> Config:
-    """The configuration with the columns that these rating files have, recognised by name where it does not say.
+    """The configuration with the columns that these rating files have, recognised by name where it does not
+    say.
 
-    The first file with rows tells. Raises InputError as `names.settings_of`, and for a file that is not Parquet.
+    The first file with rows tells. Raises InputError as `names.settings_of`, and for a file that is not
+    Parquet.
     """
     for file in files:
         if scan.read_footers([file], columns=(), what="ratings")[0].n_rows == 0:
@@ -133,8 +134,8 @@ def write_frame(frame: pl.DataFrame, uri: str) -> None:
 def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
     """A movies or users table: every Parquet file under the URI, its key column renamed to `{name}_id`.
 
-    A key or title under another name that people use is recognised. Null and repeated keys are dropped (the first
-    row of a key stays). Raises InputError when there is no
+    A key or title under another name that people use is recognised. Null and repeated keys are dropped (the
+    first row of a key stays). Raises InputError when there is no
     file, no key column, or a key that is neither an integer nor a string.
     """
     frames = []

@@ -1,7 +1,9 @@
-"""Amazon Reviews of 2014, 2018 and 2023: ratings alone as CSV, or reviews as JSON lines; products beside them.
+"""Amazon Reviews of 2014, 2018 and 2023: ratings alone as CSV, or reviews as JSON lines; products beside
+them.
 
-The ratings of 2014 are user,item,rating,time and those of 2018 item,user,rating,time, both without names: a user's
-id begins with A and is no ASIN. Of 2023, a product is its `parent_asin`, which stands for all its variants.
+The ratings of 2014 are user,item,rating,time and those of 2018 item,user,rating,time, both without names: a
+user's id begins with A and is no ASIN. Of 2023, a product is its `parent_asin`, which stands for all its
+variants.
 """
 
 import re
@@ -41,7 +43,8 @@ def _find(members: Sequence[Member]) -> Found | None:
 
 
 def _user_place(member: Member) -> int | None:
-    """Which of the first two fields is the user: that which looks like one most often; None where neither does."""
+    """Which of the first two fields is the user: that which looks like one most often; None where neither
+    does."""
     rows = [line.split(",") for line in member.lines]
     hits = [sum(len(row) > 1 and _USER.fullmatch(row[place]) is not None for row in rows) for place in (0, 1)]
     return hits.index(max(hits)) if max(hits) else None

@@ -1,5 +1,5 @@
-"""Book-Crossing: semicolons and Latin-1, or Kaggle's copy with commas; a rating of 0 says that a book was touched
-and not rated, so it is none.
+"""Book-Crossing: semicolons and Latin-1, or Kaggle's copy with commas; a rating of 0 says that a book was
+touched and not rated, so it is none.
 """
 
 from collections.abc import Sequence

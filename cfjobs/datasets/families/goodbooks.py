@@ -1,5 +1,5 @@
-"""Goodbooks-10k: ratings of books without times. In Kaggle's first version a book of the ratings is the `id` of
-books.csv, not its `book_id`, which is that of Goodreads.
+"""Goodbooks-10k: ratings of books without times. In Kaggle's first version a book of the ratings is the `id`
+of books.csv, not its `book_id`, which is that of Goodreads.
 """
 
 from collections.abc import Sequence

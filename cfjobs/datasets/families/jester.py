@@ -1,7 +1,8 @@
-"""Jester: a line a user, how many jokes they rated and 100 ratings from -10 to 10, where 99 is none; or, later,
-lines of user, joke and rating.
+"""Jester: a line a user, how many jokes they rated and 100 ratings from -10 to 10, where 99 is none; or,
+later, lines of user, joke and rating.
 
-Users have no ids in the matrix: they are numbered from 1, through all its files. A joke is the number of its column.
+Users have no ids in the matrix: they are numbered from 1, through all its files. A joke is the number of its
+column.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,6 @@
-"""Last.fm: plays instead of ratings. 360K has user, artist, name, plays; 1K a line a play, with its time; HetRec 2011
-user, artist, weight. An artist is what is listened to: its MusicBrainz id, or its name where it has none.
+"""Last.fm: plays instead of ratings. 360K has user, artist, name, plays; 1K a line a play, with its time;
+HetRec 2011 user, artist, weight. An artist is what is listened to: its MusicBrainz id, or its name where it
+has none.
 
 Plays become `weight`, and there is no `rating`; without times there is no `timestamp`.
 """
@@ -72,7 +73,8 @@ def _table(member: Member, columns: Sequence[str | None], ids: dict[str, pl.Data
 
 
 def _artists(member: Member, columns: Sequence[str | None]) -> Table:
-    """Each artist once, with the first name that it has; lines of an artist who is known already are no rows."""
+    """Each artist once, with the first name that it has; lines of an artist who is known already are no
+    rows."""
 
     def frames() -> Iterator[pl.DataFrame]:
         known = pl.Series("movie_id", [], dtype=pl.String)

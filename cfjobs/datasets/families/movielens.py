@@ -31,9 +31,26 @@ TAGS_A_MOVIE = 20
 _RATING = ("user_id", "movie_id", "rating", "timestamp")
 _BY_NAME = {"userid": "user_id", "movieid": "movie_id", "rating": "rating", "timestamp": "timestamp"}
 _GENRES = (  # the flags of u.item from field 5 on, as its u.genre numbers them
-    "unknown|Action|Adventure|Animation|Children|Comedy|Crime|Documentary|Drama|Fantasy|Film-Noir|Horror|Musical|"
-    "Mystery|Romance|Sci-Fi|Thriller|War|Western"
-).split("|")
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
 _MOVIE = {"movie_id": pl.Int64()}
 _USER = {"user_id": pl.Int64()}
 _AGE = ("age",)

@@ -1,4 +1,5 @@
-"""MovieTweetings: user::imdb_id::rating of 0 to 10::time. Movies keep the zeros of their IMDb ids, so ids are text."""
+"""MovieTweetings: user::imdb_id::rating of 0 to 10::time. Movies keep the zeros of their IMDb ids, so ids are
+text."""
 
 from collections.abc import Iterator, Sequence
 

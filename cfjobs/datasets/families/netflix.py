@@ -1,4 +1,5 @@
-"""Netflix Prize: a line `movie:`, then its ratings as user,rating,date; combined_data_*.txt or thousands of mv_*.txt.
+"""Netflix Prize: a line `movie:`, then its ratings as user,rating,date; combined_data_*.txt or thousands of
+mv_*.txt.
 
 movie_titles has id,year,title without quotes, so that a title may hold commas.
 """
@@ -38,10 +39,10 @@ def _ratings(members: Sequence[Member]) -> Iterator[pl.DataFrame]:
         movie = pl.Series("movie_id", [None], dtype=pl.String)
         for frame in delimited(member, ["user_id", "rating", "timestamp"], quoted=False):
             named = pl.when(_IS_MOVIE).then(pl.col("user_id").str.head(-1)).forward_fill().alias("movie_id")
-            frame = frame.with_columns(named).with_columns(pl.col("movie_id").fill_null(movie[0]))
-            if frame.height:
-                movie = frame["movie_id"].tail(1)
-            yield frame.filter(~_IS_MOVIE.fill_null(False)).select(
+            rows = frame.with_columns(named.fill_null(pl.lit(movie[0], pl.String)))
+            if rows.height:
+                movie = rows["movie_id"].tail(1)
+            yield rows.filter(~_IS_MOVIE.fill_null(False)).select(
                 "user_id", "movie_id", "rating", "timestamp", FAULT
             )
 

@@ -1,4 +1,5 @@
-"""Any table of ratings with a first line of names that people use, such as Kaggle's; movies and users beside it."""
+"""Any table of ratings with a first line of names that people use, such as Kaggle's; movies and users beside
+it."""
 
 from collections.abc import Sequence
 
