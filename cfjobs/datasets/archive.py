@@ -227,7 +227,7 @@ class _Reader:
     def _of_tar(self, open_: Opener, what: str, kind: str, *, depth: int) -> Iterator[Member]:
         with _whole(kind, what):
             file = self._files.enter_context(open_())
-            archive = self._files.enter_context(tarfile.open(fileobj=file, mode="r:*"))
+            archive = self._files.enter_context(tarfile.open(fileobj=file, mode="r:*"))  # noqa: SIM115  # closed there
             entries = archive.getmembers()
         for entry in entries:
             _check_name(entry.name, what)

@@ -168,7 +168,7 @@ def list_parquet(uri: str, *, what: str) -> list[FileInfo]:
     if not files:
         raise InputError(
             f"{what} {uri}: holds no .parquet file; give a Parquet file or a folder of them "
-            "(GroupLens files: `cfjobs import`)"
+            "(other files: `cfjobs import`)"
         )
     return files
 
