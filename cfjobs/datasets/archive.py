@@ -18,8 +18,8 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -34,7 +34,7 @@ MAX_BYTES = 64 << 30  # of one unpacked file; the largest that people import has
 MAX_RATIO = 200  # unpacked to packed bytes; rating files have about 4, a zip bomb 1000 and more
 _SMALL = 1 << 20  # below this many bytes the ratio says nothing
 _BLOCK = 1 << 20  # bytes read at once
-_HEAD, _SHORT_HEAD, _MANY = 1 << 16, 1 << 12, 500  # bytes kept of a member's beginning, of one among many
+_HEAD, _SHORT_HEAD, _MANY = 1 << 16, 1 << 10, 500  # bytes kept of a member's beginning, of one among many
 _DEPTH = 3  # archives in archives
 _ENCRYPTED = 0x1  # bit of a zip member's flags
 _SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".zst", ".bz2", ".xz")
@@ -76,16 +76,15 @@ class Member:
     size: int
     head_bytes: int
     meter: Meter = field(repr=False)
-    stream: Callable[[], Iterator[bytes]] = field(repr=False)
+    stream: Callable[[], Generator[bytes, None, None]] = field(repr=False)
 
     @cached_property
     def head(self) -> bytes:
         """The first bytes, a few ten thousand at most."""
         data = b""
-        for block in self.stream():
-            data += block[: self.head_bytes]
-            if len(data) >= self.head_bytes:
-                break
+        with closing(self.stream()) as blocks:
+            while len(data) < self.head_bytes and (block := next(blocks, b"")):
+                data += block
         return data[: self.head_bytes]
 
     @property
@@ -180,7 +179,7 @@ class _Reader:
             yield from self._of_packed(open_, what, name, kind, size=size, head=head, depth=depth)
 
     def _member(self, open_: Opener, what: str, name: str, *, size: int, head: int) -> Member:
-        def stream() -> Iterator[bytes]:
+        def stream() -> Generator[bytes, None, None]:
             with open_() as file:
                 while block := file.read(_BLOCK):
                     self._meter.done += len(block)
@@ -258,7 +257,7 @@ class _Reader:
     ) -> Iterator[Member]:
         """A member of an archive, or the members of the archive that it is."""
 
-        def stream() -> Iterator[bytes]:
+        def stream() -> Generator[bytes, None, None]:
             with _whole(kind, what), open_() as file:
                 yield from _capped(file, what, limit=limit, meter=self._meter)
 
@@ -276,7 +275,7 @@ class _Reader:
         """What a gz, zst, bz2 or xz holds: one file, or a tar."""
         limit = min(MAX_BYTES, max(_SMALL, MAX_RATIO * size))
 
-        def unpacked(meter: Meter) -> Iterator[bytes]:
+        def unpacked(meter: Meter) -> Generator[bytes, None, None]:
             with _whole(kind, what), open_() as packed, _unpacker(kind, packed) as file:
                 n = at = 0
                 while block := file.read(_BLOCK):
@@ -287,7 +286,8 @@ class _Reader:
                     at = packed.tell()
                     yield block
 
-        first = next(unpacked(Meter()), b"")
+        with closing(unpacked(Meter())) as blocks:
+            first = next(blocks, b"")
         stem = name[: name.rfind(".")] if name.lower().endswith(_SUFFIXES) else name
         if _kind(first) == "tar":
             if kind == "zst":

@@ -247,11 +247,11 @@ class _Sink:
     first: dict[str, int] = field(default_factory=dict)
     _writer: pq.ParquetWriter | None = None
     _waiting: list[pl.DataFrame] = field(default_factory=list)
-    _users: pl.Series | None = None
+    _users: list[pl.Series] = field(default_factory=list)
 
     def add(self, raw: pl.DataFrame, ids: dict[str, pl.DataType]) -> None:
         self.ids = ids
-        frame = judged(raw, ids=ids)
+        frame = judged(raw, ids=ids, rated=self.name == "ratings")
         reason = frame[REASON]
         if reason.null_count() < frame.height:
             for words, n, at in (
@@ -266,11 +266,12 @@ class _Sink:
             frame = frame.filter(reason.is_null())
         self.n_read += raw.height
         self.n_written += frame.height
+        if frame.is_empty():
+            return
         numbers = [pl.col(column).cast(pl.Float64, strict=False) for column in self.numbers]
         self._waiting.append(frame.drop(REASON).with_columns(numbers))
         if self.name == "ratings":
-            seen = [frame["user_id"].unique(), *([] if self._users is None else [self._users])]
-            self._users = pl.concat(seen).unique()
+            self._see(frame["user_id"].unique())
         if sum(part.height for part in self._waiting) >= ROW_GROUP:
             self._flush()
 
@@ -303,7 +304,13 @@ class _Sink:
         return Count(read=self.n_read, written=self.n_written, skipped=dict(self.skipped.most_common()))
 
     def n_users(self) -> int:
-        return 0 if self._users is None else self._users.len()
+        return pl.concat(self._users).n_unique() if self._users else 0
+
+    def _see(self, users: pl.Series) -> None:
+        """Remember users; those seen twice are thrown together now and then."""
+        self._users.append(users)
+        if sum(part.len() for part in self._users[1:]) > self._users[0].len() + ROW_GROUP:
+            self._users = [pl.concat(self._users).unique()]
 
     def _flush(self) -> None:
         table = pl.concat(self._waiting).to_arrow(compat_level=pl.CompatLevel.oldest())

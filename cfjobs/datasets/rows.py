@@ -10,7 +10,7 @@ import polars as pl
 from cfjobs.datasets.text import FAULT
 from cfjobs.ratings.validate import utc_microseconds
 
-REASON = "reason"
+REASON = "__reason"
 UNRATED = "no rating: "
 """Begins the faults of rows that say, as their format has it, that nobody rated: they are skipped in any
 number."""
@@ -26,11 +26,12 @@ _TIME_FORMATS = (
 _NO_ID = {pl.Int64(): "is not an integer", pl.String(): "is missing"}
 
 
-def judged(raw: pl.DataFrame, *, ids: Mapping[str, pl.DataType]) -> pl.DataFrame:
+def judged(raw: pl.DataFrame, *, ids: Mapping[str, pl.DataType], rated: bool = True) -> pl.DataFrame:
     """The same rows with their types and a `reason`, null for a good one.
 
-    raw: strings; `fault`, the ids, and any of rating, weight and timestamp, whose values must be numbers, and
-    times as text or since 1970. Further columns stay as they are. ids: the type of each id, Int64 or String.
+    raw: strings: `FAULT`, the ids, and further columns, which stay as they are. ids: the type of each id,
+    Int64 or String. rated: rating, weight and timestamp, where they are, have to be numbers, and times as
+    text or since 1970; otherwise they are columns as any.
     """
     frame = raw.with_columns(pl.col(*ids).str.strip_chars())
     checks = [(pl.col(FAULT).is_not_null(), pl.col(FAULT))]
@@ -42,12 +43,12 @@ def judged(raw: pl.DataFrame, *, ids: Mapping[str, pl.DataType]) -> pl.DataFrame
         checks.append((value.is_null(), pl.lit(f"{what} {_NO_ID[dtype]}")))
         typed.append(value)
     for name in (RATING, WEIGHT):
-        if name in frame.columns:
+        if rated and name in frame.columns:
             number = pl.col(name).str.strip_chars().cast(pl.Float32, strict=False)
             checks.append((pl.col(name).is_null(), pl.lit(f"{name} is missing")))
             checks.append((number.is_null() | ~number.is_finite(), pl.lit(f"{name} is not a number")))
             typed.append(number)
-    if TIMESTAMP in frame.columns:
+    if rated and TIMESTAMP in frame.columns:
         moment = times(frame[TIMESTAMP])
         checks.append((pl.col(TIMESTAMP).is_null(), pl.lit("timestamp is missing")))
         checks.append((pl.lit(moment.is_null()), pl.lit("timestamp is no time")))

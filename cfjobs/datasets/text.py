@@ -1,6 +1,6 @@
 """Text files as frames of strings, some megabytes at a time: delimited ones and JSON, a line a row.
 
-A frame has the columns asked for, as they are written, and `fault`: what is wrong with the line itself, else
+A frame has the columns asked for, as they are written, and `FAULT`: what is wrong with the line itself, else
 null. No line is dropped: what cannot be read is a row with a fault.
 """
 
@@ -14,7 +14,7 @@ import polars as pl
 
 from cfjobs.datasets.archive import Member
 
-FAULT = "fault"
+FAULT = "__fault"
 """Column with what is wrong with a line."""
 EMPTY, NO_CSV, NO_JSON = "line is empty", "line is not CSV", "line is not JSON"
 TOO_LONG, OTHER_FORM = "line has too many fields", "line is of another form"

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cfjobs import ratings, resources
+from cfjobs import models, ratings, resources
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.evaluation.gate import Scale, scale_alone
 from cfjobs.night import prepare
 from cfjobs.night.records import Inputs
 from cfjobs.ratings import catalogue, holdout, scan, validate
-from cfjobs.ratings.question import LEAST_ORDERED, ordered_share, question_of
+from cfjobs.ratings.question import LEAST_ORDERED, Question, ordered_share, question_of
 from cfjobs.storage.uri import FileInfo
 from cfjobs.training import footprint
 
@@ -47,6 +47,7 @@ def survey(
     Raises InputError only where there is nothing to read at all, or the user and the movie cannot be told.
     """
     config, now = config or Config(), now or datetime.now(UTC)
+    models.recipe_of(config)
     run_date = run_date or now.date()
     inputs = prepare.found_inputs(inputs)
     catalogue.check_tables(config, movies=inputs.movies, users=inputs.users)
@@ -75,6 +76,8 @@ def survey(
         found["problems"] = [str(error)]
         return found | _tally(files, named, moment)
     clean = cleaned.ratings
+    if named.movie_features and movies is not None:
+        clean = catalogue.with_unrated(clean, movies)
     found["counts"] = cleaned.counts
     found["rejected"] = _reasons(cleaned.rejected)
     found |= _people(clean, movies=movies, users=users)
@@ -84,7 +87,7 @@ def survey(
     found["estimate"] = _estimate(clean, named, n_rows=rows)
     found["problems"] = [
         *scale.pop("problems"),
-        *_problems(clean, named, question=found["question"]["question"]),
+        *_problems(clean, users, config=named, question=found["question"]["question"]),
     ]
     return found
 
@@ -269,7 +272,9 @@ def _question(clean: ratings.Ratings, config: Config, times: Mapping[str, Any]) 
     return {"question": found, "why": f"{100 * share:.1f} % of neighbouring ratings have different times"}
 
 
-def _problems(clean: ratings.Ratings, config: Config, *, question: Any) -> list[str]:
+def _problems(
+    clean: ratings.Ratings, users: pl.DataFrame | None, *, config: Config, question: Question
+) -> list[str]:
     """What a night would refuse once the ratings are read."""
     found = []
     if config.top_n > clean.movies.height:
@@ -287,6 +292,10 @@ def _problems(clean: ratings.Ratings, config: Config, *, question: Any) -> list[
             found.append(f"ratings: no user has enough of them for a {kind} holdout; set holdout=none")
     try:
         prepare.check_titles(clean.movies)
+        user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
+        described = catalogue.users_with_columns(user_ids, users, config)
+        catalogue.encodings(config, movies=clean.movies, users=described)
+        models.training_of(config)
         footprint.check_fits(_training(clean, config), there=resources.memory_left(), where="to this process")
     except InputError as error:
         found.append(str(error))
@@ -330,7 +339,7 @@ def _estimate(clean: ratings.Ratings, config: Config, *, n_rows: int) -> dict[st
         "list_rows": rows,
         "source": "an estimate, not a measurement of this machine: memory by cfjobs/training/footprint.py and 20 bytes a "
         "rating read; time by the nights of bench/README.md on two cores with default settings, up to three times as "
-        "much elsewhere, and more with other settings; disk by the bytes a row of docs/scale.md",
+        "much elsewhere, more with other settings, and some 20 s more in the first night; disk by the bytes a row of docs/scale.md",
     }
 
 

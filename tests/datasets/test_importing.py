@@ -361,13 +361,13 @@ CASES: dict[str, tuple[str, Files, dict[str, Rows]]] = {
         "a table with names",
         {
             "interactions.csv": ",user,item,stars,date\n0,ann,7,4,2009-12-14\n1,bob,8,2,2010-01-01\n",
-            "items.csv": "item_id,name,price\n7,Seven,3\n",
+            "items.csv": "item_id,name,price,rating,fault\n7,Seven,3,,x\n",
         },
         {
             "ratings": [
                 {"user_id": "ann", "movie_id": 7, "rating": 4.0, "timestamp": datetime(2009, 12, 14)}
             ],
-            "movies": [{"movie_id": 7, "title": "Seven", "price": "3"}],
+            "movies": [{"movie_id": 7, "title": "Seven", "price": "3", "rating": None, "fault": "x"}],
         },
     ),
 }

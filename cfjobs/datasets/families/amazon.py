@@ -13,7 +13,7 @@ import polars as pl
 
 from cfjobs.datasets.archive import Member
 from cfjobs.datasets.family import TEXT, Family, Found, Table, has_lines, header, with_header, without_header
-from cfjobs.datasets.text import json_lines
+from cfjobs.datasets.text import FAULT, json_lines
 
 _BY_NAME = {"userid": "user_id", "parentasin": "movie_id", "rating": "rating", "timestamp": "timestamp"}
 _ROW = r"[^,]+,[^,]+,\d(\.\d+)?,\d{9,13}"
@@ -59,7 +59,7 @@ def _bare(members: Sequence[Member]) -> Table:
     def frames() -> Iterator[pl.DataFrame]:
         for part in parts:
             for frame in part.frames():
-                yield frame.select(*_RATING, "fault")
+                yield frame.select(*_RATING, FAULT)
 
     return Table(tuple(members), frames, TEXT)
 
