@@ -28,7 +28,7 @@ from cfjobs.datasets import families
 from cfjobs.datasets.archive import Member, opened
 from cfjobs.datasets.family import Family, Found, Table
 from cfjobs.datasets.rows import REASON, UNRATED, are_whole, judged
-from cfjobs.datasets.table import in_columns
+from cfjobs.datasets.table import example, in_columns
 from cfjobs.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def recognised(members: Sequence[Member], source: str) -> Found:
     names = ", ".join(family.name for family in known())
     raise InputError(
         f"{source}: nothing is recognised inside (got {_listed(members) or 'no files'}){_hint(members)}; known are "
-        f"{names}; for any other table of ratings say which columns: --columns user=NAME,movie=NAME,rating=NAME"
+        f"{names}; for any other table of ratings say which columns: add {example(members)}"
     )
 
 

@@ -59,6 +59,24 @@ def parse(text: str) -> dict[str, str]:
     return found
 
 
+def example(members: Sequence[Member]) -> str:
+    """The option to add for the first table with names, its columns filled in as far as they are
+    recognised."""
+    head = next((head for member in members if (head := header(member))), None)
+    if head is None:
+        return "--columns user=NAME,movie=NAME,rating=NAME"
+    ours = by_names(head)
+    taken = {
+        role: next((n for n in head.names if ours.get(plain(n)) == key), None) for role, key in _ROLES.items()
+    }
+    free = [name for name in head.names if name and name not in taken.values()]
+    for role in ("user", "movie"):
+        if taken[role] is None:
+            taken[role] = free.pop(0) if free else "NAME"
+    said = ",".join(f"{role}={name}" for role, name in taken.items() if name)
+    return f"--columns {said} (of {', '.join(head.names)}; the ones that are meant)"
+
+
 def in_columns(members: Sequence[Member], columns: Mapping[str, str], *, source: str) -> Found:
     """The ratings in these columns, by name, or by number from 1 in files without names.
 

@@ -73,8 +73,15 @@ def settings_of(columns: Mapping[str, pl.DataType], *, config: Config, what: str
 
 
 def recognised(columns: Iterable[str], setting: str) -> str | None:
-    """The one column that is named for a setting, or for `title`; None without one, and in doubt."""
-    names = _candidates(setting, dict.fromkeys(columns))
+    """The one column that is named for a setting, or for `title`: by its own name, or by another that people
+    use.
+
+    None without one, and in doubt.
+    """
+    there = list(columns)
+    if (own := _DEFAULTS.get(setting)) in there:
+        return own
+    names = _candidates(setting, dict.fromkeys(there))
     return names[0] if len(names) == 1 else None
 
 

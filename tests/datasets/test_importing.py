@@ -606,6 +606,9 @@ def test_nothing_recognised_says_what_is_there(tmp_path: Path) -> None:
     line = r"nothing is recognised inside \(got b.txt, c.xls\); c.xls is an Excel file: save it as CSV.*--columns"
     with pytest.raises(InputError, match=line):
         importing.import_to(source, str(tmp_path / "out"))
+    source = folder(tmp_path / "c", {"c.csv": "customer_id,uid,itemId,stars\n1,2,3,4\n"})
+    with pytest.raises(InputError, match="add --columns user=customer_id,movie=itemId,rating=stars"):
+        importing.import_to(source, str(tmp_path / "out"))
     with pytest.raises(InputError, match="no such file"):
         importing.import_to(str(tmp_path / "absent.zip"), str(tmp_path / "out"))
     with pytest.raises(InputError, match=r"one of several ratings files \(a/r.csv, b/r.csv\)"):

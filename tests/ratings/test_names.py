@@ -83,6 +83,8 @@ def test_other_tables_have_their_ids_and_titles_found(tmp_path: Path) -> None:
     assert ratings.read_table(str(tmp_path), key="movie_id", name="movie").to_dicts() == [
         {"movie_id": 1, "title": "a"}
     ]
+    assert names.recognised(["user_id", "customer_id"], "user_column") == "user_id"
+    assert names.recognised(["userId", "customer_id"], "user_column") is None
     keys = {"user_column": "uid", "movie_column": "movieId"}
     assert names.renaming(["uid", "userId", "movie_id"], keys) == {"movie_id": "movieId"}
 
