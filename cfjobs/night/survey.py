@@ -22,6 +22,7 @@ from cfjobs.night import prepare
 from cfjobs.night.records import Inputs
 from cfjobs.ratings import catalogue, holdout, scan, validate
 from cfjobs.ratings.question import LEAST_ORDERED, Question, ordered_share, question_of
+from cfjobs.ratings.scan import Footer
 from cfjobs.storage.uri import FileInfo
 from cfjobs.training import footprint
 
@@ -54,14 +55,15 @@ def survey(
     listings = prepare.listings_of(inputs)
     files = listings["ratings"]
     named = ratings.with_names(files, config)
-    rows = _rows(files)
+    footers = scan.read_footers(files, columns=validate.columns_of(named), what="ratings")
+    rows = sum(footer.n_rows for footer in footers)
     found: dict[str, Any] = {
         "inputs": {what: uri for what, uri in inputs.model_dump().items() if uri is not None},
         "files": {
             what: {"files": len(f), "bytes": sum(one.size for one in f)} for what, f in listings.items()
         },
         "rows": rows,
-        "columns": _columns(files, named, config),
+        "columns": _columns(footers, named, config),
         "problems": [],
     }
     moment = now.astimezone(UTC).replace(tzinfo=None) + timedelta(days=1)
@@ -96,15 +98,10 @@ def _table(uri: str | None, key: str, name: str) -> pl.DataFrame | None:
     return ratings.read_table(uri, key=key, name=name) if uri else None
 
 
-def _rows(files: Sequence[FileInfo]) -> int:
-    return sum(footer.n_rows for footer in scan.read_footers(files, columns=(), what="ratings"))
-
-
-def _columns(files: Sequence[FileInfo], named: Config, config: Config) -> dict[str, Any]:
+def _columns(footers: Sequence[Footer], named: Config, config: Config) -> dict[str, Any]:
     """Which column each part of a rating is taken from, its types, and why it."""
     schemas: dict[str, list[str]] = {}
     columns = validate.columns_of(named)
-    footers = scan.read_footers(files, columns=columns, what="ratings")
     firsts = {footer.types: footer.file for footer in footers if footer.n_rows}
     for file in firsts.values():
         schema = scan.schema_of(file)

@@ -11,8 +11,9 @@ import pytest
 
 from cfjobs.config import Config
 from cfjobs.errors import InputError
-from cfjobs.night import prepare, survey
+from cfjobs.night import prepare, story, survey
 from cfjobs.night.records import Inputs
+from cfjobs.query import explain
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
 FEW = Config(top_n=3)
@@ -130,6 +131,24 @@ def test_movies_and_users_beside_the_ratings_are_counted(tmp_path: Path) -> None
     assert (told["movies"]["in_movies_table"], told["movies"]["rated_and_described"]) == (6, 6)
     assert told["movies"]["titles"]
     assert told["users"]["without_ratings"] == 1
+
+
+def test_a_night_of_other_names_is_told_and_explained_by_them(tmp_path: Path) -> None:
+    ratings().filter((pl.col("userId") + pl.col("movieId")) % 2 == 0).write_parquet(tmp_path / "a.parquet")
+    few = {"n_factors": 4, "ranking_factors": 4, "ranking_steps": 5, "epochs": 1}
+    config = Config(top_n=3, holdout="none", **few)
+    night = story.start(
+        Inputs(ratings=str(tmp_path / "a.parquet")), output=str(tmp_path / "out"), config=config
+    )
+    story.nightly(night)
+    (row,) = pl.read_delta(str(tmp_path / "out" / "runs")).to_dicts()
+    taken = json.loads(row["config"])
+    assert (taken["user_column"], taken["movie_column"], taken["rating_column"]) == (
+        "userId",
+        "movieId",
+        "rating",
+    )
+    assert explain.explain(str(tmp_path / "out"), "1", "2").frame.height == 6
 
 
 def test_a_doubt_about_the_columns_is_one_line(tmp_path: Path) -> None:
