@@ -116,6 +116,7 @@ def with_header(
     ids: Mapping[str, pl.DataType | None],
     keep: Sequence[str] = (),
     numbers: Sequence[str] = (),
+    quoted: bool = True,
     backslashes: bool = False,
 ) -> Table:
     """A table in files whose first line names the columns. wanted: our name for each, by its plain name."""
@@ -126,7 +127,12 @@ def with_header(
             assert head is not None
             columns = head.columns(wanted, keep=keep)
             yield from delimited(
-                member, columns, separator=head.separator, skip=1 + _blank(member), backslashes=backslashes
+                member,
+                columns,
+                separator=head.separator,
+                quoted=quoted,
+                skip=1 + _blank(member),
+                backslashes=backslashes,
             )
 
     return Table(tuple(members), frames, ids, tuple(numbers))

@@ -159,12 +159,17 @@ def _written(found: Found, output: str, *, max_skipped: float, progress: Progres
     uris = {name: storage.join(output, f"{name}.parquet") for name in tables}
     done: dict[str, _Sink] = {}
     ids: dict[str, pl.DataType] = {}
-    with ExitStack() as stack:
-        for name, table in tables.items():
-            path = stack.enter_context(storage.new_file(uris[name]))
-            typed = replace(table, ids={key: dtype or ids.get(key) for key, dtype in table.ids.items()})
-            done[name] = _table(typed, path, name=name, max_skipped=max_skipped, progress=progress)
-            ids |= done[name].ids
+    try:
+        with ExitStack() as stack:
+            for name, table in tables.items():
+                path = stack.enter_context(storage.new_file(uris[name]))
+                typed = replace(table, ids={key: dtype or ids.get(key) for key, dtype in table.ids.items()})
+                done[name] = _table(typed, path, name=name, max_skipped=max_skipped, progress=progress)
+                ids |= done[name].ids
+    except BaseException:
+        for uri in uris.values():
+            storage.delete(uri)  # one that was whole before another failed
+        raise
     counts = {name: sink.count() for name, sink in done.items()}
     for name, count in counts.items():
         log.info(

@@ -135,8 +135,10 @@ def _line_by_line(text: str, fields: Sequence[str], *, separator: str) -> pl.Dat
     n = len(fields)
     for line in text.removesuffix("\n").split("\n"):
         try:
-            row = next(csv.reader([line.rstrip("\r")], delimiter=separator, strict=True), [])
+            row = next(csv.reader([line.rstrip("\r")], delimiter=separator), [])
         except csv.Error:
+            row = []
+        if line.count('"') % 2 or (line.strip() and not row):
             rows.append([None] * n + [NO_CSV])
             continue
         cells = [*row, *[None] * n][:n]

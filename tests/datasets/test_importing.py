@@ -322,12 +322,15 @@ CASES: dict[str, tuple[str, Files, dict[str, Rows]]] = {
         "Last.fm HetRec 2011",
         {
             "user_artists.dat": "userID\tartistID\tweight\n2\t51\t13883\n",
-            "artists.dat": "id\tname\turl\tpictureURL\n51\tMALICE MIZER\thttp://x\thttp://y\n",
+            "artists.dat": 'id\tname\turl\tpictureURL\n51\tMALICE MIZER\thttp://x\thttp://y\n52\t"Weird Al" Yankovic\thttp://x\thttp://y\n',
             "user_friends.dat": "userID\tfriendID\n2\t275\n",
         },
         {
             "ratings": [{"user_id": 2, "movie_id": 51, "weight": 13883.0}],
-            "movies": [{"movie_id": 51, "title": "MALICE MIZER"}],
+            "movies": [
+                {"movie_id": 51, "title": "MALICE MIZER"},
+                {"movie_id": 52, "title": '"Weird Al" Yankovic'},
+            ],
         },
     ),
     "movietweetings": (

@@ -56,7 +56,10 @@ def _hetrec(members: Sequence[Member]) -> Found | None:
     return Found(
         "Last.fm HetRec 2011",
         with_header(plays[:1], wanted, ids=WHOLE),
-        artists and with_header([artists], {"id": "movie_id", "name": "title"}, ids={"movie_id": pl.Int64()}),
+        artists
+        and with_header(
+            [artists], {"id": "movie_id", "name": "title"}, ids={"movie_id": pl.Int64()}, quoted=False
+        ),
     )
 
 
