@@ -23,7 +23,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Protocol
 
 import pyarrow as pa
 
@@ -338,14 +338,23 @@ def _kind(first: bytes) -> str | None:
     return next((kind for magic, kind in _MAGIC.items() if first.startswith(magic)), None)
 
 
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 @contextmanager
-def _unpacker(kind: str, packed: IO[bytes]) -> Iterator[IO[bytes]]:
+def _unpacker(kind: str, packed: IO[bytes]) -> Iterator[_Readable]:
     if kind == "zst":
         yield pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd")
-        return
-    opener = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}[kind]
-    with opener(packed, "rb") as file:
-        yield file
+    elif kind == "gz":
+        with gzip.GzipFile(fileobj=packed) as file:
+            yield file
+    elif kind == "bz2":
+        with bz2.BZ2File(packed) as unpacked:
+            yield unpacked
+    else:
+        with lzma.LZMAFile(packed) as unpacked_xz:
+            yield unpacked_xz
 
 
 def _capped(file: IO[bytes], what: str, *, limit: int, meter: Meter) -> Iterator[bytes]:

@@ -193,17 +193,18 @@ def _reasons(skipped: Mapping[str, int]) -> str:
 
 def _table(table: Table, path: Path, *, name: str, max_skipped: float, progress: Progress) -> "_Sink":
     """One table, from its beginning again where ids turn out to be text."""
-    ids = dict(table.ids)
+    known = dict(table.ids)
     while True:
+        ids, guessed = dict(known), set[str]()
         try:
             sink = _Sink(path, name=name, what=table.members[0].what, numbers=table.numbers)
             for frame in _metered(table, sink, name=name, progress=progress):
-                sink.add(frame, _types(ids, frame))
+                sink.add(frame, _types(ids, guessed, frame))
             sink.close(max_skipped)
             return sink
         except _NotWhole as found:
             sink.abandon()
-            ids |= found.ids
+            known |= found.ids
 
 
 def _metered(table: Table, sink: "_Sink", *, name: str, progress: Progress) -> Iterator[pl.DataFrame]:
@@ -219,22 +220,25 @@ def _metered(table: Table, sink: "_Sink", *, name: str, progress: Progress) -> I
             log.info("%s: %.0f %%, %d rows", name, 100 * share, sink.n_read)
 
 
-def _types(ids: dict[str, pl.DataType | None], frame: pl.DataFrame) -> dict[str, pl.DataType]:
-    """The type of each id: as said, or as the first rows have it."""
+def _types(
+    ids: dict[str, pl.DataType | None], guessed: set[str], frame: pl.DataFrame
+) -> dict[str, pl.DataType]:
+    """The type of each id: as said, or as the first rows have it. guessed: ids that are integers as far as
+    seen.
+
+    Raises _NotWhole for another one among them.
+    """
     for key, dtype in ids.items():
-        if dtype is None and frame[key].null_count() < frame.height:
-            ids[key] = _Whole() if are_whole(frame[key]) else pl.String()
-        elif (
-            isinstance(dtype, _Whole) and not are_whole(frame[key]) and frame[key].null_count() < frame.height
-        ):
+        if frame[key].null_count() == frame.height:
+            continue
+        if dtype is None and are_whole(frame[key]):
+            ids[key] = pl.Int64()
+            guessed.add(key)
+        elif dtype is None:
+            ids[key] = pl.String()
+        elif key in guessed and not are_whole(frame[key]):
             raise _NotWhole({key: pl.String()})
-    return {
-        key: pl.Int64() if isinstance(dtype, _Whole) else dtype or pl.String() for key, dtype in ids.items()
-    }
-
-
-class _Whole(pl.Int64):
-    """Integers as far as seen."""
+    return {key: dtype or pl.String() for key, dtype in ids.items()}
 
 
 @dataclass

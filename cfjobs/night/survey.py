@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from cfjobs import models, ratings, resources
 from cfjobs.config import Config
@@ -139,7 +140,7 @@ def _tally(files: Sequence[FileInfo], config: Config, now: datetime) -> dict[str
         footers = scan.read_footers(files, columns=validate.columns_of(config), what="ratings")
         groups = scan.group_files(footers, config=config)
         ids = validate.id_types(group.types for group in groups)
-        n = np.zeros(len(validate.REASONS), np.int64)
+        n: NDArray[np.int64] = np.zeros(len(validate.REASONS), np.int64)
         examples: list[pl.DataFrame] = []
         for group in groups:
             for batch in scan.judged_batches(group, ids=ids, config=config, now=now):
@@ -195,7 +196,7 @@ def _people(
     return {"users": about_users, "movies": about_movies, "density": kept / max(1, n_users * n_movies)}
 
 
-def _spread(counts: np.ndarray[Any, Any]) -> dict[str, int]:
+def _spread(counts: NDArray[Any]) -> dict[str, int]:
     return {"least": int(counts.min()), "median": int(np.median(counts)), "most": int(counts.max())}
 
 

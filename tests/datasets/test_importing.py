@@ -434,11 +434,11 @@ def test_ids_become_text_where_a_later_one_is_none_of_a_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text, "CHUNK_BYTES", 64)
-    lines = "".join(f"{n},{n},3\n" for n in range(100)) + "7,x9,4\n"
+    lines = "".join(f"{n},{n},3\n" for n in range(100)) + "7,x9,4\n" + "8,8,3\n" * 50 + "u7,9,4\n"
     source = folder(tmp_path / "in", {"x.csv": f"user,item,rating\n{lines}"})
     _, rows = imported(source, tmp_path / "out")
-    assert len(rows["ratings"]) == 101
-    assert (rows["ratings"][0]["user_id"], rows["ratings"][0]["movie_id"]) == (0, "0")
+    assert len(rows["ratings"]) == 152
+    assert (rows["ratings"][0]["user_id"], rows["ratings"][0]["movie_id"]) == ("0", "0")
 
 
 @pytest.mark.parametrize(

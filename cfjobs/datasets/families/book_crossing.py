@@ -41,10 +41,12 @@ def _find(members: Sequence[Member]) -> Found | None:
             table,
             frames=lambda: marked(table.frames(), implicit, f"{UNRATED}it is 0, a book without a rating"),
         ),
-        books
-        and with_header([books], _BOOK, ids={"movie_id": pl.String()}, numbers=("year",), backslashes=True),
-        users
-        and with_header([users], _USER, ids={"user_id": pl.Int64()}, numbers=("age",), backslashes=True),
+        with_header([books], _BOOK, ids={"movie_id": pl.String()}, numbers=("year",), backslashes=True)
+        if books
+        else None,
+        with_header([users], _USER, ids={"user_id": pl.Int64()}, numbers=("age",), backslashes=True)
+        if users
+        else None,
     )
 
 

@@ -5,7 +5,7 @@ has none.
 Plays become `weight`, and there is no `rating`; without times there is no `timestamp`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
@@ -32,7 +32,7 @@ def _find(members: Sequence[Member]) -> Found | None:
     plays = [m for m in members if has_lines(m, r"[0-9a-f]{40}\t[^\t]*\t[^\t]*\t\s*\d+")]
     if plays:
         member = one_of(plays)
-        columns = ["user_id", "artist", "name", "weight"]
+        columns: list[str | None] = ["user_id", "artist", "name", "weight"]
         return Found("Last.fm 360K", _table(member, columns, TEXT), _artists(member, columns))
     events = [m for m in members if has_lines(m, rf"[^\t]+\t{_TIME}\t[^\t]*\t[^\t]*\t[^\t]*\t[^\t]*")]
     if events:
@@ -56,14 +56,15 @@ def _hetrec(members: Sequence[Member]) -> Found | None:
     return Found(
         "Last.fm HetRec 2011",
         with_header(plays[:1], wanted, ids=WHOLE),
-        artists
-        and with_header(
+        with_header(
             [artists], {"id": "movie_id", "name": "title"}, ids={"movie_id": pl.Int64()}, quoted=False
-        ),
+        )
+        if artists
+        else None,
     )
 
 
-def _table(member: Member, columns: Sequence[str | None], ids: dict[str, pl.DataType]) -> Table:
+def _table(member: Member, columns: Sequence[str | None], ids: Mapping[str, pl.DataType]) -> Table:
     """The plays; a line that is one play weighs 1."""
 
     def frames() -> Iterator[pl.DataFrame]:

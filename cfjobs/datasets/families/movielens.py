@@ -104,15 +104,16 @@ def _dat(members: Sequence[Member]) -> Found | None:
     return Found(
         "MovieLens",
         without_header([ratings], _RATING, separator="::", ids=WHOLE),
-        movies and Table((movies,), lambda: _movies(movies), _MOVIE),
-        users
-        and without_header(
+        Table((movies,), lambda: _movies(movies), _MOVIE) if movies else None,
+        without_header(
             [users],
             ["user_id", "gender", "age", "occupation", "zip"],
             separator="::",
             ids=_USER,
             numbers=_AGE,
-        ),
+        )
+        if users
+        else None,
     )
 
 
@@ -132,11 +133,12 @@ def _data(members: Sequence[Member]) -> Found | None:
     return Found(
         "MovieLens",
         without_header([ratings], _RATING, separator="\t", ids=WHOLE),
-        movies and Table((movies,), lambda: _items(movies), _MOVIE),
-        users
-        and without_header(
+        Table((movies,), lambda: _items(movies), _MOVIE) if movies else None,
+        without_header(
             [users], ["user_id", "age", "gender", "occupation", "zip"], separator="|", ids=_USER, numbers=_AGE
-        ),
+        )
+        if users
+        else None,
     )
 
 

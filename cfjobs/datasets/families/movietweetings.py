@@ -21,7 +21,7 @@ def _find(members: Sequence[Member]) -> Found | None:
     return Found(
         "MovieTweetings",
         without_header([ratings], ["user_id", "movie_id", "rating", "timestamp"], separator="::", ids=_IDS),
-        movies and Table((movies,), lambda: _movies(movies), {"movie_id": pl.String()}),
+        Table((movies,), lambda: _movies(movies), {"movie_id": pl.String()}) if movies else None,
     )
 
 

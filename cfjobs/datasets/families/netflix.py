@@ -23,7 +23,7 @@ def _find(members: Sequence[Member]) -> Found | None:
     return Found(
         "Netflix Prize",
         Table(tuple(ratings), lambda: _ratings(ratings), WHOLE),
-        movies and Table((movies,), lambda: _movies(movies), {"movie_id": pl.Int64()}, ("year",)),
+        Table((movies,), lambda: _movies(movies), {"movie_id": pl.Int64()}, ("year",)) if movies else None,
     )
 
 
