@@ -42,7 +42,9 @@ class Config(BaseModel):
 
     # Input -----------------------------------------------------------------------------------------
     user_column: str = Field(
-        "user_id", min_length=1, description="Column of the ratings and users files that holds the user."
+        "user_id",
+        min_length=1,
+        description="Column of the ratings and users files that holds the user. Here and below, a column under another usual name (userId, item_id, stars, ts) is recognised where the default is not there.",
     )
     movie_column: str = Field(
         "movie_id", min_length=1, description="Column of the ratings and movies files that holds the movie."

@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument(
         "--ratings",
         default="",
-        help="Parquet prefix, or a GroupLens .zip or folder; without it, a generated sample",
+        help="Parquet prefix, or a download as `cfjobs import` takes it; without it, a generated sample",
     )
     parser.add_argument("--folder", default=".demo", help="where data, tables and Prefect's state go")
     arguments = parser.parse_args()
@@ -78,9 +78,9 @@ def show(source: str, folder: Path) -> None:
 
 
 def data_set(source: str, folder: Path) -> str:
-    """The URI of the ratings: as given, imported from GroupLens' files, or generated."""
+    """The URI of the ratings: as given, imported from a download, or generated."""
     from cfjobs import storage
-    from cfjobs.datasets import movielens, synthetic
+    from cfjobs.datasets import importing, synthetic
     from cfjobs.storage.parquet import parquet_bytes
 
     if not source:
@@ -88,10 +88,10 @@ def data_set(source: str, folder: Path) -> str:
         for name, frame in (("ratings", data.ratings), ("movies", data.movies)):
             storage.write_bytes(str(folder / "data" / f"{name}.parquet"), parquet_bytes(frame))
         return str(folder / "data")
-    if is_grouplens(source):
+    if is_download(source):
         target = str(folder / "imported")
         storage.delete_under(target)
-        movielens.import_to(source, target)
+        importing.import_to(source, target)
         return target
     return source
 
@@ -103,10 +103,15 @@ def name_of(source: str) -> str:
     return f"{Path(source.rstrip('/')).stem}-{hashlib.sha256(source.encode()).hexdigest()[:6]}"
 
 
-def is_grouplens(source: str) -> bool:
-    """Whether this is a GroupLens download: a zip, or a folder with its ratings file."""
-    names = ("ratings.csv", "ratings.dat", "u.data")
-    return source.endswith(".zip") or any(next(Path(source).rglob(name), None) for name in names)
+def is_download(source: str) -> bool:
+    """Whether this has to be imported first: an archive, a file that is no Parquet, or a folder without
+    any."""
+    from cfjobs import storage
+
+    path = Path(source)
+    if path.is_dir():
+        return not storage.list_files(source)
+    return source.endswith((".zip", ".gz", ".tgz", ".zst")) or (path.is_file() and path.suffix != ".parquet")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""The commands before a first night: sample, import, config, and the search for better settings:
+"""The commands before a first night: sample, import, check, config, and the search for better settings:
 tune, lr-find."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cfjobs.cli.app import app, console, progress_bars, show
+from cfjobs.cli.app import app, console, plain, progress_bars, show
 from cfjobs.cli.options import (
     AsJson,
     ConfigFile,
@@ -52,14 +53,73 @@ def sample(
 
 @app.command(name="import")
 def import_(
-    source: Annotated[str, typer.Argument(help="GroupLens .zip or folder.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="What was downloaded: a file, a folder, or a .zip, .tar, .gz, .zst; local or s3://."
+        ),
+    ],
     output: OutputUri,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            metavar="user=NAME,movie=NAME",
+            help="For any other table: its columns, by name or number; also rating=, timestamp=, weight=.",
+        ),
+    ] = None,
+    max_skipped: Annotated[
+        float, typer.Option("--max-skipped", min=0, max=1, help="Largest share of rows that cannot be read.")
+    ] = 0.05,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a GroupLens download (ratings.csv, ratings.dat or u.data) into the input tables."""
-    from cfjobs.datasets import movielens
+    """Turn a download into the input tables: MovieLens, Netflix, Amazon, Goodbooks, Book-Crossing, Jester,
+    Last.fm, MovieTweetings, Yelp, or any CSV.
 
-    show(dict(movielens.import_to(source, output)), as_json=as_json)
+    It is recognised by its content. Rows that cannot be read are skipped, and counted by reason.
+    """
+    from cfjobs.datasets import importing, table
+
+    with progress_bars() as progress:
+        done = importing.import_to(
+            source,
+            output,
+            columns=table.parse(columns) if columns else None,
+            max_skipped=max_skipped,
+            progress=progress,
+        )
+    if as_json:
+        show(dict(done), as_json=True)
+        return
+    counts = done["counts"]
+    shown = {"read as": done["family"]}
+    for name, count in counts.items():
+        reasons = "".join(f"; {n:,} skipped: {words}" for words, n in count["skipped"].items())
+        shown[name] = f"{done[name]}  {count['read']:,} read, {count['written']:,} written{reasons}"  # type: ignore[literal-required]
+    show(shown | {"users who rated": f"{done['n_users']:,}"}, as_json=False)
+
+
+@app.command()
+@with_options
+def check(options: TrainingOptions, run_date: RunDate = None, as_json: AsJson = False) -> None:
+    """Say what a night would read of these tables, reject, train for and need, without one; writes nothing.
+
+    Exit code 0 where a night would take them, 2 where it would not.
+    """
+    from cfjobs.errors import InputError
+    from cfjobs.night import survey
+
+    found = survey.survey(options.inputs(), config=options.loaded(), run_date=as_date(run_date))
+    problems = found["problems"]
+    if as_json:
+        print(json.dumps(found | {"exit_code": 2 if problems else 0}, ensure_ascii=False))
+        if problems:
+            raise typer.Exit(InputError.exit_code)
+        return
+    for line in survey.words(found):
+        console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        raise InputError("a night would refuse these: " + "; ".join(problems))
 
 
 @app.command()

@@ -1,1 +1,1 @@
-"""Data to start from: generated ratings, and the downloads of GroupLens."""
+"""Data to start from: generated ratings, and downloads as input tables."""

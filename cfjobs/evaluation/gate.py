@@ -131,7 +131,7 @@ def _variety(config: Config, written: Written, last: LastNight) -> list[Comparis
     return lines
 
 
-def _scale_alone(config: Config, scale: Scale) -> list[Comparison]:
+def scale_alone(config: Config, scale: Scale) -> list[Comparison]:
     """The ends of the scale against what they would be without a handful of ratings."""
     width = scale.high_rest - scale.low_rest
     if config.y_range is not None or not config.gate_scale_rows or width <= 0:
@@ -184,7 +184,7 @@ def comparisons(
     """Everything the gate looks at before the scoring; a night passes when every line did."""
     lines = _limits(config, metrics) + _baselines(config, metrics)
     if scale is not None:
-        lines += _scale_alone(config, scale) + _against_scale(config, scale, last)
+        lines += scale_alone(config, scale) + _against_scale(config, scale, last)
     if last is not None:
         if _measured_alike(config, last):
             lines += _against_metrics(config, metrics, last)

@@ -58,14 +58,15 @@ def start(
     resolve_device(config.device)
     output = storage.normal(output)
     storage.check_holds_tables(output, what="output")
-    inputs = _found(inputs)
+    inputs = found_inputs(inputs)
     if inputs.model is None:
         catalogue.check_tables(config, movies=inputs.movies, users=inputs.users)
     _check_apart(inputs, output)
-    listings = _listings(inputs)
+    listings = listings_of(inputs)
     storage.check_writable(output)
     if not force and (reason := runs.stale(output, run_date)):
         raise Stale(reason)
+    config = ratings.with_names(listings["ratings"], config)
     plain = (found for what, found in listings.items() if what not in inputs.limits)
     files = [file.as_record() for found in plain for file in found]
     files += [file.as_record() | {"as": what} for what in inputs.limits for file in listings.get(what, ())]
@@ -151,7 +152,7 @@ def prepare(night: Night) -> Prepared:
         clean = catalogue.with_unrated(clean, movies)
     user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
     user_table = catalogue.users_with_columns(user_ids, None if night.inputs.model else users, config)
-    _check_titles(clean.movies)
+    check_titles(clean.movies)
     if not night.inputs.model:
         models.training_of(config)
         catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
@@ -177,7 +178,7 @@ def prepare(night: Night) -> Prepared:
         question=_question(clean, config),
         scale=astuple(Scale.of(clean.frame["rating"], rows=config.gate_scale_rows)),
     )
-    listings = _listings(night.inputs) | {"ratings": files}
+    listings = listings_of(night.inputs) | {"ratings": files}
     read = [{"what": what, **file.as_record()} for what, found in listings.items() for file in found]
     night.write("inputs.json", json.dumps(read).encode())
     night.write("night.json", night.model_dump_json().encode())
@@ -209,7 +210,7 @@ def _question(clean: ratings.Ratings, config: Config) -> Question:
     return found
 
 
-def _check_titles(movies: pl.DataFrame) -> None:
+def check_titles(movies: pl.DataFrame) -> None:
     """InputError for titles that are not text: a table of the night would need them as text in the end."""
     kind = movies.schema.get("title", pl.String())
     if kind.is_nested() or kind in {pl.Binary, pl.Object}:
@@ -242,7 +243,7 @@ def _write_candidates(
         night.write("excluded.parquet", parquet_bytes(eligible.excluded_pairs(user_ids, movie_ids, exclude)))
 
 
-def _listings(inputs: Inputs) -> dict[str, list[storage.FileInfo]]:
+def listings_of(inputs: Inputs) -> dict[str, list[storage.FileInfo]]:
     """The files of every input table that there is, by what it is."""
     tables = {"ratings": inputs.ratings, "movies": inputs.movies, "users": inputs.users, **inputs.limits}
     return {what: ratings.list_parquet(uri, what=what) for what, uri in tables.items() if uri}
@@ -272,7 +273,7 @@ def held_out(night: Night) -> NDArray[np.bool_]:
     return night.frame("holdout")["held_out"].to_numpy()
 
 
-def _found(inputs: Inputs) -> Inputs:
+def found_inputs(inputs: Inputs) -> Inputs:
     """The same inputs by their full URIs, and tables at their newest version, which the whole night reads.
 
     A folder that holds `ratings.parquet` or `ratings/` is a data set: it gives the ratings and, where they

@@ -14,7 +14,7 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.model_store.files import Model
 from cfjobs.query.lookup import UserList, for_people
-from cfjobs.ratings import id_table, validate
+from cfjobs.ratings import id_table, names, validate
 from cfjobs.storage.faults import first_line
 from cfjobs.tables.runs import night_of
 from cfjobs.training import fold_in
@@ -59,13 +59,16 @@ def _titled(frame: pl.DataFrame, movies: pl.DataFrame) -> list[dict[str, Any]]:
     return frame.to_dicts()
 
 
+_COLUMNS = ("user_column", "movie_column", "rating_column", "timestamp_column")
+
+
 def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> OneUser:
     """Ratings of one user from a .csv or Parquet file: movie, rating and, where the file has them,
     timestamp and user.
 
     Without timestamps the file is taken as oldest first where a movie is rated twice. The latest rating of a
-    movie stands. Columns are named as the configuration says. InputError for what is not the ratings of one
-    user.
+    movie stands. Columns are named as the configuration says, or as people do. InputError for what is not the
+    ratings of one user.
     """
     table = _read(storage.normal(uri), config)
     movie, rating, timestamp = config.movie_column, config.rating_column, config.timestamp_column
@@ -137,7 +140,8 @@ def _trained_row(one: OneUser, known: pl.DataFrame, model: Model) -> int | None:
 def _read(uri: str, config: Config) -> pl.DataFrame:
     """The file's rows, ids as Int64 or text, types checked."""
     about = f"ratings of one user, {uri}"
-    user, movie = config.user_column, config.movie_column
+    keys = {name: getattr(config, name) for name in _COLUMNS}
+    movie = config.movie_column
     if not uri.lower().endswith(".csv"):
         if storage.exists(uri) and (begin := storage.read_range(uri, 0, 4)) != b"PAR1":
             raise InputError(
@@ -148,15 +152,20 @@ def _read(uri: str, config: Config) -> pl.DataFrame:
     else:
         data = storage.read_bytes(uri)
         try:
+            header = pl.read_csv(io.BytesIO(data), n_rows=0).columns
+            ids = {config.user_column, movie}
+            other = names.renaming(header, keys)
+            as_text = [name for name in header if other.get(name, name) in ids]  # 007 is not 7
             table = pl.read_csv(
                 io.BytesIO(data),
                 infer_schema_length=None,
                 try_parse_dates=True,
-                schema_overrides={user: pl.String, movie: pl.String},  # 007 is not 7
+                schema_overrides=dict.fromkeys(as_text, pl.String),
             )
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise InputError(f"{about}: is no CSV with a header ({first_line(error)}); mend it") from error
         table = table.filter(~pl.all_horizontal(pl.all().is_null()))
+    table = table.rename(names.renaming(table.columns, keys))
     for setting in ("user_column", "rating_column"):
         name = getattr(config, setting)
         if name in table.columns and not (table.schema[name] == pl.String and setting == "rating_column"):

@@ -6,6 +6,7 @@ from cfjobs.ratings.read import (
     read_ratings,
     read_table,
     rows_of,
+    with_names,
     with_rows_of,
     write_frame,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "read_ratings",
     "read_table",
     "rows_of",
+    "with_names",
     "with_rows_of",
     "write_frame",
 ]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from cfjobs import storage
 from cfjobs.errors import InputError
-from cfjobs.ratings import column_types, scan, source, validate
+from cfjobs.ratings import column_types, names, scan, source, validate
 from cfjobs.ratings.source import Said
 from cfjobs.storage.uri import FileInfo
 
@@ -23,8 +23,9 @@ def read(uri: str, *, what: str, keys: Mapping[str, str], others: bool = False) 
     """The rows of a table, in the order of its files; without any, its id columns alone.
 
     what: the table, as an error names it. keys: the id column that each setting names, as in
-    {"movie_column": "movie_id"}. others: with all other columns that can be read. Raises InputError for a
-    damaged file, an id column that is absent or of a wrong type, and columns of different kinds in its files.
+    {"movie_column": "movie_id"}; one that is not there is recognised by a name that people use, and renamed.
+    others: with all other columns that can be read. Raises InputError for a damaged file, an id column that is
+    absent or of a wrong type, and columns of different kinds in its files.
     """
     files = source.list_parquet(uri, what=what)
     tables = source.said_of(files, what=what)
@@ -59,11 +60,15 @@ def _read(
     file: FileInfo, schema: pa.Schema, said: Said, *, what: str, keys: Mapping[str, str], others: bool
 ) -> pl.DataFrame:
     about = f"{what} {file.uri}"
+    wanted = keys
+    recognised = names.renaming([*schema.names, *said.columns], keys)
+    own = {new: old for old, new in recognised.items()}
+    keys = {setting: own.get(column, column) for setting, column in keys.items()}
     source.check_columns(schema, said, columns=schema.names if others else list(keys.values()), file=about)
     for setting, column in keys.items():
         if column not in schema.names and column not in said.columns:
             raise InputError(
-                f"{about}: has no column {column!r} (got {', '.join(schema.names)}); rename it or set {setting}"
+                f"{about}: has no column {wanted[setting]!r} (got {', '.join(schema.names)}); rename it or set {setting}"
             )
     column_types.check(schema, list(keys.values()), file=about)
     columns = [column for column in keys.values() if column in schema.names]
@@ -88,7 +93,7 @@ def _read(
         validate.check_type(frame.schema[column], setting, column=column, file=about)
     if said.deleted.size:
         frame = frame.filter(~pl.col(validate.ROW).is_in(pl.Series(said.deleted).implode()))
-    return frame.drop(validate.ROW)
+    return frame.drop(validate.ROW).rename(recognised)
 
 
 def _readable(schema: pa.Schema, *, about: str) -> list[str]:

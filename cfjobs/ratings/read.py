@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cfjobs import storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError
-from cfjobs.ratings import id_table, scan, validate
+from cfjobs.ratings import id_table, names, scan, validate
 from cfjobs.ratings.ids import IntegerIds, TextIds, relabel
 from cfjobs.ratings.scan import Group
 from cfjobs.ratings.sort import Columns, Times, arrange
@@ -98,6 +98,28 @@ def read_ratings(
     return Cleaned(Ratings(_frame(intake.columns), user_ids, catalogue, cold), intake.rejected(), counts)
 
 
+def with_names(files: Sequence[FileInfo], config: Config) -> Config:
+    """The configuration with the columns that these rating files have, recognised by name where it does not
+    say.
+
+    The first file with rows tells. Raises InputError as `names.settings_of`, and for a file that is not
+    Parquet.
+    """
+    for file in files:
+        (footer,) = scan.read_footers([file], columns=(), what="ratings")
+        if footer.n_rows == 0:
+            continue
+        schema = {name: pl.Series([value]).dtype for name, value in footer.said.columns.items()}
+        schema |= scan.schema_of(file)
+        if any(f"/{name}=" in file.uri for name in validate.columns_of(config)):
+            return config  # a folder's name is no column: `validate` says so
+        found = names.settings_of(schema, config=config, what=f"ratings {file.uri}")
+        if found:
+            log.info("ratings: %s", names.words(found))
+        return config.model_copy(update=found)
+    return config
+
+
 def write_frame(frame: pl.DataFrame, uri: str) -> None:
     """Write a frame as one Parquet file, streaming: its encoded form is never in memory whole."""
     with storage.explained(uri):
@@ -112,12 +134,14 @@ def write_frame(frame: pl.DataFrame, uri: str) -> None:
 
 
 def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
-    """A movies or users table with all its columns, its key column renamed to `{name}_id`.
+    """A movies or users table with all its columns; its key is renamed to `{name}_id`, its titles to `title`.
 
     Null and repeated keys are dropped (the first row of a key stays). Raises InputError as `id_table.read`,
     and for a movies table without rows: every list would lose its titles.
     """
     table = id_table.read(uri, what=f"{name}s", keys={f"{name}_column": key}, others=True)
+    if name == "movie":
+        table = table.rename(names.titled(table.columns))
     if table.is_empty() and name == "movie":
         raise InputError(f"movies {uri}: holds no rows; check the export, or leave movies out")
     if table.is_empty():

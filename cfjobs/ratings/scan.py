@@ -119,7 +119,7 @@ def group_files(footers: Sequence[Footer], *, config: Config) -> list[Group]:
         constants = {n: v for n, v in footer.said.columns.items() if n in columns_of(config)}
         kind = f"{footer.types} {constants}"
         if kind not in types:
-            schema = {n: pl.Series([value]).dtype for n, value in constants.items()} | _schema(footer.file)
+            schema = {n: pl.Series([value]).dtype for n, value in constants.items()} | schema_of(footer.file)
             types[kind] = check_columns(schema, file=footer.file.uri, config=config)
         alike = groups.setdefault(kind, [])
         if not alike or not alike[-1].has_room_for(footer):
@@ -207,7 +207,8 @@ def _type_text(column: pa.Field) -> str:
     return f"{column.type} {sorted((column.metadata or {}).items())}"
 
 
-def _schema(file: FileInfo) -> pl.Schema:
+def schema_of(file: FileInfo) -> pl.Schema:
+    """The columns of a file and their types."""
     with storage.explained(file.uri):
         try:
             return pl.scan_parquet(

@@ -81,7 +81,7 @@ def id_types(types: Iterable[tuple[pl.DataType, ...]]) -> IdTypes:
 
 def check_type(dtype: pl.DataType, setting: str, *, column: str, file: str) -> None:
     """InputError for a type that cannot be used. file: how the line begins, as in 'movies part-0.parquet'."""
-    if not _is_usable(dtype, setting):
+    if not is_usable(dtype, setting):
         raise InputError(
             f"{file}: {column!r} is {_spoken(dtype)}, expected {_ROLES[setting]}; "
             f"cast it on export or map another column with {setting}"
@@ -183,7 +183,8 @@ def _checked(schema: Mapping[str, pl.DataType], setting: str, *, file: str, conf
     return schema[column]
 
 
-def _is_usable(dtype: pl.DataType, setting: str) -> bool:
+def is_usable(dtype: pl.DataType, setting: str) -> bool:
+    """Whether a column of this type can be what the setting names."""
     if dtype == pl.Null:
         return True
     if setting in {"user_column", "movie_column"}:

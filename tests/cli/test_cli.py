@@ -106,6 +106,29 @@ def test_the_night_prints_one_json_object(published: dict[str, Any]) -> None:
     assert Path(published["tables"]["top_n"]).is_dir()
 
 
+def test_check_tells_what_a_night_would_read(data_set: Path, tmp_path: Path) -> None:
+    done = cfjobs("check", "--ratings", data_set, "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"], told["problems"]) == (0, 0, [])
+    assert f"{told['counts']['kept']:,} kept" in cfjobs("check", "--ratings", data_set).stdout
+    pl.DataFrame({"user": [1], "film": [2], "stars": [3.0], "ts": [4]}).write_parquet(tmp_path / "a.parquet")
+    for more in ([], ["--json"]):
+        done = cfjobs("check", "--ratings", tmp_path / "a.parquet", *more)
+        assert done.returncode == 2
+        assert "every rating is 3" in (done.stdout if more else done.stderr)
+    assert json.loads(done.stdout)["columns"]["movie"]["column"] == "film"
+
+
+def test_an_import_tells_what_it_wrote(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("who,what\n1,2\n3,4\n", encoding="utf-8")
+    words = ["import", tmp_path / "a.csv", "--output", tmp_path / "out", "--columns", "user=who,movie=what"]
+    done = cfjobs(*words)
+    assert done.returncode == 0, done.stderr
+    assert "2 read, 2 written" in done.stdout
+    done = cfjobs(*words[:3], tmp_path / "more", *words[4:], "--json")
+    assert json.loads(done.stdout)["counts"]["ratings"] == {"read": 2, "written": 2, "skipped": {}}
+
+
 def test_recs_prints_a_list_with_titles(published: dict[str, Any]) -> None:
     done = cfjobs("recs", "--output", published["output"], "--user", "1", "--json")
     found = json.loads(done.stdout)

@@ -318,7 +318,7 @@ def test_candidates_are_part_of_the_night(data_set: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"film": [1]}, "has no column 'movie_id'"),
+        ({"id": [1]}, "has no column 'movie_id'"),
         ({"movie_id": [-1]}, "leave none of"),
         (None, "holds no .parquet"),
     ],

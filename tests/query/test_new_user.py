@@ -102,10 +102,20 @@ def test_of_a_movie_rated_twice_the_latest_stands(published: str, data_set: Path
     assert lists[0].rows == lists[1].rows
 
 
+def test_a_file_under_the_names_that_people_use_gives_the_same_list(
+    published: str, data_set: Path, tmp_path: Path
+) -> None:
+    movies = ratings_of(data_set, 1)["movie_id"].head(3).to_list()
+    plain = pl.DataFrame({"movie_id": movies, "rating": [5.0, 4.0, 1.0], "timestamp": [1, 2, 3]})
+    other = plain.rename({"movie_id": "itemId", "rating": "Stars", "timestamp": "ts"})
+    lists = [new_user.list_of(published, written(frame, tmp_path)) for frame in (plain, other)]
+    assert lists[0].rows == lists[1].rows
+
+
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        ({"movie": [1], "rating": [1.0]}, "has no column 'movie_id'"),
+        ({"id": [1], "rating": [1.0]}, "has no column 'movie_id'"),
         ({"movie_id": [1], "rating": [99.0]}, "row 0 has movie '1', rating 99"),
         ({"movie_id": [1, None], "rating": [1.0, 2.0]}, "row 1 has movie None"),
         ({"movie_id": [1], "rating": ["good"]}, "expected an id, a number"),
