@@ -24,6 +24,7 @@ import boto3
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from cfjobs.config import Config
@@ -33,6 +34,9 @@ from cfjobs.night.records import Inputs
 
 if TYPE_CHECKING:
     from tests.installation import Installation
+
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")  # a law does not depend on how busy the machine is
 
 ROOT = Path(__file__).parent.parent
 SIDE_BY_SIDE = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"}

@@ -24,8 +24,8 @@ def read(uri: str, *, what: str, keys: Mapping[str, str], others: bool = False) 
 
     what: the table, as an error names it. keys: the id column that each setting names, as in
     {"movie_column": "movie_id"}; one that is not there is recognised by a name that people use, and renamed.
-    others: with all other columns that can be read. Raises InputError for a damaged file, an id column that is
-    absent or of a wrong type, and columns of different kinds in its files.
+    others: with all other columns that can be read. Raises InputError for a damaged file, an id column that
+    is absent or of a wrong type, and columns of different kinds in its files.
     """
     files = source.list_parquet(uri, what=what)
     tables = source.said_of(files, what=what)
