@@ -142,8 +142,8 @@ def _positions(delete: "DataFile", path: str) -> NDArray[np.int64]:
     if delete.file_format == FileFormat.PUFFIN:
         from pyiceberg.table.puffin import PuffinFile
 
-        rows = PuffinFile(data).to_vector().get(path)
-        return np.empty(0, dtype=np.int64) if rows is None else rows.to_numpy().astype(np.int64)
+        rows = PuffinFile(data).to_vector().get(path, ())
+        return np.array([int(row.as_py()) for row in rows], dtype=np.int64)
     frame = pl.read_parquet(data, columns=["file_path", "pos"])
     return frame.filter(pl.col("file_path") == path)["pos"].cast(pl.Int64).to_numpy()
 

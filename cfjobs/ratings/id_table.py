@@ -50,10 +50,21 @@ def id_type(types: Iterable[pl.DataType]) -> pl.DataType:
 def as_ids(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
     """Ids as Int64 or String, whatever accepted type they have; null where one cannot be such an id."""
     if not ids.dtype.is_integer() and not isinstance(ids.dtype, pl.Decimal):
-        ids = ids.cast(
-            pl.String, strict=False
-        )  # categories and bytes by what they say, not by how they are stored
+        ids = as_text(ids)  # categories and bytes by what they say, not by how they are stored
     return ids.cast(dtype, strict=False)
+
+
+def as_text(values: pl.Series) -> pl.Series:
+    """Values as text; null for bytes that are none in UTF-8."""
+    if values.dtype != pl.Binary:
+        return values.cast(pl.String, strict=False)
+    try:
+        return values.cast(pl.String)
+    except pl.exceptions.ComputeError:
+        texts = [None if value is None else value.decode(errors="replace") for value in values]
+        return pl.Series(
+            values.name, [None if text and "\ufffd" in text else text for text in texts], pl.String
+        )
 
 
 def _read(

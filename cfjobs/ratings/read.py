@@ -158,7 +158,7 @@ def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
             f"{name}s {uri}: has both {key!r}, which {name}_column names, and {column!r}; leave one out on export"
         )
     if table.schema.get("title") == pl.Binary:  # text that an exporter did not mark as such
-        table = table.with_columns(pl.col("title").cast(pl.String, strict=False))
+        table = table.with_columns(id_table.as_text(table["title"]))
     table = table.rename({key: column})
     return table.filter(pl.col(column).is_not_null()).unique(column, keep="first", maintain_order=True)
 

@@ -270,6 +270,10 @@ def explained_damage(file: FileInfo, error: BaseException, *, what: str) -> Exce
             return explained
     except DAMAGE:
         pass
+    if "invalid utf8" in str(error):
+        return InputError(
+            f"{what} {file.uri}: has bytes that are no text in UTF-8; cast ids to strings on export"
+        )
     return InputError(
         f"{what} {file.uri}: is damaged ({_first_line(error)}); export it again, or take it out of the folder"
     )

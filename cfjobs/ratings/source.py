@@ -257,8 +257,8 @@ def _delta(uri: str, *, version: int | None, moment: datetime | None, about: str
                         f"{about}: had no version at {moment.isoformat()}; ask for a later moment"
                     )
             _check_features(table, about=about)
-            added = pl.DataFrame(table.get_add_actions(flatten=True))
-            masks = pl.DataFrame(table.deletion_vectors()) if _deletes(table) else pl.DataFrame()
+            added = pl.DataFrame(pa.table(table.get_add_actions(flatten=True)))
+            masks = pl.DataFrame(pa.table(table.deletion_vectors())) if _deletes(table) else pl.DataFrame()
     except DeltaError as error:
         raise InputError(
             f"{about}: the log of this Delta table cannot be read ({first_line(error)}); "

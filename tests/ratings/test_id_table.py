@@ -190,6 +190,10 @@ def test_a_further_column_that_cannot_be_read_is_left_out_by_name(
     assert "'budget' is left out" in caplog.text
 
 
+def test_bytes_that_are_no_text_are_no_id() -> None:
+    assert id_table.as_ids(pl.Series([b"7", b"\xff", None]), pl.Int64()).to_list() == [7, None, None]
+
+
 def test_a_title_of_bytes_is_text(tmp_path: Path) -> None:
     pl.DataFrame({"movie_id": [1, 2], "title": ["Amélie".encode(), b"\xff"]}).write_parquet(tmp_path / "a")
     assert ratings.read_table(str(tmp_path), key="movie_id", name="movie")["title"].to_list() == [
