@@ -2,6 +2,7 @@
 so that a list is made as any other."""
 
 import io
+import logging
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -17,6 +18,8 @@ from cfjobs.query.lookup import UserList, for_people
 from cfjobs.ratings import names, validate
 from cfjobs.tables.runs import night_of
 from cfjobs.training import fold_in
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> 
     table = _read(storage.normal(uri))
     keys = {"user_column": config.user_column, "movie_column": movie}
     keys |= {"rating_column": rating, "timestamp_column": timestamp}
-    table = table.rename(names.renaming(table.columns, keys))
+    if renamed := names.renaming(table.columns, keys):
+        log.info("ratings of one user: %s", names.said(renamed))
+    table = table.rename(renamed)
     if missing := [name for name in (movie, rating) if name not in table.columns]:
         raise InputError(
             f"ratings of one user, {uri}: has no column {missing[0]!r} (got {', '.join(table.columns)}); rename it on export"

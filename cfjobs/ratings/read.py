@@ -138,10 +138,13 @@ def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
     first row of a key stays). Raises InputError when there is no
     file, no key column, or a key that is neither an integer nor a string.
     """
-    frames = []
+    frames, recognised = [], dict[str, str]()
     for file in list_parquet(uri, what=f"{name}s"):
         frame = scan.read_parquet(file, what=f"{name}s")
-        frame = frame.rename(names.renaming(frame.columns, {f"{name}_column": key}))
+        renamed = names.renaming(frame.columns, {f"{name}_column": key})
+        renamed |= names.titled(frame.columns) if name == "movie" else {}
+        frame = frame.rename(renamed)
+        recognised |= renamed
         if key not in frame.columns:
             raise InputError(
                 f"{name}s {file.uri}: has no column {key!r} (got {', '.join(frame.columns)}); "
@@ -157,8 +160,8 @@ def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
     frames = [frame.with_columns(pl.col(key).cast(pl.String)) if text else frame for frame in frames]
     column = f"{name}_id"
     table = pl.concat(frames, how="diagonal_relaxed").rename({key: column})
-    if name == "movie":
-        table = table.rename(names.titled(table.columns))
+    if recognised:
+        log.info("%ss: %s", name, names.said(recognised))
     return table.filter(pl.col(column).is_not_null()).unique(column, keep="first", maintain_order=True)
 
 
