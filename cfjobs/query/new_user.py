@@ -2,6 +2,7 @@
 so that a list is made as any other."""
 
 import io
+import logging
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -18,6 +19,8 @@ from cfjobs.ratings import id_table, names, validate
 from cfjobs.storage.faults import first_line
 from cfjobs.tables.runs import night_of
 from cfjobs.training import fold_in
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,9 @@ def _read(uri: str, config: Config) -> pl.DataFrame:
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise InputError(f"{about}: is no CSV with a header ({first_line(error)}); mend it") from error
         table = table.filter(~pl.all_horizontal(pl.all().is_null()))
-    table = table.rename(names.renaming(table.columns, keys))
+    if renamed := names.renaming(table.columns, keys):
+        log.info("ratings of one user: %s", names.said(renamed))
+    table = table.rename(renamed)
     for setting in ("user_column", "rating_column"):
         name = getattr(config, setting)
         if name in table.columns and not (table.schema[name] == pl.String and setting == "rating_column"):

@@ -29,14 +29,19 @@ def read(uri: str, *, what: str, keys: Mapping[str, str], others: bool = False) 
     """
     files = source.list_parquet(uri, what=what)
     tables = source.said_of(files, what=what)
-    frames = []
+    frames, renamed = [], dict[str, str]()
     for file in files:
         metadata = scan.read_footer(file, what=what)
         if metadata.num_rows == 0:
             continue  # exporters give the columns of an empty table any type
         about = f"{what} {file.uri}"
         schema = column_types.footer_schema(metadata, file=about)
-        frames.append(_read(file, schema, tables.get(file.uri, Said()), what=what, keys=keys, others=others))
+        said = tables.get(file.uri, Said())
+        recognised = names.renaming([*schema.names, *said.columns], keys)
+        frames.append(_read(file, schema, said, recognised, what=what, keys=keys, others=others))
+        renamed |= recognised
+    if renamed:
+        log.info("%s: %s", what, names.said(renamed))
     if not frames:
         return pl.DataFrame(schema=dict.fromkeys(keys.values(), pl.Null))
     return _together(frames, keys.values(), about=f"{what} {uri}")
@@ -68,11 +73,18 @@ def as_text(values: pl.Series) -> pl.Series:
 
 
 def _read(
-    file: FileInfo, schema: pa.Schema, said: Said, *, what: str, keys: Mapping[str, str], others: bool
+    file: FileInfo,
+    schema: pa.Schema,
+    said: Said,
+    recognised: Mapping[str, str],
+    *,
+    what: str,
+    keys: Mapping[str, str],
+    others: bool,
 ) -> pl.DataFrame:
+    """The rows of one file. recognised: the new name of each column that is renamed."""
     about = f"{what} {file.uri}"
     wanted = keys
-    recognised = names.renaming([*schema.names, *said.columns], keys)
     own = {new: old for old, new in recognised.items()}
     keys = {setting: own.get(column, column) for setting, column in keys.items()}
     source.check_columns(schema, said, columns=schema.names if others else list(keys.values()), file=about)

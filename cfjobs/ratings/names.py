@@ -108,6 +108,11 @@ def words(settings: Mapping[str, str]) -> str:
     return f"{taken} (recognised by name; as {_as_options(settings)} would)"
 
 
+def said(renamed: Mapping[str, str]) -> str:
+    """What was recognised in another table, as the log says it."""
+    return ", ".join(f"{new} from {old!r}" for old, new in renamed.items()) + " (recognised by name)"
+
+
 def _candidates(setting: str, columns: Mapping[str, pl.DataType | None]) -> list[str]:
     """The columns of the highest standing that has any, of a type that will do if there are such."""
     for standing in _NAMES[setting]:

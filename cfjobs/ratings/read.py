@@ -140,8 +140,9 @@ def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
     and for a movies table without rows: every list would lose its titles.
     """
     table = id_table.read(uri, what=f"{name}s", keys={f"{name}_column": key}, others=True)
-    if name == "movie":
-        table = table.rename(names.titled(table.columns))
+    if name == "movie" and (titled := names.titled(table.columns)):
+        log.info("movies: %s", names.said(titled))
+        table = table.rename(titled)
     if table.is_empty() and name == "movie":
         raise InputError(f"movies {uri}: holds no rows; check the export, or leave movies out")
     if table.is_empty():

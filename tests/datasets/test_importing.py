@@ -467,7 +467,7 @@ CELL = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(CELL, min_size=1, max_size=6), max_size=30), st.sampled_from([64, 1 << 20]))
 def test_counts_always_add_up(tmp_path: Path, rows: list[list[str]], chunk: int) -> None:
     """Whatever the lines are: those read are those written and those skipped, and each line without quotes is

@@ -78,11 +78,15 @@ def test_a_doubt_is_one_line_with_the_settings_to_add(columns: dict[str, Any], l
     assert "\n" not in str(caught.value)
 
 
-def test_other_tables_have_their_ids_and_titles_found(tmp_path: Path) -> None:
+def test_other_tables_have_their_ids_and_titles_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="cfjobs")
     pl.DataFrame({"itemId": [1], "name": ["a"]}).write_parquet(tmp_path / "a.parquet")
     assert ratings.read_table(str(tmp_path), key="movie_id", name="movie").to_dicts() == [
         {"movie_id": 1, "title": "a"}
     ]
+    assert caplog.messages == ["movies: movie_id from 'itemId', title from 'name' (recognised by name)"]
     assert names.recognised(["user_id", "customer_id"], "user_column") == "user_id"
     assert names.recognised(["userId", "customer_id"], "user_column") is None
     keys = {"user_column": "uid", "movie_column": "movieId"}
