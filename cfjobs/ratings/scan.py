@@ -36,16 +36,18 @@ _DAMAGE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 @dataclass(frozen=True)
 class Footer:
-    """What a file says of itself: its rows, and the Arrow types of the columns asked for, as one text."""
+    """What a file says of itself: its rows, the Arrow types of the columns asked for, as one text,
+    and the names of all."""
 
     file: FileInfo
     n_rows: int
     types: str
+    names: tuple[str, ...] = ()
 
 
 @dataclass
 class Group:
-    """Files with the same types of user, movie, rating and timestamp; their rows are numbered through."""
+    """Files with the same types of the columns that are read; their rows are numbered through."""
 
     types: tuple[pl.DataType, ...]
     files: list[FileInfo] = field(default_factory=list)
@@ -79,7 +81,7 @@ def read_footers(files: Sequence[FileInfo], *, columns: Sequence[str], what: str
         schema = metadata.schema.to_arrow_schema()
         places = [schema.get_field_index(column) for column in columns]
         types = "; ".join(_type_text(schema.field(place)) if place >= 0 else "-" for place in places)
-        return Footer(file, metadata.num_rows, types)
+        return Footer(file, metadata.num_rows, types, tuple(schema.names))
 
     if not files or not storage.is_s3(files[0].uri):
         return [read(file) for file in files]
