@@ -46,8 +46,8 @@ def read_histories(
     by user and time; the timestamp is null without times.
 
     Only these users' rows are kept in memory. They are judged as the night judged them, and the latest of a
-    pair counts; implicit feedback has null ratings. now: ratings after this moment are none; naive UTC. Raises InputError for a file that is
-    gone.
+    pair counts; implicit feedback has null ratings. now: ratings after this moment are none; naive UTC.
+    Raises InputError for a file that is gone.
     """
     wanted = pl.Series([str(user) for user in users], dtype=pl.String)
     until = datetime.combine(run_date + timedelta(days=1), datetime.min.time())

@@ -82,9 +82,10 @@ def read_ratings(
     optional tables, as `read_table` gives them.
 
     Of a pair's ratings the latest is kept; of several at that time the highest, so that the order of the
-    files does not matter. Implicit feedback of a pair is added up, and is as late as the latest. Raises
-    InputError for a file that is not whole Parquet, lacks a column, has a wrong type or changes meanwhile, for
-    no ratings at all, and for a share of rejected rows above `max_rejected`.
+    files does not matter. Implicit feedback of a pair is added up, and is as late as the latest.
+
+    Raises InputError for a file that is not whole Parquet, lacks a column, has a wrong type or changes
+    meanwhile, for no ratings at all, and for a share of rejected rows above `max_rejected`.
     """
     footers = scan.read_footers(files, columns=validate.columns_of(config), what="ratings")
     config = as_found(config, footers)

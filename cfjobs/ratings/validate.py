@@ -127,8 +127,8 @@ def judged(
     """Rows in canonical form, each with the code of its reason, `GOOD` for none.
 
     Columns: user, movie (of the id types), rating (float32), timestamp (int64 microseconds, UTC; 0 without
-    times), code (uint8), user_raw, movie_raw, rating_raw as they came, and `ROW` of the query. now: naive UTC.
-    Of implicit feedback the rating is the row's weight, and rating_raw its event or weight.
+    times), code (uint8), user_raw, movie_raw, rating_raw as they came, and `ROW` of the query. Of implicit
+    feedback the rating is the row's weight, and rating_raw its event or weight. now: naive UTC.
     """
     type_of = dict(zip(roles_of(config), types, strict=True))
     user, movie = pl.col(config.user_column), pl.col(config.movie_column)

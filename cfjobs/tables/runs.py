@@ -28,8 +28,8 @@ FIRST = 10
 
 
 class PublishedNight(Record):
-    """A row of `runs`. training: how the rating network was trained, None where it is not known. version: of
-    the `runs` table, which names this state of all tables."""
+    """A row of `runs`. training: how the rating network was trained, None where it is not known or there is
+    none. feedback: ratings or implicit. version: of the `runs` table, which names this state of all tables."""
 
     run_date: date
     run_id: str
@@ -38,6 +38,7 @@ class PublishedNight(Record):
     gate: str
     model_uri: str
     training: str | None
+    feedback: str = "ratings"
     table_versions: dict[str, int]
     metrics: dict[str, float | None]
     counts: dict[str, int]
@@ -147,7 +148,8 @@ def _night_of(row: dict[str, Any]) -> PublishedNight:
     """A row of `runs`; nights of before version 1.1 do not name the version of `runs` itself."""
     values = row | {name: json.loads(row[name]) for name in ("table_versions", "metrics", "counts")}
     values["version"] = values["table_versions"].pop(RUNS.name, None)
-    values["training"] = json.loads(row["config"]).get("training")
+    config = json.loads(row["config"])
+    values |= {"training": config.get("training"), "feedback": config.get("feedback", "ratings")}
     return PublishedNight(**{name: values.get(name) for name in PublishedNight.model_fields})
 
 
