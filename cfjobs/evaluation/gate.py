@@ -14,12 +14,12 @@ All but the last, and lists that are none, can be overridden, and the override i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import polars as pl
 
 from cfjobs.config import Config
-from cfjobs.tables.runs import LastNight, Metrics
+from cfjobs.tables.runs import LastNight, Metrics, is_implicit
 from cfjobs.tables.schema import OF_PUBLISHED
 
 LOWER_IS_BETTER = ("rmse", "mae")
@@ -246,12 +246,7 @@ def _baselines(config: Config, metrics: Metrics) -> list[Comparison]:
 def _measured_alike(config: Config, last: LastNight) -> bool:
     tonight = config.model_dump(mode="json")
     alike = all(last.config.get(key) == tonight[key] for key in HOLDOUT_KEYS)
-    return alike and _is_implicit(last.config) == _is_implicit(tonight)
-
-
-def _is_implicit(config: Mapping[str, Any]) -> bool:
-    """Of a configuration in `runs`; those of before version 1.2 are of ratings."""
-    return bool(config.get("feedback") == "implicit")
+    return alike and is_implicit(last.config) == is_implicit(tonight)
 
 
 def input_comparisons(asked: Config, decided: Config, last: LastNight | None) -> list[Comparison]:
@@ -263,9 +258,9 @@ def input_comparisons(asked: Config, decided: Config, last: LastNight | None) ->
     if last is None:
         return []
     lines = []
-    implicit = _is_implicit(decided.model_dump(mode="json"))
+    implicit = decided.feedback == "implicit"
     if asked.feedback == "auto" and not asked.weight_column and not asked.event_column:
-        before = _is_implicit(last.config)
+        before = is_implicit(last.config)
         kinds = {True: "implicit feedback", False: "ratings"}
         reason = (
             f"the files hold {kinds[implicit]}, and held {kinds[before]} on {last.run_date}; "

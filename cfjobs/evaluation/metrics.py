@@ -96,9 +96,9 @@ def measures(
 ) -> list[Measure]:
     """Every metric, over all users and in each band, beside its baseline; then nDCG beside each rival.
 
-    training: the ratings that the model was trained on. predicted [R]: for the held-out ratings; None for
-    implicit feedback, and so is predict. lists, popular: the model's and the popularity lists without the training ratings. candidates [M]: what may be
-    listed. predict: for the listed movies.
+    training: the ratings that the model was trained on. predicted [R]: for the held-out ratings. lists,
+    popular: the model's and the popularity lists without the training ratings. candidates [M]: what may be
+    listed. predict: for the listed movies. Of implicit feedback predicted and predict are None.
     """
     activity = np.bincount(training.user_idx, minlength=n_users)
     n_ratings = np.bincount(training.movie_idx, minlength=candidates.size)

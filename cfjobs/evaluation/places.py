@@ -61,7 +61,8 @@ class Places:
         self._lists += means.height
 
     def figures(self) -> dict[str, float]:
-        """By the names of `evaluate.OF_LISTS`; empty without a list, without stars where none are predicted."""
+        """By the names of `evaluate.OF_LISTS`; empty without a list,
+        without stars where none are predicted."""
         if not self._lists:
             return {}
         stars, novelty, popular = (self._sums / self._lists).tolist()

@@ -1,6 +1,7 @@
 """A model in storage: weights as safetensors, everything else as JSON and Parquet, never a pickle.
 
-MODEL_URI/network.safetensors   the weights of the rating network, unless the model learnt from implicit feedback
+MODEL_URI/network.safetensors   the weights; absent where the model learnt from implicit feedback, and so
+                                predicts no ratings
 MODEL_URI/unfinished.safetensors   for a warm start: what the network forgets when its training ends, if
                                 anything
 MODEL_URI/model.json            the network's name, settings and sizes, how it was trained, the encoding of

@@ -126,8 +126,8 @@ class History:
         return total / self.indptr.diff().clamp_min(1)
 
     def worth(self, config: RankingConfig) -> Tensor:
-        """What each rating is worth as a target [R]: 1 if liked, else `other_weight`; of implicit feedback its
-        weight against the mean of its user's, so that each user counts alike and no unit matters."""
+        """What each rating is worth as a target [R]: 1 if liked, else `other_weight`; of implicit feedback
+        its weight against the mean of its user's, so that each user counts alike and no unit matters."""
         if not config.weighed:
             return torch.where(self.rating >= config.like_from, 1.0, config.other_weight)
         return self.rating / torch.repeat_interleave(self.mean_rating(), self.indptr.diff())

@@ -28,8 +28,9 @@ FIRST = 10
 
 
 class PublishedNight(Record):
-    """A row of `runs`. training: how the rating network was trained, None where it is not known or there is
-    none. feedback: ratings or implicit. version: of the `runs` table, which names this state of all tables."""
+    """A row of `runs`. training: how the rating network was trained, None where it is not known. feedback:
+    ratings, or implicit, which trains no such network. version: of the `runs` table, which names this state
+    of all tables."""
 
     run_date: date
     run_id: str
@@ -115,6 +116,12 @@ def stale(output: str, run_date: date) -> str | None:
     return f"the night of {run_date} is stale: {published_last} is published already; force, or `cfjobs backfill`, publishes it all the same"
 
 
+def is_implicit(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration, as `runs` keeps it, is of implicit feedback; nights of before version 1.2 are
+    of ratings and do not say so."""
+    return bool(config.get("feedback") == "implicit")
+
+
 # What they share ------------------------------------------------------------------------------------
 
 
@@ -159,6 +166,16 @@ class Source:
 
     output: str
     run: dict[str, Any]
+
+    @property
+    def is_implicit(self) -> bool:
+        """Whether the night had implicit feedback, and so predicted no ratings."""
+        return is_implicit(json.loads(self.run["config"]))
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the night's ratings had times."""
+        return json.loads(self.run["config"]).get("timestamp_column", "") is not None
 
     def version(self, table: Table) -> int | None:
         """The version of a table that the run published."""
