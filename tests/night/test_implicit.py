@@ -1,6 +1,7 @@
 """Nights of ratings that have no values, or no times: every stage, to the tables and the look-ups."""
 
 import json
+import shutil
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -91,14 +92,15 @@ def test_what_has_no_stars_is_null_and_the_rest_is_measured(nights: Path) -> Non
     assert rows(str(nights), "runs")["losses"].to_list() == ["[]", "[]"]
 
 
-def test_the_second_implicit_night_goes_on_from_the_first(
+def test_an_implicit_night_goes_on_from_the_one_before(
     nights: Path, data_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    first = published(str(nights))[0]
+    output = shutil.copytree(nights, tmp_path / "out")
     caplog.set_level("INFO", "cfjobs")
-    for day in (FIRST, SECOND):
-        night(data_set, tmp_path / "out", lacks=("rating",), run_date=day)
-    assert "the refit goes on from" in caplog.text
-    assert rows(str(tmp_path / "out")).equals(rows(str(nights)))
+    night(data_set, output, lacks=("rating",), run_date=SECOND)
+    assert f"the refit goes on from {first.model_uri}" in caplog.text
+    assert rows(str(output)).equals(rows(str(nights)))  # the date again, by the same model: the same lists
 
 
 def test_one_value_makes_the_lists_of_none(nights: Path, data_set: Path, tmp_path: Path) -> None:
