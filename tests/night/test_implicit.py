@@ -146,6 +146,8 @@ def test_an_existing_model_scores_its_own_kind_alone(nights: Path, data_set: Pat
     assert model_store.load_model(of_stars).config.feedback == "ratings"
     with pytest.raises(InputError, match="has no column 'rating'"):
         night(data_set, tmp_path / "out", lacks=("rating",), model=of_stars)
+    with pytest.raises(InputError, match="every rating is 3"):
+        night(data_set, tmp_path / "out", model=of_stars, rating=pl.lit(3.0))
     said = ANY.model_copy(update={"feedback": "ratings"})
     with pytest.raises(InputError, match="feedback is ratings, but the model was trained on implicit"):
         night(data_set, tmp_path / "out", model=model, config=said)
