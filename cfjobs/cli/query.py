@@ -178,7 +178,11 @@ def explain(
         f"{name} for user {plain(found.user_id)}, {found.run_date}: {place}"
         + ("" if found.predicted_rating is None else f", predicted rating {found.predicted_rating:.2f}"),
         f"score {parts.score:+.3f} = bias {parts.bias:+.3f} + embedding {parts.embedding:+.3f} + history {sum(parts.history):+.3f}"
-        f" + stars {parts.stars:+.3f} (weight {found.stars_weight:g})",
+        + (
+            ""
+            if found.predicted_rating is None
+            else f" + stars {parts.stars:+.3f} (weight {found.stars_weight:g})"
+        ),
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
