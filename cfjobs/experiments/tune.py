@@ -32,6 +32,7 @@ from cfjobs.errors import InputError, TrainingDiverged
 from cfjobs.features import Features
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import Network
+from cfjobs.models.ranker import RankingModel
 from cfjobs.night import story
 from cfjobs.night.records import Night, Prepared
 from cfjobs.ratings import catalogue, holdout
@@ -88,6 +89,7 @@ class Judge:
         config = config.model_copy(update={"feedback": self.prepared.feedback})
         task, kit = self._task(config), self._kit(config)
         network: Network | None
+        ranking: RankingModel | None
         if config.rank_by != "rating":  # affinity alone: the weight of the stars is each night's own choice
             network = None if self.prepared.implicit else training.new_network(task).to(kit.device)
             ranking = training.fit_ranking_model(task, kit)
