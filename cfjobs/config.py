@@ -9,7 +9,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -52,10 +52,28 @@ class Config(BaseModel):
     rating_column: str = Field(
         "rating", min_length=1, description="Column of the ratings files that holds the rating."
     )
-    timestamp_column: str = Field(
+    timestamp_column: str | None = Field(
         "timestamp",
         min_length=1,
-        description="Column of the ratings files that says when: a datetime, or seconds (or milliseconds) since 1970. The latest rating of a pair wins.",
+        description="Column of the ratings files that says when: a datetime, or seconds (or milliseconds) since 1970. The latest rating of a pair wins. Without it (null, or no file has the column) the ratings have no times: the lists answer what else belongs in a profile, and of a pair's ratings the highest wins.",
+    )
+    feedback: Literal["auto", "ratings", "implicit"] = Field(
+        "auto",
+        description="What the ratings files hold: ratings, with values; or implicit feedback, such as clicks, purchases or plays: who chose what, from which no stars can be predicted, so the lists go by affinity alone and values are left aside. auto is implicit where weight_column or event_column is set, where no file has the rating column, or where all ratings have one value, unless y_range says what the scale is.",
+    )
+    weight_column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column of implicit feedback that says how strongly a row counts in the ranking loss, such as plays: 0 or more; those of a pair are added up, and measured against the user's mean. Without it every row counts 1.",
+    )
+    event_column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column of implicit feedback that says what happened, such as view or purchase; needs event_weights.",
+    )
+    event_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        {},
+        description="What a row of each event counts, such as {view = 1, cart = 3, purchase = 5}, times its weight where weight_column is set. 0 leaves the event out; a row with an event that is not here is rejected.",
     )
     max_rejected: float = Field(
         0.05,
@@ -406,6 +424,18 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> "Config":
+        if self.feedback == "ratings" and (self.weight_column or self.event_column):
+            given = "weight_column" if self.weight_column else "event_column"
+            raise ValueError(f"{given} is set, but feedback is ratings; it belongs to feedback = implicit")
+        if bool(self.event_column) != bool(self.event_weights):
+            given, lacks = ("event_column", "event_weights")[:: 1 if self.event_column else -1]
+            raise ValueError(f"{given} is set without {lacks}; give both, or neither")
+        if self.event_weights and not any(self.event_weights.values()):
+            raise ValueError("event_weights leave every event out; give one a weight above 0")
+        if self.feedback == "implicit" and self.rank_by == "rating":
+            raise ValueError(
+                "rank_by is rating, but feedback = implicit predicts none; set rank_by = affinity"
+            )
         if self.y_range is not None and not self.y_range[0] < self.y_range[1]:
             raise ValueError(f"y_range is {list(self.y_range)}, expected the lower end first")
         if isinstance(self.y_padding, float) and self.y_padding < 0:
@@ -488,6 +518,8 @@ def as_toml(config: Config) -> str:
 
 
 def _toml_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml_text(of)}" for key, of in value.items()) + "}"
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 

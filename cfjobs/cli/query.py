@@ -169,18 +169,29 @@ def explain(
         place = f"rank {found.rank} of {found.n_candidates:,} movies that could be listed"
     elif found.rated is not None:
         place = f"not listed: the user has rated it {found.rated:g}"
+    elif found.seen:
+        place = "not listed: the user has chosen it already"
     elif found.place is None:
         place = "not listed: too few ratings"
     name = plain(found.title or found.movie_id)
     lines = [
-        f"{name} for user {plain(found.user_id)}, {found.run_date}: {place}, predicted rating {found.predicted_rating:.2f}",
+        f"{name} for user {plain(found.user_id)}, {found.run_date}: {place}"
+        + ("" if found.predicted_rating is None else f", predicted rating {found.predicted_rating:.2f}"),
         f"score {parts.score:+.3f} = bias {parts.bias:+.3f} + embedding {parts.embedding:+.3f} + history {sum(parts.history):+.3f}"
-        f" + stars {parts.stars:+.3f} (weight {found.stars_weight:g})",
+        + (
+            ""
+            if found.predicted_rating is None
+            else f" + stars {parts.stars:+.3f} (weight {found.stars_weight:g})"
+        ),
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if parts.history:
         contributions = found.frame.drop("movie_id").with_columns(pl.col("rated_at").dt.date())
+        unknown = [
+            name for name in ("rating", "rated_at") if contributions[name].null_count() == found.frame.height
+        ]
+        contributions = contributions.drop(unknown)
         against = contributions.tail(3).filter(pl.col("part") < 0)
         print_rows(contributions.head(_MOVIES_SHOWN).to_dicts(), title="Contribute most")
         print_rows(against.to_dicts(), title="Contribute most against it")

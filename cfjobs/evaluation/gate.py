@@ -3,6 +3,7 @@
     metrics   not worse than the last published night's beyond a tolerance,
               better than the popularity list and stronger rules
     counts    ratings, users and the share of rejected rows plausible against the last published night
+    input     ratings or implicit feedback, with times or without, as last night, unless it is said
     scale     its ends held by more than a handful of far-away ratings, and where they were last night
     lists     as many and as long, of as many movies, as popular, and as alike,
               as the last published night's; never none
@@ -18,7 +19,7 @@ from typing import Self
 import polars as pl
 
 from cfjobs.config import Config
-from cfjobs.tables.runs import LastNight, Metrics
+from cfjobs.tables.runs import LastNight, Metrics, is_implicit
 from cfjobs.tables.schema import OF_PUBLISHED
 
 LOWER_IS_BETTER = ("rmse", "mae")
@@ -244,7 +245,43 @@ def _baselines(config: Config, metrics: Metrics) -> list[Comparison]:
 
 def _measured_alike(config: Config, last: LastNight) -> bool:
     tonight = config.model_dump(mode="json")
-    return all(last.config.get(key) == tonight[key] for key in HOLDOUT_KEYS)
+    alike = all(last.config.get(key) == tonight[key] for key in HOLDOUT_KEYS)
+    return alike and is_implicit(last.config) == is_implicit(tonight)
+
+
+def input_comparisons(asked: Config, decided: Config, last: LastNight | None) -> list[Comparison]:
+    """Whether the ratings are what they were last night, where tonight's own configuration leaves it open: a
+    column that is gone is more often lost than meant.
+
+    asked: as it was given; decided: as the files settled it.
+    """
+    if last is None:
+        return []
+    lines = []
+    implicit = decided.feedback == "implicit"
+    if asked.feedback == "auto" and not asked.weight_column and not asked.event_column:
+        before = is_implicit(last.config)
+        kinds = {True: "implicit feedback", False: "ratings"}
+        reason = (
+            f"the files hold {kinds[implicit]}, and held {kinds[before]} on {last.run_date}; "
+            f"mend the export, or set feedback = {'implicit' if implicit else 'ratings'}"
+        )
+        lines.append(_same(f"feedback against {last.run_date}", implicit == before, reason))
+    timed, had_times = (
+        decided.timestamp_column is not None,
+        last.config.get("timestamp_column", "") is not None,
+    )
+    if asked.timestamp_column is not None and had_times:
+        reason = (
+            f"no file has a column {asked.timestamp_column!r}, and there were times on {last.run_date}; "
+            "mend the export, or set timestamp_column = null to say that there are none"
+        )
+        lines.append(_same(f"times against {last.run_date}", timed, reason))
+    return lines
+
+
+def _same(what: str, passed: bool, reason: str) -> Comparison:
+    return Comparison(what, float(passed), 1.0, passed, reason)
 
 
 def _against_metrics(config: Config, metrics: Metrics, last: LastNight) -> list[Comparison]:

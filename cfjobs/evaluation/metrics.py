@@ -6,6 +6,8 @@
     variety  coverage, novelty, share of popular movies  baseline: the popularity list
     rivals   ndcg of a sample of users                   baseline: each rule of `list_baselines.py`
 
+Implicit feedback has no stars and nothing that is disliked: those metrics are left out.
+
 Each is measured over all users and over three bands of their activity, with a bootstrap interval over users.
 Every figure is a sum over users of what one user contributes, so no batch size and no device changes it.
 """
@@ -40,6 +42,8 @@ NAMES = (
     f"novelty_at_{K}",
     f"popular_share_at_{K}",
 )
+OF_STARS = ("rmse", "mae", f"disliked_share_at_{K}", f"stars_at_{K}")
+"""What implicit feedback does not have."""
 OF_LISTS = (f"stars_at_{K}", "coverage", f"novelty_at_{K}", f"popular_share_at_{K}")
 """What needs no held-out ratings, and is measured on the published lists too."""
 BASELINES = {name: f"{name}_bias_only" if name in {"rmse", "mae"} else f"{name}_popular" for name in NAMES}
@@ -80,28 +84,26 @@ def measures(
     *,
     holdout: Holdout,
     training: Holdout,
-    predicted: NDArray[np.float32],
+    predicted: NDArray[np.float32] | None,
     lists: Iterable[Lists],
     popular: Iterable[Lists],
     relevant_rating: float,
     candidates: NDArray[np.bool_],
     n_users: int,
     seed: int,
-    predict: Predict,
+    predict: Predict | None,
     rivals: Rivals = NONE,
 ) -> list[Measure]:
     """Every metric, over all users and in each band, beside its baseline; then nDCG beside each rival.
 
     training: the ratings that the model was trained on. predicted [R]: for the held-out ratings. lists,
     popular: the model's and the popularity lists without the training ratings. candidates [M]: what may be
-    listed. predict: for the listed movies.
+    listed. predict: for the listed movies. Of implicit feedback predicted and predict are None.
     """
     activity = np.bincount(training.user_idx, minlength=n_users)
     n_ratings = np.bincount(training.movie_idx, minlength=candidates.size)
     bands = activity_bands(activity, np.unique(holdout.user_idx))
-    low, high = (float(end(training.rating)) for end in (np.min, np.max))
     given = np.bincount(training.user_idx, weights=training.rating, minlength=n_users)
-    baseline = np.clip(bias_only(training, holdout, n_users=n_users, n_movies=candidates.size), low, high)
 
     def judged(found: Iterable[Lists]) -> Judged:
         return judge(
@@ -111,13 +113,17 @@ def measures(
             n_users=n_users,
             n_ratings=n_ratings,
             candidates=candidates,
-            mean_rating=given / np.maximum(activity, 1),
+            mean_rating=None if predicted is None else given / np.maximum(activity, 1),
             predict=predict,
         )
 
     model, popularity = judged(lists), judged(popular)
-    ours = (*stars(predicted, holdout, n_users=n_users), *model.metrics)
-    theirs = (*stars(baseline, holdout, n_users=n_users), *popularity.metrics)
+    ours, theirs = model.metrics, popularity.metrics
+    if predicted is not None:
+        low, high = (float(end(training.rating)) for end in (np.min, np.max))
+        baseline = bias_only(training, holdout, n_users=n_users, n_movies=candidates.size)
+        ours = (*stars(predicted, holdout, n_users=n_users), *ours)
+        theirs = (*stars(np.clip(baseline, low, high), holdout, n_users=n_users), *theirs)
     found = _compared(ours, theirs, bands, activity, seed=seed)
     found += _coverages(model.listed, popularity.listed, bands, activity, n_candidates=int(candidates.sum()))
     place = {name: number for number, name in enumerate(NAMES)}

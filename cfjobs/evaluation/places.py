@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cfjobs import ratings
-from cfjobs.evaluation.metrics import OF_LISTS, K, popular_movies, self_information
+from cfjobs.evaluation.metrics import OF_LISTS, OF_STARS, K, popular_movies, self_information
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Places:
     candidates: NDArray[np.bool_]
     n_users: int
     _lists: int = field(default=0, init=False)
+    _predicted: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         self._information = self_information(self.n_ratings, n_users=self.n_users)
@@ -41,6 +42,7 @@ class Places:
         first = rows.filter(pl.col("rank") <= K)
         if first.is_empty():
             return
+        self._predicted &= first["predicted_rating"].null_count() == 0
         movie = ratings.rows_of(first["movie_id"], self.movie_ids)
         self._listed[movie] = True
         means = (
@@ -59,9 +61,11 @@ class Places:
         self._lists += means.height
 
     def figures(self) -> dict[str, float]:
-        """By the names of `evaluate.OF_LISTS`; empty without a list."""
+        """By the names of `evaluate.OF_LISTS`; empty without a list,
+        without stars where none are predicted."""
         if not self._lists:
             return {}
         stars, novelty, popular = (self._sums / self._lists).tolist()
         coverage = float((self._listed & self.candidates).sum() / max(int(self.candidates.sum()), 1))
-        return dict(zip(OF_LISTS, (stars, coverage, novelty, popular), strict=True))
+        found = dict(zip(OF_LISTS, (stars, coverage, novelty, popular), strict=True))
+        return {name: value for name, value in found.items() if self._predicted or name not in OF_STARS}

@@ -63,6 +63,10 @@ def learning_rates_tried(
     """Try rising learning rates, write the plot, and return the points and the suggestions."""
     with _passing_night(inputs, run_date, config) as night:
         prepared = story.prepare(night)
+        if prepared.implicit:
+            raise InputError(
+                "lr-find: tries the rating network, and the ratings are implicit feedback, which trains none; tune ranking_learning_rate with `cfjobs tune`"
+            )
         story.hold_out(night, prepared)
         user_table, movie_table, encodings = story.described(night, prepared)
         kept = night.frame("ratings").filter(~night.frame("holdout")["held_out"])

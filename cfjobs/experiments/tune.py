@@ -31,6 +31,8 @@ from cfjobs.device import resolve_device
 from cfjobs.errors import InputError, TrainingDiverged
 from cfjobs.features import Features
 from cfjobs.model_store.files import Model
+from cfjobs.models.network import Network
+from cfjobs.models.ranker import RankingModel
 from cfjobs.night import story
 from cfjobs.night.records import Night, Prepared
 from cfjobs.ratings import catalogue, holdout
@@ -84,12 +86,13 @@ class Judge:
 
     def ndcg(self, config: Config) -> float:
         """nDCG@10 of the lists, whatever orders them."""
+        config = config.model_copy(update={"feedback": self.prepared.feedback})
         task, kit = self._task(config), self._kit(config)
+        network: Network | None
+        ranking: RankingModel | None
         if config.rank_by != "rating":  # affinity alone: the weight of the stars is each night's own choice
-            network, ranking = (
-                training.new_network(task).to(kit.device),
-                training.fit_ranking_model(task, kit),
-            )
+            network = None if self.prepared.implicit else training.new_network(task).to(kit.device)
+            ranking = training.fit_ranking_model(task, kit)
         else:
             fitted = training.fit_networks(task, kit)
             network, ranking = fitted.network, None
@@ -170,6 +173,10 @@ def tune(
     """
     library = _optuna()
     judged = judge(night)
+    if judged.prepared.implicit and (objective == "rmse" or night.config.rank_by == "rating"):
+        raise InputError(
+            "tune: no stars are predicted from implicit feedback; use --objective ndcg, and leave rank_by at affinity or blend"
+        )
     measure = judged.rmse if objective == "rmse" else judged.ndcg
     name = _name(night, objective)
     begin = spelled_out(night.config, n_ratings=judged.kept.height)

@@ -115,7 +115,7 @@ def best(asked: Asked, *, n: int, **engine: Any) -> Iterator[Batch]:
         yield from popular(model, seen, n=n, first_user=first_user, limits=limits)
         return
     order = _by_popularity(model, limits)
-    spare = 0 if model.ranking is None else _SPARE
+    spare = 0 if model.ranking is None or model.stars is None else _SPARE
     found = top_n(
         asked.scores, n=n + spare, seen=seen, candidates=limits.listed, min_score=limits.min_score, **engine
     )
@@ -231,7 +231,10 @@ def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
             "rank": (column + 1).astype(np.int16),
             "movie_id": model.movies["movie_id"][movie_idx],
             "score": batch.score[place, column],
-            "predicted_rating": _predicted(model, user_idx, movie_idx),
+            "predicted_rating": pl.Series(
+                [None] * place.size if model.stars is None else _predicted(model, user_idx, movie_idx),
+                dtype=pl.Float32,
+            ),
         }
     ).with_columns(
         pl.when(by_model)

@@ -1,6 +1,7 @@
 """A model in storage: weights as safetensors, everything else as JSON and Parquet, never a pickle.
 
-MODEL_URI/network.safetensors   the weights
+MODEL_URI/network.safetensors   the weights; absent where the model learnt from implicit feedback, and so
+                                predicts no ratings
 MODEL_URI/unfinished.safetensors   for a warm start: what the network forgets when its training ends, if
                                 anything
 MODEL_URI/model.json            the network's name, settings and sizes, how it was trained, the encoding of
@@ -45,8 +46,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Model:
-    """The trained networks with the ids of their rows: one for ratings and, where lists go by affinity,
-    one that ranks.
+    """The trained networks with the ids of their rows: one for ratings, None where the model learnt from
+    implicit feedback, and, where lists go by affinity, one that ranks.
 
     users: user_id, n_ratings by row. movies: movie_id, n_ratings and any further columns by row. n_ratings
     counts training ratings: a row with none is an unknown id, unless the movie is described by side features.
@@ -55,7 +56,7 @@ class Model:
     training: how the rating network was trained; None where a model was saved without saying so.
     """
 
-    network: Network
+    stars: Network | None
     ranking: RankingModel | None
     config: Config
     users: pl.DataFrame
@@ -64,6 +65,15 @@ class Model:
     stars_weight: float = 0.0
     profile: RankingModel | None = None
     training: models.Training | None = None
+
+    @property
+    def network(self) -> Network:
+        """The rating network. InputError where there is none."""
+        if self.stars is None:
+            raise InputError(
+                "model: predicts no ratings, for it learnt from implicit feedback; name one that was trained on ratings"
+            )
+        return self.stars
 
     def knows_movies(self) -> NDArray[np.bool_]:
         """Movies that the networks can tell from any other [M]: those with training ratings,
@@ -75,10 +85,13 @@ class Model:
     def to(self, device: torch.device) -> "Model":
         """The model on a device."""
         ranking = self.ranking.to(device) if self.ranking else None
-        return replace(self, network=self.network.to(device), ranking=ranking)
+        stars = self.stars.to(device) if self.stars else None
+        return replace(self, stars=stars, ranking=ranking)
 
     @property
     def device(self) -> torch.device:
+        if self.stars is None and self.ranking is not None:
+            return self.ranking.movie_bias.device
         return next(self.network.parameters()).device
 
 
@@ -87,9 +100,11 @@ def save_model(uri: str, model: Model, *, for_warm_start: bool = False) -> None:
 
     for_warm_start: with what a training needs to go on from it.
     """
-    files = {"network.safetensors": _tensor_bytes(model.network.state_dict())}
-    if for_warm_start and model.network.unfinished:
-        files["unfinished.safetensors"] = _tensor_bytes(model.network.unfinished)
+    files: dict[str, bytes] = {}
+    if model.stars is not None:
+        files["network.safetensors"] = _tensor_bytes(model.stars.state_dict())
+        if for_warm_start and model.stars.unfinished:
+            files["unfinished.safetensors"] = _tensor_bytes(model.stars.unfinished)
     if model.ranking is not None:
         files["ranking.safetensors"] = _tensor_bytes(model.ranking.tensors())
     if model.profile is not None:
@@ -101,9 +116,9 @@ def save_model(uri: str, model: Model, *, for_warm_start: bool = False) -> None:
     description: dict[str, Any] = {
         "format": FORMAT,
         "network": model.config.model,
-        "settings": asdict(model.network.settings),
-        "n_users": model.network.n_users,
-        "n_movies": model.network.n_movies,
+        "settings": asdict(model.stars.settings) if model.stars else None,
+        "n_users": model.stars.n_users if model.stars else model.users.height,
+        "n_movies": model.stars.n_movies if model.stars else model.movies.height,
         "ranking": asdict(model.ranking.config) if model.ranking else None,
         "training": model.training,
         "stars_weight": model.stars_weight,
@@ -233,18 +248,7 @@ def _read(uri: str, name: str, description: dict[str, Any]) -> bytes:
 
 
 def _load(uri: str, description: dict[str, Any], users: range | None) -> Model:
-    shape: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in description["settings"].items()
-    }
-    network = models.build(
-        description["network"],
-        n_users=description["n_users"] if users is None else len(users),
-        n_movies=description["n_movies"],
-        settings=Settings(**shape),
-    )
-    network.load_state_dict(_network_tensors(uri, description, users, of_users=network.user_tensors()))
-    network.eval()
+    network = _network(uri, description, users) if description["settings"] else None
     ranking = _ranking(uri, "ranking", description)
     profile = _ranking(uri, "profile", description) if users is None else None
     movies = pl.read_parquet(io.BytesIO(_read(uri, "movies.parquet", description)))
@@ -266,6 +270,22 @@ def _load(uri: str, description: dict[str, Any], users: range | None) -> Model:
         profile,
         description.get("training"),
     )
+
+
+def _network(uri: str, description: dict[str, Any], users: range | None) -> Network:
+    shape: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in description["settings"].items()
+    }
+    network = models.build(
+        description["network"],
+        n_users=description["n_users"] if users is None else len(users),
+        n_movies=description["n_movies"],
+        settings=Settings(**shape),
+    )
+    network.load_state_dict(_network_tensors(uri, description, users, of_users=network.user_tensors()))
+    network.eval()
+    return network
 
 
 def _ranking(uri: str, name: str, description: dict[str, Any]) -> RankingModel | None:

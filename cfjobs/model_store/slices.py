@@ -18,20 +18,25 @@ class ModelSlices:
 
     def __init__(self, uri: str, *, device: torch.device) -> None:
         self._device = device
-        self._tensors = TensorFile(storage.join(uri, "network.safetensors"))
         self._users = TableFile(storage.join(uri, "users.parquet"), columns=["user_id", "n_ratings"])
         self.without_users = load_model(uri, users=range(0)).to(device)
+        self._tensors = (
+            TensorFile(storage.join(uri, "network.safetensors")) if self.without_users.stars else None
+        )
 
     def of_users(self, users: range) -> Model:
         """The model with the rows of these users alone; row 0 is the first of them."""
+        of_these = self._users.rows(users.start, users.stop)
+        if self._tensors is None:
+            return replace(self.without_users, users=of_these)
         known = self.without_users.network
         rows = user_rows(self._tensors, users, of_users=known.user_tensors())
         network = _same_network(known, n_users=len(users))
         network.load_state_dict(known.state_dict() | rows, assign=True)
         return replace(
             self.without_users,
-            network=network.to(self._device).eval(),
-            users=self._users.rows(users.start, users.stop),
+            stars=network.to(self._device).eval(),
+            users=of_these,
         )
 
 

@@ -9,7 +9,8 @@ learns, from many points of every user's past, to name the ratings that followed
     s_um = <x_u, q_m> + b_m                                     ranking score
     loss = -mean_u sum_t v_t log softmax(s_u)_t                 t: the next ratings
 
-where v_t, which sums to 1 per user, is larger for a liked movie. Only e, q [M, D] and b [M] are learnt, so a
+where v_t, which sums to 1 per user, is larger for a liked movie, or in proportion to what the choice weighs
+where nothing is liked or disliked (implicit feedback). Only e, q [M, D] and b [M] are learnt, so a
 user who arrives today needs no training, and a night's scoring is one matrix product.
 
 Sources: the tower over a history is that of Covington and others, "Deep neural networks for YouTube
@@ -78,6 +79,9 @@ class RankingConfig:
     n_negatives: int = 1_024
     """Movies drawn uniformly in a step; the batch's targets join them as candidates."""
 
+    weighed: bool = False
+    """The histories are implicit feedback: a rating is what the choice weighs, and says nothing of liking."""
+
     def __post_init__(self) -> None:
         positive = ("n_factors", "batch_users", "learning_rate", "recency_half", "max_history", "next_n")
         for name in positive:
@@ -120,6 +124,13 @@ class History:
         """[U]; 0 for a user without ratings."""
         total = torch.segment_reduce(self.rating, "sum", offsets=self.indptr)
         return total / self.indptr.diff().clamp_min(1)
+
+    def worth(self, config: RankingConfig) -> Tensor:
+        """What each rating is worth as a target [R]: 1 if liked, else `other_weight`; of implicit feedback
+        its weight against the mean of its user's, so that each user counts alike and no unit matters."""
+        if not config.weighed:
+            return torch.where(self.rating >= config.like_from, 1.0, config.other_weight)
+        return self.rating / torch.repeat_interleave(self.mean_rating(), self.indptr.diff())
 
 
 @dataclass(frozen=True)

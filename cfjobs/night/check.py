@@ -14,7 +14,7 @@ from cfjobs.errors import DamagedFile, GateRefused
 from cfjobs.evaluation.gate import Written, list_comparisons, none_at_all, refusals
 from cfjobs.evaluation.places import Places
 from cfjobs.lists.read_ahead import ahead
-from cfjobs.night.records import Described, Night, Prepared, Scored, Shard
+from cfjobs.night.records import Described, Night, Prepared, Scored, Shard, as_decided
 from cfjobs.night.score import score_again, shards
 from cfjobs.storage.parquet import SortedFile, TableFile
 from cfjobs.tables import runs
@@ -57,20 +57,20 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
     log.info("checked %d rows of %d lists", n_rows, n_lists)
     last = runs.last(night.output, before=night.run_date)
     written = Written(n_lists, n_rows, places.figures(), churn.since(last) if last else None)
-    overridden = _judge(night, written, last)
+    overridden = _judge(as_decided(night, prepared), written, last)
     night.done("described", Described(figures=places.figures(), churn=written.churn, overridden=overridden))
     return n_rows
 
 
-def _judge(night: Night, written: Written, last: LastNight | None) -> list[str]:
+def _judge(config: Config, written: Written, last: LastNight | None) -> list[str]:
     """What an override overrides. Raises GateRefused for lists that must not be published."""
     if words := none_at_all(written):
         raise GateRefused(f"the gate refused: {words}; the published tables are as they were")
-    lines = list_comparisons(night.config, written, last)
+    lines = list_comparisons(config, written, last)
     for line in lines:
         log.info("gate: %s is %.4g, limit %.4g", line.what, line.got, line.limit)
     reasons = refusals(lines)
-    if reasons and not night.config.gate_override:
+    if reasons and not config.gate_override:
         raise GateRefused(
             f"the gate refused the written lists: {'; '.join(reasons)}; the published tables are as they were (gate_override=true publishes all the same)"
         )
@@ -143,7 +143,8 @@ def _check(
     n_left = {part.path: part.rows for part in _parts(record)}
     for block in ahead(_blocks(night, shard, record)):
         faults = block.faults(after=after)
-        faults += list_faults(block.rows, seen=block.seen, top_n=night.config.top_n, y_range=prepared.y_range)
+        y_range = None if prepared.implicit else prepared.y_range
+        faults += list_faults(block.rows, seen=block.seen, top_n=night.config.top_n, y_range=y_range)
         _refuse(block.path, faults)
         if not shard.cold:
             places.add(block.rows)

@@ -237,14 +237,15 @@ class _Examination:
         """The guarantees of the newest night's lists, file by file, but for the seen movies."""
         n_rows = n_lists = 0
         low, high = (night.metrics.get(f"scale_{end}") for end in ("low", "high"))
+        y_range = (-1e30, 1e30) if low is None or high is None else (low, high)
+        of_stars = None if night.feedback == "implicit" else y_range
         for path in sorted(delta.partition(table, night.run_date)):
             uri = storage.join(self._output, tables.TOP_N.name, path)
             try:
                 for rows in TableFile(uri, columns=_columns(tables.TOP_N.name)).blocks(BLOCK_ROWS):
                     n_rows, n_lists = n_rows + rows.height, n_lists + rows["user_id"].n_unique()
                     seen = rows.select("user_id", "movie_id").clear()
-                    width = (-1e30, 1e30) if low is None or high is None else (low, high)
-                    for words in list_faults(rows, seen=seen, top_n=32_767, y_range=width):
+                    for words in list_faults(rows, seen=seen, top_n=32_767, y_range=of_stars):
                         yield _fault(tables.TOP_N.name, f"{path}: {words}", _AGAIN_OF.format(night.run_date))
             except (DamagedFile, InputError):
                 return  # said already

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from cfjobs import evaluation, lists, model_store, training
 from cfjobs.device import resolve_device
 from cfjobs.errors import GateRefused
-from cfjobs.evaluation.gate import Comparison, Scale, comparisons, refusals
+from cfjobs.evaluation.gate import Comparison, Scale, comparisons, input_comparisons, refusals
 from cfjobs.evaluation.list_baselines import rivals
 from cfjobs.models.predict import predict
 from cfjobs.night import side_tables
 from cfjobs.night.prepare import held_out
-from cfjobs.night.records import LEARNT, Metrics, Night, Prepared, Trained, with_question
+from cfjobs.night.records import LEARNT, Metrics, Night, Prepared, Trained, as_decided
 from cfjobs.tables import runs
 
 log = logging.getLogger(__name__)
@@ -27,15 +27,17 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
     held = held_out(night)
     if not held.any():
         return dict.fromkeys(evaluation.NAMES)
-    config = night.config
+    config = as_decided(night, prepared)
     model = model_store.load_model(trained.model_uri).to(resolve_device(config.device))
     known = pl.col("user_idx") < prepared.n_users
     every = night.frame("ratings").with_columns(pl.Series("held_out", held)).filter(known)
     kept = every.filter(~pl.col("held_out")).select(*LEARNT, "timestamp")
     test = every.filter("held_out").drop("held_out")
     del every
-    test_examples = training.examples(test, model.device)
-    predicted = predict(model.network, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
+    predicted = None
+    if model.stars is not None:
+        test_examples = training.examples(test, model.device)
+        predicted = predict(model.stars, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
 
     def stars(user_idx: NDArray[np.int64], movie_idx: NDArray[np.int64]) -> NDArray[np.float32]:
         rows = (torch.from_numpy(idx).to(model.device) for idx in (user_idx, movie_idx))
@@ -52,7 +54,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         candidates=lists.candidates(model),
         n_users=prepared.n_users,
         seed=config.seed,
-        predict=stars,
+        predict=None if model.stars is None else stars,
         rivals=rivals(
             kept,
             test["user_idx"].unique().sort().to_numpy(),
@@ -62,7 +64,8 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         ),
     )
     side_tables.keep_measures(night, measures, held_out=test, training=kept, predicted=predicted)
-    metrics: Metrics = {**evaluation.overall(measures)}
+    metrics: Metrics = dict.fromkeys(evaluation.OF_STARS) if prepared.implicit else {}
+    metrics |= evaluation.overall(measures)
     log.info(
         "holdout: %s",
         ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None),
@@ -75,8 +78,9 @@ def compared(night: Night, prepared: Prepared, metrics: Metrics) -> list[Compari
     popularity and the last published night."""
     last = runs.last(night.output, before=night.run_date)
     scale = Scale(*prepared.scale) if prepared.scale else None
-    config = with_question(night, prepared)
-    return comparisons(config, metrics=metrics, counts=prepared.counts, last=last, scale=scale)
+    config = as_decided(night, prepared)
+    of_input = input_comparisons(night.config, config, last)
+    return of_input + comparisons(config, metrics=metrics, counts=prepared.counts, last=last, scale=scale)
 
 
 def gate(night: Night, metrics: Metrics, compared: Sequence[Comparison]) -> str:
@@ -87,7 +91,7 @@ def gate(night: Night, metrics: Metrics, compared: Sequence[Comparison]) -> str:
             "existing model"
             if night.inputs.model
             else "passed"
-            if metrics.get("rmse") is not None
+            if any(metrics.get(name) is not None for name in ("rmse", f"ndcg_at_{evaluation.K}"))
             else "no holdout"
         )
     if night.config.gate_override:

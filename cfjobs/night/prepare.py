@@ -140,21 +140,30 @@ def prepare(night: Night) -> Prepared:
         if night.inputs.users
         else None
     )
+    known = model_store.load_model(night.inputs.model) if night.inputs.model else None
+    if known is not None:
+        config = _like_model(config, known)
     limits = eligible.read(night.inputs.limits, config=config)
     until = datetime.combine(night.run_date + timedelta(days=1), datetime.min.time())
     now = night.started_at.astimezone(UTC).replace(tzinfo=None) + timedelta(days=1)
     cleaned = ratings.read_ratings(files, config=config, until=until, now=now, movies=movies, users=users)
     clean = cleaned.ratings
-    if night.inputs.model:
-        model = model_store.load_model(night.inputs.model)
-        clean = ratings.with_rows_of(clean, users=model.users["user_id"], movies=model.movies)
+    if known is not None:
+        _check_like_model(cleaned, known)
+        clean = ratings.with_rows_of(clean, users=known.users["user_id"], movies=known.movies)
     elif config.movie_features and movies is not None:
         clean = catalogue.with_unrated(clean, movies)
     user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
     user_table = catalogue.users_with_columns(user_ids, None if night.inputs.model else users, config)
     check_titles(clean.movies)
+    implicit = cleaned.feedback == "implicit"
+    if implicit and config.rank_by == "rating":
+        raise InputError(
+            "configuration key rank_by: got 'rating', but the ratings have no values to predict; set rank_by=affinity"
+        )
     if not night.inputs.model:
-        models.training_of(config)
+        if not implicit:
+            models.training_of(config)
         catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
     if config.top_n > clean.movies.height:
         raise InputError(
@@ -164,8 +173,9 @@ def prepare(night: Night) -> Prepared:
         night.output, tables.TOP_N, top_n_schema(clean.users.dtype, clean.movies["movie_id"].dtype)
     )
     low, high = config.y_range or (float(clean.frame["rating"].min()), float(clean.frame["rating"].max()))  # type: ignore[arg-type]
-    if low == high:
+    if low == high and not implicit:
         raise InputError(f"ratings: every rating is {low}; give y_range to say what the scale is")
+    log.info("feedback: %s%s", cleaned.feedback, "" if cleaned.timed else ", without times")
     log.info("ratings: %s; %d users, %d movies", cleaned.counts, clean.users.len(), clean.movies.height)
     prepared = Prepared(
         counts=cleaned.counts
@@ -175,8 +185,10 @@ def prepare(night: Night) -> Prepared:
         n_movies=clean.movies.height,
         n_cold_users=clean.cold_users.len(),
         y_range=(low, high),
-        question=_question(clean, config),
-        scale=astuple(Scale.of(clean.frame["rating"], rows=config.gate_scale_rows)),
+        question=_question(clean, config, timed=cleaned.timed),
+        scale=None if implicit else astuple(Scale.of(clean.frame["rating"], rows=config.gate_scale_rows)),
+        feedback=cleaned.feedback,
+        timed=cleaned.timed,
     )
     listings = listings_of(night.inputs) | {"ratings": files}
     read = [{"what": what, **file.as_record()} for what, found in listings.items() for file in found]
@@ -193,8 +205,37 @@ def prepare(night: Night) -> Prepared:
     return night.done("prepared", prepared)
 
 
-def _question(clean: ratings.Ratings, config: Config) -> Question:
+def _like_model(config: Config, model: model_store.Model) -> Config:
+    """The configuration by which ratings are read for an existing model: of implicit feedback for one that
+    learnt from it."""
+    if config.feedback != "auto":
+        return config
+    return config.model_copy(update={"feedback": "ratings" if model.stars else "implicit"})
+
+
+def _check_like_model(cleaned: ratings.Cleaned, model: model_store.Model) -> None:
+    """InputError for ratings that the existing model cannot rank by."""
+    if (cleaned.feedback == "implicit") != (model.stars is None):
+        raise InputError(
+            f"ratings: feedback is {cleaned.feedback}, but the model was trained on "
+            f"{'implicit feedback' if model.stars is None else 'ratings'}; leave feedback at auto, or train again"
+        )
+    if not cleaned.timed and model.profile is not None:
+        raise InputError(
+            "ratings: have no times, but the model goes by each user's latest; export the times, or train again"
+        )
+
+
+def _question(clean: ratings.Ratings, config: Config, *, timed: bool) -> Question:
     """What the ratings are asked: as configured, as a random holdout asks, or as their times allow."""
+    if not timed:
+        for key, wrong, right in (("question", "next", "any"), ("holdout", "temporal", "random")):
+            if getattr(config, key) == wrong:
+                raise InputError(
+                    f"configuration key {key}: got {wrong!r}, but the ratings have no times; set {key}={right}, or leave it at auto"
+                )
+        log.info("question: any; the ratings have no times, and all belong to this night whatever its date")
+        return "any"
     if config.question != "auto":
         return config.question
     if config.holdout == "random":

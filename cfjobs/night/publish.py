@@ -20,8 +20,8 @@ from cfjobs.night.records import (
     Published,
     Scored,
     Trained,
+    as_decided,
     trained_already,
-    with_question,
 )
 from cfjobs.night.score import top_n_schema
 from cfjobs.storage.lease import COMMIT, Lease, leased
@@ -61,15 +61,15 @@ def commit(
     described = night.load("described", Described) or Described()
     metrics = metrics | {f"{name}{OF_PUBLISHED}": value for name, value in described.figures.items()}
     metrics |= {
-        "scale_low": prepared.y_range[0],
-        "scale_high": prepared.y_range[1],
+        "scale_low": None if prepared.implicit else prepared.y_range[0],
+        "scale_high": None if prepared.implicit else prepared.y_range[1],
         "churn_published": described.churn,
     }
     if described.overridden:
         before = f"{verdict}; " if verdict.startswith("overridden: ") else "overridden: "
         verdict = before + "; ".join(described.overridden)
     model = model_store.load_model(trained.model_uri, users=range(0))
-    if model.ranking is not None:
+    if model.ranking is not None and model.stars is not None:
         metrics["stars_weight"] = model.stars_weight
     ready = [Ready(tables.TOP_N, _top_n_schema(night), parts)]
     ready += side_tables.write_all(night, model)
@@ -77,7 +77,7 @@ def commit(
         "lists": sum(record.lists for record in scored),
         "rows": sum(part.rows for part in parts),
     }
-    config = with_question(night, prepared)
+    config = as_decided(night, prepared)
     if model.training is not None:
         config = config.model_copy(update={"training": model.training})
     row = {

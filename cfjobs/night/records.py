@@ -18,6 +18,7 @@ from cfjobs.config import Config
 from cfjobs.errors import DamagedFile, InputError
 from cfjobs.lists.blend import Blend
 from cfjobs.models import Training
+from cfjobs.ratings.feedback import Feedback
 from cfjobs.ratings.question import Question
 from cfjobs.record import AnyRecord, Record
 from cfjobs.storage.faults import first_line
@@ -119,8 +120,9 @@ class Prepared(Record):
     """The clean ratings of a night, in its work folder.
 
     User rows 0..n_users - 1 are the model's, those up to n_users + n_cold_users get the popularity list:
-    users without a rating and, when an existing model scores, users that it does not know. scale: the fields
-    of `evaluation.gate.Scale`.
+    users without a rating and, when an existing model scores, users that it does not know. y_range: of the
+    ratings, or of the weights of implicit feedback, which is no scale. scale: the fields of
+    `evaluation.gate.Scale`. timed: whether the ratings have times.
     """
 
     counts: dict[str, int]
@@ -130,11 +132,24 @@ class Prepared(Record):
     y_range: tuple[float, float]
     scale: tuple[float, float, float, float] | None = None
     question: Question = "next"
+    feedback: Feedback = "ratings"
+    timed: bool = True
+
+    @property
+    def implicit(self) -> bool:
+        """Whether nobody gave a value: no stars are predicted, and lists go by affinity alone."""
+        return self.feedback == "implicit"
 
 
-def with_question(night: Night, prepared: Prepared) -> Config:
-    """The night's configuration with the question that its ratings were asked."""
-    return night.config.model_copy(update={"question": prepared.question})
+def as_decided(night: Night, prepared: Prepared) -> Config:
+    """The night's configuration with what its ratings decided: the question that they were asked, whether
+    they have values, and times."""
+    decided: dict[str, Any] = {"question": prepared.question, "feedback": prepared.feedback}
+    if not prepared.timed:
+        decided["timestamp_column"] = None
+    if prepared.implicit:
+        decided["rank_by"] = "affinity"
+    return night.config.model_copy(update=decided)
 
 
 On = Literal["train", "all"]

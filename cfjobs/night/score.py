@@ -269,9 +269,10 @@ class _Room:
     @classmethod
     def of(cls, config: Config, model: Model) -> Self:
         """Raises InputError when the movies alone do not fit."""
-        network = sum(t.nbytes for t in model.network.state_dict().values())
+        network = sum(t.nbytes for t in model.stars.state_dict().values()) if model.stars else 0
         ranking = sum(t.nbytes for t in model.ranking.tensors().values()) if model.ranking else 0
-        vectors = model.network.scores().movie.nbytes * (not model.ranking or model.stars_weight > 0)
+        by_stars = not model.ranking or model.stars_weight > 0
+        vectors = model.network.scores().movie.nbytes if by_stars else 0
         vectors += model.ranking.movie_vectors.nbytes if model.ranking else 0
         fixed = _LIBRARIES + network + ranking + 14 * vectors  # packing takes float64 copies
         free = config.memory_gb * _GB - fixed

@@ -22,7 +22,7 @@ from cfjobs.evaluation.bootstrap import ALL
 from cfjobs.evaluation.metrics import Measure
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
-from cfjobs.night.records import Described, Night, Written
+from cfjobs.night.records import Described, Night, Prepared, Written
 from cfjobs.storage.parquet import parquet_bytes
 from cfjobs.tables.parts import Part, Ready, is_whole, write_part
 from cfjobs.tables.schema import OF_PUBLISHED
@@ -39,12 +39,12 @@ def keep_measures(
     *,
     held_out: pl.DataFrame,
     training: pl.DataFrame,
-    predicted: NDArray[np.float32],
+    predicted: NDArray[np.float32] | None,
 ) -> None:
     """Leave what was measured in the work folder, for publishing.
 
     held_out, training: ratings with user_idx, movie_idx, rating, timestamp. predicted [R]:
-    for the held-out ones.
+    for the held-out ones; None for implicit feedback, which has no rating either.
     """
     rows = pl.DataFrame(
         [asdict(row) for row in measures], schema=[field.name for field in fields(Measure)], orient="row"
@@ -52,9 +52,10 @@ def keep_measures(
     night.write("measures.parquet", parquet_bytes(rows))
     users = held_out["user_idx"].to_numpy()
     activity = np.bincount(training["user_idx"].to_numpy(), minlength=int(users.max(initial=-1)) + 1)
-    frame = held_out.with_columns(
-        pl.Series("predicted_rating", predicted), pl.Series("user_ratings", activity[users])
-    )
+    stars = pl.Series("predicted_rating", [None] * users.size if predicted is None else predicted, pl.Float32)
+    frame = held_out.with_columns(stars, pl.Series("user_ratings", activity[users]))
+    if predicted is None:
+        frame = frame.with_columns(pl.lit(None, pl.Float32).alias("rating"))
     night.write("predicted.parquet", parquet_bytes(frame))
 
 
@@ -84,13 +85,13 @@ def write_embeddings(night: Night, model: Model) -> Ready:
     """`movie_embeddings`: one row for each movie that the model knows."""
     rows = _known_rows(model)
     movies = model.movies[rows]
-    vectors, bias = movie_vectors(model)[rows], movie_bias(model)[rows]
+    vectors, bias = movie_vectors(model)[rows], movie_bias(model)
     places = interpret.principal_components(vectors, weight=np.sqrt(movies["n_ratings"].to_numpy()))
     title = movies["title"].cast(pl.String) if "title" in movies.columns else pl.lit(None, pl.String)
     frame = movies.select(
         pl.lit(night.run_date).alias(tables.RUN_DATE), "movie_id", title.alias("title"), "n_ratings"
     ).with_columns(
-        pl.Series("bias", bias),
+        pl.Series("bias", [None] * rows.size if bias is None else bias[rows], pl.Float32),
         pl.Series("vector", vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])).cast(pl.List(pl.Float32)),
         pl.Series("pc1", places[:, 0]),
         pl.Series("pc2", places[:, 1]),
@@ -129,7 +130,7 @@ def write_holdout(night: Night, model: Model) -> Ready:
     def blocks() -> Iterator[pl.DataFrame]:
         if not _there(night, "predicted"):
             return
-        frame = night.frame("predicted")
+        frame, timed = night.frame("predicted"), _is_timed(night)
         users, movies = night.frame("users", ["user_id"]), night.frame("movies", ["movie_id"])
         for part in frame.iter_slices(PART_ROWS):
             yield part.select(
@@ -138,7 +139,7 @@ def write_holdout(night: Night, model: Model) -> Ready:
                 "rating",
                 "predicted_rating",
                 (pl.col("rating") - pl.col("predicted_rating")).alias("residual"),
-                pl.col("timestamp").dt.replace_time_zone("UTC").alias("rated_at"),
+                pl.when(timed).then(pl.col("timestamp")).dt.replace_time_zone("UTC").alias("rated_at"),
                 pl.col("user_ratings").cast(pl.Int64),
             )
 
@@ -183,13 +184,18 @@ _WRITERS: dict[tables.Table, Callable[[Night, Model], Ready]] = {
 
 def movie_vectors(model: Model) -> NDArray[np.float32]:
     """The movies' embeddings [M, D] in the rating network: taste,
-    not who watched what when (docs/decisions)."""
+    not who watched what when (docs/decisions); of implicit feedback in the ranking network."""
+    if model.stars is None and model.ranking is not None:
+        ranked: NDArray[np.float32] = model.ranking.movie_vectors.float().cpu().numpy()
+        return ranked
     vectors: NDArray[np.float32] = model.network.scores().movie.float().cpu().numpy()
     return vectors
 
 
-def movie_bias(model: Model) -> NDArray[np.float32]:
-    """The movies' biases [M] in the rating network; 0 in a network without them."""
+def movie_bias(model: Model) -> NDArray[np.float32] | None:
+    """The movies' biases [M] in the rating network; 0 in a network without them, None without a network."""
+    if model.stars is None:
+        return None
     scores = model.network.scores()
     if not isinstance(scores, DotScores):
         return np.zeros(scores.movie.shape[0], dtype=np.float32)
@@ -221,6 +227,11 @@ def git_commit() -> str | None:
 def _known_rows(model: Model) -> NDArray[np.int64]:
     rows: NDArray[np.int64] = np.flatnonzero(model.knows_movies())
     return rows
+
+
+def _is_timed(night: Night) -> bool:
+    prepared = night.load("prepared", Prepared)
+    return prepared is None or prepared.timed
 
 
 def _there(night: Night, name: str) -> bool:

@@ -22,6 +22,7 @@ from cfjobs.evaluation.gate import Scale, scale_alone
 from cfjobs.night import prepare
 from cfjobs.night.records import Inputs
 from cfjobs.ratings import catalogue, holdout, scan, validate
+from cfjobs.ratings.feedback import as_found
 from cfjobs.ratings.question import LEAST_ORDERED, Question, ordered_share, question_of
 from cfjobs.ratings.scan import Footer
 from cfjobs.storage.uri import FileInfo
@@ -57,6 +58,7 @@ def survey(
     files = listings["ratings"]
     named = ratings.with_names(files, config)
     footers = scan.read_footers(files, columns=validate.columns_of(named), what="ratings")
+    named = as_found(named, footers)
     rows = sum(footer.n_rows for footer in footers)
     found: dict[str, Any] = {
         "inputs": {what: uri for what, uri in inputs.model_dump().items() if uri is not None},
@@ -79,17 +81,24 @@ def survey(
         found["problems"] = [str(error)]
         return found | _tally(files, named, moment)
     clean = cleaned.ratings
+    implicit = cleaned.feedback == "implicit"
+    if implicit:
+        named = named.model_copy(update={"feedback": "implicit"})
     if named.movie_features and movies is not None:
         clean = catalogue.with_unrated(clean, movies)
     found["counts"] = cleaned.counts
     found["rejected"] = _reasons(cleaned.rejected)
     found |= _people(clean, movies=movies, users=users)
-    found["scale"] = scale = _scale(clean.frame["rating"], named)
-    found["times"] = _times(clean, now=now)
+    found["feedback"] = cleaned.feedback
+    scale = {"problems": []} if implicit else _scale(clean.frame["rating"], named)
+    problems = scale.pop("problems")
+    if scale:
+        found["scale"] = scale
+    found["times"] = _times(clean, now=now) if cleaned.timed else NO_TIMES
     found["question"] = _question(clean, named, found["times"])
     found["estimate"] = _estimate(clean, named, n_rows=rows)
     found["problems"] = [
-        *scale.pop("problems"),
+        *problems,
         *_problems(clean, users, config=named, question=found["question"]["question"]),
     ]
     return found
@@ -114,9 +123,10 @@ def _columns(footers: Sequence[Footer], named: Config, config: Config) -> dict[s
         what: {
             "column": column,
             "types": schemas.get(column, []),
-            "recognised": column != getattr(config, f"{what}_column"),
+            "recognised": column != getattr(config, setting),
         }
-        for what, column in zip(("user", "movie", "rating", "timestamp"), columns, strict=True)
+        for setting, column in zip(validate.roles_of(named), columns, strict=True)
+        for what in (setting.removesuffix("_column"),)
     }
 
 
@@ -222,11 +232,14 @@ def _scale(rating: pl.Series, config: Config) -> dict[str, Any]:
     return found
 
 
+NO_TIMES = {"first": None, "last": None, "real": False, "why": "no times, or one for all"}
+
+
 def _times(clean: ratings.Ratings, *, now: datetime) -> dict[str, Any]:
     """First and last, gaps, and whether they are times at which people rated."""
     time = clean.frame["timestamp"]
     if time.null_count() == time.len() or time.min() == time.max():
-        return {"first": None, "last": None, "real": False, "why": "no times, or one for all"}
+        return NO_TIMES
     days = time.dt.date().to_frame("day").group_by("day").len().sort("day")
     busiest = days.sort("len")["day"][-1]
     moments = time.filter(time.dt.date() == busiest).value_counts(sort=True, name="n")
@@ -263,6 +276,8 @@ def _question(clean: ratings.Ratings, config: Config, times: Mapping[str, Any]) 
     """The question that a night would train for, and why."""
     if config.question != "auto":
         return {"question": config.question, "why": "the configuration says so"}
+    if config.timestamp_column is None:
+        return {"question": "any", "why": "the ratings have no times"}
     if config.holdout == "random":
         return {"question": "any", "why": "a random holdout asks it"}
     found = question_of(clean.column("user_idx"), clean.column("timestamp"))
@@ -280,9 +295,8 @@ def _problems(
             f"configuration key top_n: got {config.top_n}, but the catalogue has {clean.movies.height} movies; "
             f"add --set top_n={clean.movies.height}"
         )
-    low, high = clean.frame["rating"].min(), clean.frame["rating"].max()
-    if config.y_range is None and low == high:
-        found.append(f"ratings: every rating is {low!s}; give y_range to say what the scale is")
+    if config.feedback == "implicit" and config.rank_by == "rating":
+        found.append("configuration key rank_by: got 'rating', but the ratings have no values to predict")
     kind = holdout.kind_of(config, question)
     if kind != "none":
         user_idx = clean.frame["user_idx"].to_numpy()
@@ -293,7 +307,8 @@ def _problems(
         user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
         described = catalogue.users_with_columns(user_ids, users, config)
         catalogue.encodings(config, movies=clean.movies, users=described)
-        models.training_of(config)
+        if config.feedback != "implicit":
+            models.training_of(config)
         footprint.check_fits(_training(clean, config), there=resources.memory_left(), where="to this process")
     except InputError as error:
         found.append(str(error))
@@ -384,6 +399,8 @@ def words(found: Mapping[str, Any]) -> list[str]:
                     f"{about['rated_once']:,} with one{_beside(about)}",
                 )
             )
+    if found.get("feedback") == "implicit":
+        lines.append(_line("feedback", "implicit, without values: lists by affinity, no predicted stars"))
     if scale := found.get("scale"):
         lines.append(_line("scale", _scale_words(scale)))
     if times := found.get("times"):

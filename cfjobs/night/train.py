@@ -15,7 +15,7 @@ from cfjobs.lists.blend import Blend
 from cfjobs.model_store.files import Model
 from cfjobs.night import choose, torchrun, warm_start
 from cfjobs.night.prepare import held_out
-from cfjobs.night.records import LEARNT, Night, On, Prepared, Trained, trained_already
+from cfjobs.night.records import LEARNT, Night, On, Prepared, Trained, as_decided, trained_already
 from cfjobs.ratings import catalogue
 from cfjobs.tables import runs
 from cfjobs.training import footprint
@@ -36,7 +36,7 @@ def fit(
     """Train on the ratings outside the holdout, or on all, and save the model."""
     if (done := trained_already(night, on=on)) and model_store.is_whole(done.model_uri):
         return done
-    config = night.config
+    config = as_decided(night, prepared)
     _check_memory(night, prepared)
     order = _order(night, prepared, on=on, stop_share=stop_share)
     if config.processes > 1 and not under_torchrun():
@@ -87,7 +87,10 @@ def fit(
 def _check_memory(night: Night, prepared: Prepared) -> None:
     """Say what the training takes before it starts. InputError when this machine cannot have as much."""
     needed = footprint.least(
-        night.config, ratings=prepared.counts.get("kept", 0), users=prepared.n_users, movies=prepared.n_movies
+        as_decided(night, prepared),
+        ratings=prepared.counts.get("kept", 0),
+        users=prepared.n_users,
+        movies=prepared.n_movies,
     )
     device = resolve_device(night.config.device)
     on_gpu = device.type == "cuda"
@@ -99,7 +102,7 @@ def _check_memory(night: Night, prepared: Prepared) -> None:
 def _blend(night: Night, task: training.Task) -> Blend:
     """How much the lists go by predicted stars: chosen for the night's first training,
     and the same for its refit."""
-    if night.config.rank_by != "blend":
+    if task.config.rank_by != "blend":
         return Blend(weight=0.0)
     first = trained_already(night, on="train")
     if first:
@@ -121,7 +124,7 @@ def _fitted(
     progress: Progress | None = None,
 ) -> tuple[training.Task, training.Fitted]:
     """Both networks, fitted by this process and those beside it; rank 0 alone leaves checkpoints."""
-    config = night.config
+    config = as_decided(night, prepared)
     columns = [*LEARNT, "timestamp"] if config.warm_start else LEARNT
     kept = night.frame("ratings", columns)
     valid = kept.clear()

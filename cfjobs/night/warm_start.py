@@ -154,8 +154,8 @@ def _start(model: Model, uri: str, night: Night, prepared: Prepared, *, keep: Ke
     _check_shape(model, night, prepared)
     user_rows = _rows(night.frame("users")["user_id"].head(prepared.n_users), model.users, "user_id")
     movie_rows = _rows(night.frame("movies")["movie_id"], model.movies, "movie_id")
-    earlier = model.network.state_dict() | model_store.load_unfinished(uri)
-    if missing := set(model.network.forgotten) - earlier.keys():
+    earlier = {} if model.stars is None else model.stars.state_dict() | model_store.load_unfinished(uri)
+    if missing := set(model.stars.forgotten if model.stars else ()) - earlier.keys():
         raise ValueError(f"{uri} does not keep {', '.join(sorted(missing))}; nights with warm_start do")
     log.info(
         "of %d users %d are known, of %d movies %d",
@@ -172,18 +172,22 @@ def _start(model: Model, uri: str, night: Night, prepared: Prepared, *, keep: Ke
         assert model.ranking is not None
         return carry_over_ranking(initial, model.ranking, movie_rows=movie_rows, keep=keep.ranking)
 
-    return Start(rating, ranking if model.ranking else None, uri, keep.pace, keep.passes)
+    of_rating = rating if model.stars else None
+    of_ranking = ranking if model.ranking else None
+    return Start(of_rating, of_ranking, uri, keep.pace, keep.passes)
 
 
 def _check_shape(model: Model, night: Night, prepared: Prepared) -> None:
     """ValueError when the model is another network, or one of other sizes, than tonight's."""
     config = night.config
+    if prepared.implicit != (model.stars is None):
+        raise ValueError("the last model and tonight's are not both of ratings, or of implicit feedback")
     if model.config.model != config.model:
         raise ValueError(f"the last model is a {model.config.model}, tonight's a {config.model}")
     if config.movie_features or config.user_features or model.encodings != NOT_DESCRIBED:
         raise ValueError("a model with side features is not gone on from: they are part of its rows")
     tonight = models.settings(config, y_range=prepared.y_range)
-    for name in _SHAPE:
+    for name in _SHAPE if model.stars else ():
         before, now = getattr(model.network.settings, name), getattr(tonight, name)
         if before != now:
             raise ValueError(f"the last model has {name} {before}, tonight's {now}")

@@ -49,7 +49,8 @@ class Explanation:
     frame: movie_id, title, rating, rated_at, weight, part; the user's ratings, those that speak most for the
     movie first. rank, published_score: in the published list; None where the movie is not in it. place: among
     all n_candidates movies that could be listed; None for one that could not, because the user has rated it
-    or too few have. stars_weight: of the predicted stars in the score.
+    (seen) or too few have. stars_weight: of the predicted stars in the score. Of implicit feedback
+    predicted_rating and the ratings are None, and so is rated_at of ratings without times.
     """
 
     user_id: str | int
@@ -57,11 +58,12 @@ class Explanation:
     title: str | None
     run_date: date
     parts: Parts
-    predicted_rating: float
+    predicted_rating: float | None
     stars_weight: float
     rank: int | None
     published_score: float | None
     rated: float | None
+    seen: bool
     place: int | None
     n_candidates: int
     frame: pl.DataFrame
@@ -84,10 +86,11 @@ def explain(
         raise InputError(
             f"user {user}: has rated no movie that the model knows, and so gets the popularity list; there is nothing to explain"
         )
-    weights, parts = take_apart(model, rated, user=user, movie_row=movie_row)
+    asked = rated.with_columns(pl.lit(1.0, pl.Float32).alias("rating")) if model.stars is None else rated
+    weights, parts = take_apart(model, asked, user=user, movie_row=movie_row)
     movie_id = model.movies["movie_id"][movie_row]
     listed = _published(night, user_id, movie_id)
-    order = _order(model, rated, user=user)
+    order = _order(model, asked, user=user)
     place = order.index(movie_row) + 1 if movie_row in order else None
     titles = _titles(model)
     frame = (
@@ -99,18 +102,22 @@ def explain(
         .select("movie_id", "title", "rating", pl.col("timestamp").alias("rated_at"), "weight", "part")
     )
     mine = rated.filter(movie_idx=movie_row)
-    stars = predicted(model, users=pl.Series([user_id]), movies=pl.Series([movie_id]), device="cpu")
+    stars = None
+    if model.stars is not None:
+        pair = {"users": pl.Series([user_id]), "movies": pl.Series([movie_id])}
+        stars = float(predicted(model, **pair, device="cpu")[0])
     return Explanation(
         user_id=user_id,
         movie_id=movie_id,
         title=titles.filter(movie_idx=movie_row)["title"][0],
         run_date=night.run["run_date"],
         parts=parts,
-        predicted_rating=float(stars[0]),
+        predicted_rating=stars,
         stars_weight=model.stars_weight,
         rank=listed.get("rank"),
         published_score=listed.get("score"),
         rated=mine["rating"][0] if mine.height else None,
+        seen=mine.height > 0,
         place=place,
         n_candidates=len(order),
         frame=frame,
@@ -184,6 +191,7 @@ def as_json(found: Explanation) -> dict[str, Any]:
         "place": found.place,
         "n_candidates": found.n_candidates,
         "rated": found.rated,
+        "seen": found.seen,
         "ratings": rows,
     }
 
@@ -201,7 +209,7 @@ def _user_row(model: Model, user: str) -> int:
     if model.ranking is None:
         return _row(model.users["user_id"], user, "user")
     row = int(ratings.rows_of(_id(user, model.users["user_id"].dtype), model.users["user_id"])[0])
-    return row if row >= 0 else model.network.n_users
+    return row if row >= 0 else model.users.height
 
 
 def _known(rated: pl.DataFrame, model: Model) -> pl.DataFrame:

@@ -28,7 +28,7 @@ _LIST = """
 @dataclass(frozen=True)
 class UserList:
     """One user's list. rows: rank, movie_id, title, score, predicted_rating; without titles where no movie
-    has one.
+    has one, and without predicted ratings where none are predicted.
 
     user_id: None for a user who came without one. unknown_movies: rated ones that the model does not have.
     """
@@ -70,7 +70,7 @@ def id_like(table: DeltaTable, column: str, text: str) -> str | int | None:
 
 
 def for_people(rows: Sequence[Row]) -> list[Row]:
-    """A list's columns for people, with titles if there are any."""
-    titled = any(row.get("title") is not None for row in rows)
-    columns = [name for name in _COLUMNS if titled or name != "title"]
+    """A list's columns for people, with titles and predicted ratings if there are any."""
+    absent = {name for name in ("title", "predicted_rating") if all(row.get(name) is None for row in rows)}
+    columns = [name for name in _COLUMNS if name not in absent]
     return [{name: row[name] for name in columns} for row in rows]

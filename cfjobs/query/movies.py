@@ -39,11 +39,14 @@ class Similar:
 def search(output: str, text: str, *, run_date: date | None = None, n: int = 20) -> list[Row]:
     """Movies whose title has every word of the text, or whose id it is; most rated first.
 
-    movie_id, title, n_ratings, bias. InputError when there is none.
+    movie_id, title, n_ratings, bias, which is left out where no rating was given. InputError when there is
+    none.
     """
     found = _matching(_movies(night_of(output, run_date)), text)
     if not found:
         raise InputError(f"movies: no title has {text!r} in it; try fewer letters, or the movie's id")
+    if all(row["bias"] is None for row in found):
+        found = [{name: value for name, value in row.items() if name != "bias"} for row in found]
     return found[:n]
 
 

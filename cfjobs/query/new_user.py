@@ -66,8 +66,8 @@ _COLUMNS = ("user_column", "movie_column", "rating_column", "timestamp_column")
 
 
 def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> OneUser:
-    """Ratings of one user from a .csv or Parquet file: movie, rating and, where the file has them,
-    timestamp and user.
+    """Ratings of one user from a .csv or Parquet file: movie, rating (unless the model learnt from implicit
+    feedback) and, where the file has them, timestamp and user.
 
     Without timestamps the file is taken as oldest first where a movie is rated twice. The latest rating of a
     movie stands. Columns are named as the configuration says, or as people do. InputError for what is not the
@@ -75,23 +75,27 @@ def read(uri: str, *, user: str | None = None, config: Config, model: Model) -> 
     """
     table = _read(storage.normal(uri), config)
     movie, rating, timestamp = config.movie_column, config.rating_column, config.timestamp_column
-    if missing := [name for name in (movie, rating) if name not in table.columns]:
+    needed = (movie,) if model.stars is None else (movie, rating)
+    if missing := [name for name in needed if name not in table.columns]:
         raise InputError(
             f"ratings of one user, {uri}: has no column {missing[0]!r} (got {', '.join(table.columns)}); rename it on export"
         )
     frame = table.select(
         id_table.as_ids(table[movie], model.movies["movie_id"].dtype).alias("movie_id"),
         id_table.as_ids(table[movie], pl.String()).alias("movie"),
-        pl.col(rating).cast(pl.Float32, strict=False).alias("rating"),
+        pl.lit(1.0, pl.Float32).alias("rating")
+        if model.stars is None
+        else pl.col(rating).cast(pl.Float32, strict=False).alias("rating"),
         _moment(table, timestamp, uri).alias("timestamp"),
     )
-    _check_rows(frame, uri, y_range=model.network.settings.y_range)
+    _check_rows(frame, uri, y_range=model.stars.settings.y_range if model.stars else (0.0, 1.0))
     # As in the night: the latest of a movie stands; then by time, and within it by movie.
     frame = frame.sort("timestamp", maintain_order=True).unique("movie", keep="last", maintain_order=True)
-    if timestamp in table.columns:
+    timed = timestamp is not None and timestamp in table.columns
+    if timed:
         frame = frame.sort("timestamp", "movie_id", nulls_last=True, maintain_order=True)
     columns = frame.select("movie_id", "movie", "rating")
-    return OneUser(_user(table, user, config, model, uri), columns, timed=timestamp in table.columns)
+    return OneUser(_user(table, user, config, model, uri), columns, timed=timed)
 
 
 def known_movies(one: OneUser, model: Model) -> tuple[pl.DataFrame, list[str]]:
@@ -116,6 +120,9 @@ def model_of(one: OneUser, known: pl.DataFrame, model: Model) -> Model:
             "n_ratings": [known.height],
         }
     )
+    ranking = model.ranking if one.timed or model.profile is None else model.profile
+    if model.stars is None:
+        return replace(model, ranking=ranking, users=users)
     row = _trained_row(one, known, model)
     if row is not None:
         network = fold_in.only_user(model.network, name, row)
@@ -127,8 +134,7 @@ def model_of(one: OneUser, known: pl.DataFrame, model: Model) -> Model:
             rating=torch.from_numpy(known["rating"].to_numpy(writable=True)),
             l2=models.recipe_of(model.config).l2,
         )
-    ranking = model.ranking if one.timed or model.profile is None else model.profile
-    return replace(model, network=network, ranking=ranking, users=users)
+    return replace(model, stars=network, ranking=ranking, users=users)
 
 
 def _trained_row(one: OneUser, known: pl.DataFrame, model: Model) -> int | None:
@@ -143,7 +149,7 @@ def _trained_row(one: OneUser, known: pl.DataFrame, model: Model) -> int | None:
 def _read(uri: str, config: Config) -> pl.DataFrame:
     """The file's rows, ids as Int64 or text, types checked."""
     about = f"ratings of one user, {uri}"
-    keys = {name: getattr(config, name) for name in _COLUMNS}
+    keys = {name: column for name in _COLUMNS if (column := getattr(config, name)) is not None}
     movie = config.movie_column
     if not uri.lower().endswith(".csv"):
         if storage.exists(uri) and (begin := storage.read_range(uri, 0, 4)) != b"PAR1":
@@ -178,9 +184,9 @@ def _read(uri: str, config: Config) -> pl.DataFrame:
     return table
 
 
-def _moment(table: pl.DataFrame, column: str, uri: str) -> pl.Expr:
+def _moment(table: pl.DataFrame, column: str | None, uri: str) -> pl.Expr:
     """When: the file's timestamps, or the number of the row where it has none."""
-    if column not in table.columns:
+    if column is None or column not in table.columns:
         return pl.int_range(pl.len()).cast(pl.Datetime("us"))
     dtype = table.schema[column]
     if not (dtype.is_numeric() or isinstance(dtype, pl.Datetime) or dtype == pl.Date):

@@ -11,6 +11,7 @@ from cfjobs import storage
 from cfjobs.config import Config, validated
 from cfjobs.errors import InputError
 from cfjobs.ratings import scan, validate
+from cfjobs.ratings.feedback import as_found
 from cfjobs.ratings.source import list_parquet
 from cfjobs.storage.uri import FileInfo
 
@@ -42,15 +43,17 @@ def read_histories(
     files: Sequence[FileInfo], users: Sequence[str | int], *, config: Config, run_date: date, now: datetime
 ) -> pl.DataFrame:
     """user_id, movie_id (as text), rating, timestamp of these users up to the end of the date,
-    by user and time.
+    by user and time; the timestamp is null without times.
 
     Only these users' rows are kept in memory. They are judged as the night judged them, and the latest of a
-    pair counts. now: ratings after this moment are none; naive UTC. Raises InputError for a file that is
-    gone.
+    pair counts; implicit feedback has null ratings. now: ratings after this moment are none; naive UTC.
+    Raises InputError for a file that is gone.
     """
     wanted = pl.Series([str(user) for user in users], dtype=pl.String)
     until = datetime.combine(run_date + timedelta(days=1), datetime.min.time())
     footers = scan.read_footers(files, columns=validate.columns_of(config), what="ratings")
+    config = as_found(config, footers)
+    implicit, timed = config.feedback == "implicit", config.timestamp_column is not None
     parts = [
         scan.judged_rows_of(wanted, group, ids=_TEXT, config=config, now=now).select(
             pl.col("user").alias("user_id"), pl.col("movie").alias("movie_id"), "rating", "timestamp", "code"
@@ -59,6 +62,10 @@ def read_histories(
     ]
     found = pl.concat(parts).with_columns(pl.from_epoch("timestamp", time_unit="us"))
     good = found.filter(pl.col("code") == validate.GOOD, pl.col("timestamp") < until).drop("code")
+    if implicit:
+        good = good.filter(pl.col("rating") > 0).with_columns(pl.lit(None, pl.Float32).alias("rating"))
+    if not timed:
+        good = good.with_columns(pl.lit(None, good.schema["timestamp"]).alias("timestamp"))
     latest = good.sort("timestamp", "rating").unique(
         ["user_id", "movie_id"], keep="last", maintain_order=True
     )

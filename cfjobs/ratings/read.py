@@ -24,6 +24,7 @@ from cfjobs import storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.ratings import id_table, names, scan, validate
+from cfjobs.ratings.feedback import Feedback, as_found, is_one_value
 from cfjobs.ratings.ids import IntegerIds, TextIds, relabel
 from cfjobs.ratings.scan import Group
 from cfjobs.ratings.sort import Columns, Times, arrange
@@ -52,11 +53,17 @@ class Ratings:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Clean ratings, the rows set aside, and counts that add up: read = kept + superseded + rejected."""
+    """Clean ratings, the rows set aside, and counts that add up: read = kept + superseded + rejected.
+
+    feedback: what they are; of implicit feedback a rating is the pair's weight, and superseded rows are added
+    up in the kept one. timed: whether they have times; 1970 stands for none.
+    """
 
     ratings: Ratings
     rejected: pl.DataFrame
     counts: dict[str, int]
+    feedback: Feedback = "ratings"
+    timed: bool = True
 
 
 def read_ratings(
@@ -75,10 +82,13 @@ def read_ratings(
     optional tables, as `read_table` gives them.
 
     Of a pair's ratings the latest is kept; of several at that time the highest, so that the order of the
-    files does not matter. Raises InputError for a file that is not whole Parquet, lacks a column, has a wrong
-    type or changes meanwhile, for no ratings at all, and for a share of rejected rows above `max_rejected`.
+    files does not matter. Implicit feedback of a pair is added up, and is as late as the latest.
+
+    Raises InputError for a file that is not whole Parquet, lacks a column, has a wrong type or changes
+    meanwhile, for no ratings at all, and for a share of rejected rows above `max_rejected`.
     """
     footers = scan.read_footers(files, columns=validate.columns_of(config), what="ratings")
+    config = as_found(config, footers)
     groups = scan.group_files(footers, config=config)
     ids = validate.id_types(group.types for group in groups)
     intake = _Intake(sum(group.n_rows for group in groups), ids, config=config, until=until)
@@ -89,13 +99,25 @@ def read_ratings(
     intake.check_share()
     intake.times.widen()
     good = intake.columns.head(intake.n_good)
+    if is_one_value(good.rating, config):
+        log.warning("ratings: every rating is %g, so they are implicit feedback", good.rating[0])
+        del intake, good
+        config = config.model_copy(update={"feedback": "implicit"})
+        return read_ratings(files, config=config, until=until, now=now, movies=movies, users=users)
+    implicit = config.feedback == "implicit"
     user_ids = relabel(good.user, intake.users.seen().alias("user_id"))
     movie_ids = relabel(good.movie, intake.movies.seen().alias("movie_id"))
-    n_kept = arrange(good, n_users=user_ids.len(), n_movies=movie_ids.len()).user.size
+    n_kept = arrange(good, n_users=user_ids.len(), n_movies=movie_ids.len(), added_up=implicit).user.size
     intake.columns.shrink(n_kept)
     counts = intake.counts | {"kept": n_kept, "superseded": intake.n_good - n_kept}
     catalogue, cold = _described(movie_ids, movies), _cold(user_ids, users)
-    return Cleaned(Ratings(_frame(intake.columns), user_ids, catalogue, cold), intake.rejected(), counts)
+    return Cleaned(
+        Ratings(_frame(intake.columns), user_ids, catalogue, cold),
+        intake.rejected(),
+        counts,
+        feedback="implicit" if implicit else "ratings",
+        timed=config.timestamp_column is not None,
+    )
 
 
 def with_names(files: Sequence[FileInfo], config: Config) -> Config:
@@ -206,15 +228,19 @@ class _Intake:
         self.times = Times(self.columns.timestamp)
         self.users, self.movies = _numbering(ids.user), _numbering(ids.movie)
         self.n_good = 0
-        self._n_rows, self._n_later, self._n_rejected = n_rows, 0, 0
+        self._n_rows, self._n_later, self._n_rejected, self._n_left_out = n_rows, 0, 0, 0
         self._config, self._until = config, validate.microseconds(until)
         self._rejected: list[pl.DataFrame] = []
         self._n_reasons = np.zeros(len(validate.REASONS), dtype=np.int64)
 
     @property
     def counts(self) -> dict[str, int]:
-        n_read = self._n_rows - self._n_later
-        return {"read": n_read, "rejected": self._n_rejected, "later": self._n_later}
+        found = {"read": self._n_read, "rejected": self._n_rejected, "later": self._n_later}
+        return found | ({"left_out": self._n_left_out} if self._config.feedback == "implicit" else {})
+
+    @property
+    def _n_read(self) -> int:
+        return self._n_rows - self._n_later - self._n_left_out
 
     def add(self, batch: pl.DataFrame, group: Group) -> None:
         is_good = batch["code"] == validate.GOOD
@@ -225,6 +251,10 @@ class _Intake:
         if not tonight.all():
             self._n_later += int((~tonight).sum())
             batch = batch.filter(tonight)
+        if self._config.feedback == "implicit":
+            weighs = batch["rating"] > 0
+            self._n_left_out += int((~weighs).sum())
+            batch = batch.filter(weighs)
         here = slice(self.n_good, self.n_good + batch.height)
         self.users.number(batch["user"], self.columns.user[here])
         self.movies.number(batch["movie"], self.columns.movie[here])
@@ -238,9 +268,13 @@ class _Intake:
 
     def check_share(self) -> None:
         """Raise InputError when there is nothing to learn from, or too much was rejected."""
-        n_read = self._n_rows - self._n_later
+        n_read = self._n_read
         if self._n_rows == 0:
             raise InputError("ratings: the files hold no rows; check the export")
+        if self._n_left_out and not self.n_good and not self._n_rejected:
+            raise InputError(
+                f"ratings: all {self._n_left_out:,} rows weigh 0; check weight_column and event_weights"
+            )
         if n_read == 0:
             raise InputError(
                 f"ratings: all {self._n_later:,} rows are later than the night's date; "

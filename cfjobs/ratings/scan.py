@@ -40,18 +40,19 @@ DAMAGE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 @dataclass(frozen=True)
 class Footer:
-    """What a file says of itself: its rows, and the Arrow types of the columns asked for, as one text.
-    said: what its table says of it."""
+    """What a file says of itself: its rows, the Arrow types of the columns asked for, as one text, and the
+    names of all. said: what its table says of it."""
 
     file: FileInfo
     n_rows: int
     types: str
+    names: tuple[str, ...] = ()
     said: Said = field(default_factory=Said)
 
 
 @dataclass
 class Group:
-    """Files with the same types of user, movie, rating and timestamp; their rows are numbered through.
+    """Files with the same types of the columns that are read; their rows are numbered through.
     deleted: the numbers of those that their table has deleted. constants: columns that are the same in all of
     them, by what their table says."""
 
@@ -97,7 +98,8 @@ def read_footers(files: Sequence[FileInfo], *, columns: Sequence[str], what: str
         places = [schema.get_field_index(column) for column in columns]
         types = "; ".join(_type_text(schema.field(place)) if place >= 0 else "-" for place in places)
         old = sorted(column_types.int96(metadata) & set(columns))
-        return Footer(file, metadata.num_rows, f"{types} {old}", said=said)
+        names = (*schema.names, *said.columns)
+        return Footer(file, metadata.num_rows, f"{types} {old}", names, said)
 
     if not files or not storage.is_s3(files[0].uri):
         return [read(file) for file in files]

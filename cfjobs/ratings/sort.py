@@ -81,11 +81,12 @@ class Times:
             self._seconds = None
 
 
-def arrange(columns: Columns, *, n_users: int, n_movies: int) -> Columns:
+def arrange(columns: Columns, *, n_users: int, n_movies: int, added_up: bool = False) -> Columns:
     """Sort by user, timestamp, movie and keep one row of each (user, movie) pair, in place.
 
     The row with the latest timestamp stays; of several at the same time the highest rating, so that neither
-    the order of the files nor that of their rows matters. Returns the rows kept, on the same memory.
+    the order of the files nor that of their rows matters. added_up: it gets the sum of the pair's ratings.
+    Returns the rows kept, on the same memory.
     user: values 0..n_users - 1, movie: 0..n_movies - 1.
     """
     rows = (columns.user, columns.movie, columns.rating.view(np.uint32), columns.timestamp)
@@ -98,7 +99,9 @@ def arrange(columns: Columns, *, n_users: int, n_movies: int) -> Columns:
 
     def order(worker: int) -> None:
         ranges = np.arange(worker, n_kept.size, n_workers)
-        n_kept[ranges] = _order_ranges(rows, user_start, cuts, ranges, np.full(n_movies, -1, np.int32))
+        rated_by = np.full(n_movies, -1, np.int32)
+        kept_at = np.empty(n_movies if added_up else 0, np.int64)
+        n_kept[ranges] = _order_ranges(rows, user_start, cuts, ranges, (rated_by, kept_at))
 
     with ThreadPoolExecutor(n_workers) as pool:
         list(pool.map(order, range(n_workers)))
@@ -155,8 +158,12 @@ def _partition(rows, range_of, start):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _order_ranges(rows, user_start, cuts, ranges, rated_by):  # type: ignore[no-untyped-def]
-    """Sort and thin ranges of users; the rows kept move to the beginning of each. Returns how many."""
+def _order_ranges(rows, user_start, cuts, ranges, by_movie):  # type: ignore[no-untyped-def]
+    """Sort and thin ranges of users; the rows kept move to the beginning of each. Returns how many.
+
+    by_movie: the last user who rated it, and the row that is kept of this user, without room for the latter
+    unless ratings are added up.
+    """
     user, movie, rating, timestamp = rows
     size = 0
     for k in ranges:
@@ -180,7 +187,7 @@ def _order_ranges(rows, user_start, cuts, ranges, rated_by):  # type: ignore[no-
                 (movies[a:b], ratings[a:b], times[a:b]),
                 keys[: b - a],
                 (movie[write:end], rating[write:end], timestamp[write:end]),
-                rated_by,
+                by_movie,
                 u,
             )
             user[write : write + n] = u
@@ -190,9 +197,10 @@ def _order_ranges(rows, user_start, cuts, ranges, rated_by):  # type: ignore[no-
 
 
 @compiled()
-def _order_user(rows, keys, to, rated_by, u):  # type: ignore[no-untyped-def]
+def _order_user(rows, keys, to, by_movie, u):  # type: ignore[no-untyped-def]
     """One user's rows by time, movie, rating to the first places of `to`, the last of a movie; how many."""
     movies, ratings, times = rows
+    rated_by, kept_at = by_movie
     to_movies, to_ratings, to_times = to
     n = movies.size
     _order_by_time(times, keys)
@@ -200,9 +208,16 @@ def _order_user(rows, keys, to, rated_by, u):  # type: ignore[no-untyped-def]
         place = keys[i]
         to_movies[i], to_ratings[i], to_times[i] = movies[place], ratings[place], times[place]
     _order_ties(to_movies, to_ratings, to_times, keys)
+    value = to_ratings.view(np.float32)
     for i in range(n - 1, -1, -1):
-        keys[i] = rated_by[to_movies[i]] != u
-        rated_by[to_movies[i]] = u
+        movie = to_movies[i]
+        keys[i] = rated_by[movie] != u
+        rated_by[movie] = u
+        if kept_at.size:
+            if keys[i]:
+                kept_at[movie] = i
+            else:
+                value[kept_at[movie]] += value[i]
     n_kept = 0
     for i in range(n):
         if keys[i]:

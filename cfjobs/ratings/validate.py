@@ -31,6 +31,12 @@ REASONS = (
     "timestamp is missing",
     "timestamp is outside of the calendar",
     "timestamp is in the future",
+    "event is missing",
+    "event is not in event_weights",
+    "weight is missing",
+    "weight is not a finite number",
+    "weight is negative",
+    "weight is too large",
 )
 """By code; 0 is a good row. A row with several faults gets the first of them."""
 
@@ -39,6 +45,8 @@ _ROLES = {
     "movie_column": "an integer or a string",
     "rating_column": "a number",
     "timestamp_column": "a datetime or seconds since 1970",
+    "weight_column": "a number",
+    "event_column": "an integer or a string",
 }
 _MICROSECONDS = {"ms": 1_000, "us": 1, "ns": -1_000}
 _EPOCH = datetime(1970, 1, 1)
@@ -53,9 +61,24 @@ class IdTypes:
     movie: pl.DataType
 
 
+def roles_of(config: Config) -> tuple[str, ...]:
+    """The settings whose columns are read: user and movie, the rating or what weighs implicit feedback,
+    and the timestamp."""
+    implicit = config.feedback == "implicit"
+    asked = {
+        "user_column": True,
+        "movie_column": True,
+        "rating_column": not implicit,
+        "timestamp_column": config.timestamp_column is not None,
+        "weight_column": implicit and config.weight_column is not None,
+        "event_column": implicit and config.event_column is not None,
+    }
+    return tuple(setting for setting in _ROLES if asked[setting])
+
+
 def columns_of(config: Config) -> tuple[str, ...]:
-    """Names of the user, movie, rating and timestamp columns in the files."""
-    return tuple(getattr(config, setting) for setting in _ROLES)
+    """Names of the columns that are read, in the order of `roles_of`."""
+    return tuple(getattr(config, setting) for setting in roles_of(config))
 
 
 def check_columns(
@@ -64,8 +87,8 @@ def check_columns(
     file: str,
     config: Config,
 ) -> tuple[pl.DataType, ...]:
-    """Types of the user, movie, rating and timestamp column; InputError for one absent or of a wrong type."""
-    return tuple(_checked(schema, setting, file=file, config=config) for setting in _ROLES)
+    """Types of the columns that are read; InputError for one absent or of a wrong type."""
+    return tuple(_checked(schema, setting, file=file, config=config) for setting in roles_of(config))
 
 
 def id_types(types: Iterable[tuple[pl.DataType, ...]]) -> IdTypes:
@@ -103,42 +126,99 @@ def judged(
 ) -> pl.LazyFrame:
     """Rows in canonical form, each with the code of its reason, `GOOD` for none.
 
-    Columns: user, movie (of the id types), rating (float32), timestamp (int64 microseconds, UTC), code
-    (uint8), user_raw, movie_raw, rating_raw as they came, and `ROW` of the query. now: naive UTC.
+    Columns: user, movie (of the id types), rating (float32), timestamp (int64 microseconds, UTC; 0 without
+    times), code (uint8), user_raw, movie_raw, rating_raw as they came, and `ROW` of the query. Of implicit
+    feedback the rating is the row's weight, and rating_raw its event or weight. now: naive UTC.
     """
-    user, movie, rating, timestamp = (pl.col(column) for column in columns_of(config))
-    low, high = (pl.lit(end, pl.Float32) for end in config.y_range or (-float("inf"), float("inf")))
-    wide = rating.cast(pl.Float64, strict=False)
+    type_of = dict(zip(roles_of(config), types, strict=True))
+    user, movie = pl.col(config.user_column), pl.col(config.movie_column)
+    wide, rating = _strength(config) if config.feedback == "implicit" else _rating(config)
     narrow = wide.cast(pl.Float32) + pl.lit(0, pl.Float32)  # -0 becomes 0: equal ratings have equal bits
+    time, untimed = pl.lit(0, pl.Int64), pl.lit(False)
+    if config.timestamp_column is not None:
+        timestamp, dtype = pl.col(config.timestamp_column), type_of["timestamp_column"]
+        time, untimed = utc_microseconds(timestamp, dtype), _is_no_time(timestamp, dtype)
     query = query.select(
         ROW,
         user.cast(ids.user, strict=False).alias("user"),
         movie.cast(ids.movie, strict=False).alias("movie"),
         wide.alias("wide"),
         narrow.alias("rating"),
-        utc_microseconds(timestamp, types[3]).alias("timestamp"),
+        time.alias("timestamp"),
         user.alias("user_raw"),
         movie.alias("movie_raw"),
         rating.alias("rating_raw"),
-        _is_no_time(timestamp, types[3]).alias("untimed"),
+        untimed.alias("untimed"),
+        *_unweighed(config),
     )
-    faults = (
-        _is_no_id("user", ids.user),
-        _is_no_id("movie", ids.movie),
-        pl.col("user").is_null(),
-        pl.col("movie").is_null(),
-        pl.col("wide").is_null(),
-        ~pl.col("wide").is_finite(),
-        ~pl.col("rating").is_finite(),
-        (pl.col("rating") < low) | (pl.col("rating") > high),
-        pl.col("untimed"),
-        pl.col("timestamp").is_null() | (pl.col("timestamp") < _YEAR_1),
-        pl.col("timestamp") > microseconds(now),
-    )
+    faults = {
+        "user is missing": _is_no_id("user", ids.user),
+        "movie is missing": _is_no_id("movie", ids.movie),
+        "user is not a valid id": pl.col("user").is_null(),
+        "movie is not a valid id": pl.col("movie").is_null(),
+        **(_WEIGHT_FAULTS if config.feedback == "implicit" else _rating_faults(config)),
+        "timestamp is missing": pl.col("untimed"),
+        "timestamp is outside of the calendar": pl.col("timestamp").is_null()
+        | (pl.col("timestamp") < _YEAR_1),
+        "timestamp is in the future": pl.col("timestamp") > microseconds(now),
+    }
     code = pl.lit(GOOD, pl.UInt8)
-    for number in range(len(faults), 0, -1):
-        code = pl.when(faults[number - 1]).then(pl.lit(number, pl.UInt8)).otherwise(code)
-    return query.with_columns(code.alias("code")).drop("wide", "untimed")
+    for reason, fault in reversed(faults.items()):
+        code = pl.when(fault).then(pl.lit(REASONS.index(reason), pl.UInt8)).otherwise(code)
+    return query.with_columns(code.alias("code")).drop("wide", "untimed", "no_event", "no_weight")
+
+
+def _rating(config: Config) -> tuple[pl.Expr, pl.Expr]:
+    """The rating as a number, and as it came."""
+    rating = pl.col(config.rating_column)
+    return rating.cast(pl.Float64, strict=False), rating
+
+
+def _rating_faults(config: Config) -> dict[str, pl.Expr]:
+    low, high = (pl.lit(end, pl.Float32) for end in config.y_range or (-float("inf"), float("inf")))
+    return {
+        "rating is missing": pl.col("wide").is_null(),
+        "rating is not a finite number": ~pl.col("wide").is_finite(),
+        "rating is too large": ~pl.col("rating").is_finite(),
+        "rating is out of y_range": (pl.col("rating") < low) | (pl.col("rating") > high),
+    }
+
+
+def _strength(config: Config) -> tuple[pl.Expr, pl.Expr]:
+    """What a row of implicit feedback counts, null for an event without a weight; and from what, as text."""
+    strength, raw = pl.lit(1.0), pl.lit(None, pl.String)
+    if config.weight_column is not None:
+        weight = pl.col(config.weight_column)
+        strength, raw = weight.cast(pl.Float64, strict=False), weight.cast(pl.String, strict=False)
+    if config.event_column is not None:
+        event = pl.col(config.event_column).cast(pl.String, strict=False)
+        weights = config.event_weights
+        of_event = event.replace_strict(
+            list(weights), list(weights.values()), default=None, return_dtype=pl.Float64
+        )
+        raw = pl.when(of_event.is_not_null()).then(raw).otherwise(event)
+        strength = pl.when(of_event == 0).then(0.0).otherwise(strength * of_event)
+    return strength, raw
+
+
+def _unweighed(config: Config) -> tuple[pl.Expr, pl.Expr]:
+    """Whether a row has no event, and whether no weight, where its column is read."""
+    return tuple(  # type: ignore[return-value]  # two
+        (pl.lit(False) if role not in roles_of(config) else pl.col(getattr(config, role)).is_null()).alias(
+            name
+        )
+        for role, name in (("event_column", "no_event"), ("weight_column", "no_weight"))
+    )
+
+
+_WEIGHT_FAULTS = {
+    "event is missing": pl.col("no_event"),
+    "weight is missing": pl.col("no_weight"),
+    "event is not in event_weights": pl.col("wide").is_null(),
+    "weight is not a finite number": ~pl.col("wide").is_finite(),
+    "weight is negative": pl.col("wide") < 0,
+    "weight is too large": ~pl.col("rating").is_finite(),
+}
 
 
 def rejected_rows(bad: pl.DataFrame, *, files: list[str], rows: NDArray[np.int64]) -> pl.DataFrame:
@@ -187,7 +267,7 @@ def is_usable(dtype: pl.DataType, setting: str) -> bool:
     """Whether a column of this type can be what the setting names."""
     if dtype == pl.Null:
         return True
-    if setting in {"user_column", "movie_column"}:
+    if setting in {"user_column", "movie_column", "event_column"}:
         text = isinstance(dtype, pl.String | pl.Categorical | pl.Enum | pl.Binary)
         return text or dtype.is_integer() or (isinstance(dtype, pl.Decimal) and dtype.scale == 0)
     return dtype.is_numeric() or (setting == "timestamp_column" and isinstance(dtype, pl.Datetime | pl.Date))

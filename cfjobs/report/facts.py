@@ -67,6 +67,16 @@ class Facts:
     rejected: pl.DataFrame = field(default_factory=pl.DataFrame)
     rejected_rows: pl.DataFrame = field(default_factory=pl.DataFrame)
 
+    @property
+    def is_implicit(self) -> bool:
+        """Whether the ratings are implicit feedback."""
+        return Source("", self.run).is_implicit
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the ratings have times."""
+        return Source("", self.run).is_timed
+
 
 def gather(output: str, *, run_date: date | None = None) -> Facts:
     """The facts of a published night, the latest by default. InputError when there is none."""
@@ -97,8 +107,8 @@ def gather(output: str, *, run_date: date | None = None) -> Facts:
         weighty=weighty,
         labels=_labels(genres, on_map),
         genres=_genre_fractions(genres, by_movie),
-        loved=weighty.sort("bias", "movie_id", descending=[True, False]).head(12),
-        unloved=weighty.sort("bias", "movie_id").head(12),
+        loved=weighty.drop_nulls("bias").sort("bias", "movie_id", descending=[True, False]).head(12),
+        unloved=weighty.drop_nulls("bias").sort("bias", "movie_id").head(12),
         most_listed=by_movie.sort("lists", "movie_id", descending=[True, False]).head(12),
         newly_listed=_newly_listed(by_movie, before),
         places=by_movie["lists"].sort(descending=True).to_list(),
@@ -115,12 +125,14 @@ def gather(output: str, *, run_date: date | None = None) -> Facts:
 
 
 def _by_rating(night: Source) -> pl.DataFrame:
-    """Predictions for each rating given: rating, n, rmse, bias and the spread of what was predicted."""
+    """Predictions for each rating given: rating, n, rmse, bias and the spread of what was predicted; empty
+    for implicit feedback."""
     predicted = pl.col("predicted_rating")
     residual = pl.col("residual").cast(pl.Float64)
     rounded = (pl.col("rating").cast(pl.Float64) * 2).round() / 2
     return (
         night.scan(tables.HOLDOUT_PREDICTIONS)
+        .filter(residual.is_not_null())
         .group_by(rounded.alias("rating"))
         .agg(
             pl.len().alias("n"),
@@ -163,6 +175,7 @@ def _by_decade(night: Source, titles: pl.DataFrame) -> pl.DataFrame:
     dated = titles.select("movie_id", (year // 10 * 10).alias("decade")).drop_nulls()
     return (
         night.scan(tables.HOLDOUT_PREDICTIONS)
+        .filter(pl.col("residual").is_not_null())
         .join(dated.lazy(), on="movie_id")
         .group_by("decade")
         .agg(pl.len().alias("n"), (pl.col("residual").cast(pl.Float64) ** 2).mean().sqrt().alias("rmse"))
@@ -305,7 +318,8 @@ def _typical_users(night: Source) -> list[tuple[str | int, str, int]]:
         .collect()
     )
     found: list[tuple[str | int, str, int]] = []
-    bands = night.scan(tables.METRICS).filter(metric="rmse").collect()
+    metric = "ndcg_at_10" if night.is_implicit else "rmse"
+    bands = night.scan(tables.METRICS).filter(metric=metric).collect()
     for row in bands.filter(pl.col("band") != "all").iter_rows(named=True):
         mine = activity.filter(pl.col("user_ratings").is_between(row["min_ratings"], row["max_ratings"]))
         if mine.height:

@@ -36,7 +36,7 @@ def lists(facts: Facts) -> dict[str, Any]:
 
 
 def _order(facts: Facts) -> str:
-    """What the night's lists answer, and what orders them."""
+    """What the night's lists answer, what orders them, and what the ratings do not have."""
     config = from_json(facts.run, "config")
     asked = {
         "next": "what the user chooses next",
@@ -46,7 +46,12 @@ def _order(facts: Facts) -> str:
         return "Ordered by predicted stars."
     weight = from_json(facts.run, "metrics").get("stars_weight")
     stars = f", and {weight:g} × predicted stars: what they would like" if weight else ""
-    return f"Ordered by affinity: {asked}{stars}."
+    words = [f"Ordered by affinity: {asked}{stars}."]
+    if facts.is_implicit:
+        words.append("The ratings are implicit feedback: nobody gave a value, so no stars are predicted.")
+    if not facts.is_timed:
+        words.append("They have no times.")
+    return " ".join(words)
 
 
 def _movies(caption: str, movies: pl.DataFrame, *, users: float) -> Table:
@@ -188,19 +193,26 @@ def users(facts: Facts) -> dict[str, Any] | None:
     """Some users: what they liked, and their first recommendations."""
     if not facts.users:
         return None
-    return {"users": [(user, _rated(user), _shown(user)) for user in facts.users]}
+    shown = [(user, _rated(user), _shown(user)) for user in facts.users]
+    return {"users": shown, "timed": facts.is_timed, "stars": not facts.is_implicit}
 
 
 def _rated(user: UserExample) -> Table:
-    return Table(
-        "Rated last",
-        (("movie", TEXT), ("rating", NUMBER), ("when", NUMBER)),
-        [(title(row), f"{row['rating']:g}", f"{row['timestamp']:%Y-%m-%d}") for row in user.history],
-    )
+    valued, timed = (any(row[name] is not None for row in user.history) for name in ("rating", "timestamp"))
+    columns = [("movie", TEXT), *[("rating", NUMBER)] * valued, *[("when", NUMBER)] * timed]
+    rows = []
+    for row in user.history:
+        rating = [f"{row['rating']:g}"] if valued else []
+        when = [f"{row['timestamp']:%Y-%m-%d}"] if timed else []
+        rows.append((title(row), *rating, *when))
+    return Table(("Rated" if valued else "Chosen") + (" last" if timed else ""), columns, rows)
 
 
 def _shown(user: UserExample) -> Table:
     rows: list[tuple[str | Cell, ...]] = []
+    if all(row["predicted_rating"] is None for row in user.list):
+        columns = (("rank", NUMBER), ("movie", TEXT))
+        return Table("Recommended", columns, [(str(row["rank"]), title(row)) for row in user.list])
     for row in user.list:
         stars = f"{row['predicted_rating']:.1f}"
         below = user.mean is not None and row["predicted_rating"] < user.mean

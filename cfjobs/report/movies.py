@@ -29,6 +29,7 @@ def movie_map(facts: Facts) -> dict[str, Any]:
     return {
         "labels": {label: len(places) for label, places in facts.labels.items()},
         "n_movies": facts.movies.height,
+        "by_bias": not facts.is_implicit,
         "ends": Table("Movies at the ends of the axes", columns, rows),
     }
 
@@ -46,14 +47,17 @@ def map_data(facts: Facts) -> dict[str, Any]:
         "n": movies["n_ratings"].to_list(),
         "x": [round(value, 3) for value in movies["pc1"].to_list()],
         "y": [round(value, 3) for value in movies["pc2"].to_list()],
-        "bias": [round(value, 2) for value in movies["bias"].to_list()],
+        "bias": [round(value, 2) for value in movies["bias"].fill_null(0).to_list()],
+        "by_bias": not facts.is_implicit,
         "labels": facts.labels,
         "ends": ends,
     }
 
 
-def loved(facts: Facts) -> dict[str, Any]:
-    """The movies with the highest and the lowest biases."""
+def loved(facts: Facts) -> dict[str, Any] | None:
+    """The movies with the highest and the lowest biases; of implicit feedback none is known."""
+    if facts.loved.is_empty():
+        return None
     return {"tables": [_by_bias("Most loved", facts.loved), _by_bias("Least loved", facts.unloved)]}
 
 

@@ -153,7 +153,8 @@
     if (found !== pointed) { pointed = found; draw(); }
     if (found < 0) { tip.style.display = "none"; return; }
     const bias = (data.bias[found] >= 0 ? "+" : "−") + Math.abs(data.bias[found]).toFixed(2);
-    tip.textContent = data.title[found] + " · " + data.n[found].toLocaleString("en") + " ratings, bias " + bias;
+    const rated = data.title[found] + " · " + data.n[found].toLocaleString("en") + " ratings";
+    tip.textContent = data.by_bias ? rated + ", bias " + bias : rated;
     tip.style.display = "block";
     tip.style.left = Math.max(4, Math.min(x + 14, width - tip.offsetWidth - 4)) + "px";
     tip.style.top = Math.max(4, y - tip.offsetHeight - 12 < 4 ? y + 16 : y - tip.offsetHeight - 12) + "px";

@@ -99,7 +99,9 @@ def _tiles(facts: Facts) -> list[Tile]:
         )
 
     return [
-        measured("rmse", "Rating error (RMSE)", "rmse_bias_only"),
+        measured("recall_at_10", "Chosen movies found (recall@10)", "recall_at_10_popular")
+        if facts.is_implicit
+        else measured("rmse", "Rating error (RMSE)", "rmse_bias_only"),
         measured("ndcg_at_10", "Ranking quality (nDCG@10)", "ndcg_at_10_popular"),
         _tile(
             "Movies in some first ten",

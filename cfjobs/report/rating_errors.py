@@ -21,6 +21,7 @@ def training(facts: Facts) -> dict[str, Any]:
     """The loss by epoch, and the metrics with their baselines."""
     losses = from_json(facts.run, "losses")
     return {
+        "implicit": facts.is_implicit,
         "losses": loss_curves(losses),
         "metrics": None if facts.metrics.is_empty() else _metrics(facts.metrics),
     }
@@ -30,8 +31,9 @@ def served(facts: Facts) -> dict[str, Any] | None:
     """How well users are served by activity, and movies by age."""
     if facts.metrics.is_empty():
         return None
+    there = facts.metrics["metric"].unique().to_list()
     return {
-        "bands": [_bands(facts.metrics, "rmse"), _bands(facts.metrics, "ndcg_at_10")],
+        "bands": [_bands(facts.metrics, name) for name in ("rmse", "ndcg_at_10") if name in there],
         "by_decade": None if facts.by_decade.is_empty() else _error_by_decade(facts.by_decade),
     }
 

@@ -13,7 +13,8 @@ def rejected(facts: Facts) -> dict[str, Any]:
     """The rows that were set aside, by reason."""
     some = facts.rejected_rows.select(_REJECTED).rename({"user_id": "user", "movie_id": "movie"})
     return {
-        "counts": {"superseded": 0, "rejected": 0, "later": 0} | from_json(facts.run, "counts"),
+        "counts": {"superseded": 0, "rejected": 0, "later": 0, "left_out": 0}
+        | from_json(facts.run, "counts"),
         "reasons": Table(
             "Reasons",
             (("reason", TEXT), ("rows", NUMBER)),

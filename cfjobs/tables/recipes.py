@@ -23,7 +23,7 @@ METRICS = """## What each metric says
 | `ndcg_at_10_against_slit` | the same, where times put the ratings in order | higher | SLIT, which tells the next ratings from the latest ones by ridge regression |
 | `stars_at_10_published` and so on | the last four of the lists that were published, over every user with ratings; only for `all`; a movie's ratings are those outside the holdout, as for the measured ones | | the measured lists |
 
-A held-out movie is liked from `relevant_rating` on. Lists are judged without the movies of the training ratings, over
+A held-out movie is liked from `relevant_rating` on; of implicit feedback every held-out movie is, as it was chosen. Lists are judged without the movies of the training ratings, over
 users with a liked held-out movie; stars and variety (the last four) over every user.
 """
 

@@ -6,17 +6,18 @@ from cfjobs.tables.schema import SOURCE_MODEL, SOURCE_POPULAR
 
 
 def list_faults(
-    lists: pl.DataFrame, *, seen: pl.DataFrame, top_n: int, y_range: tuple[float, float]
+    lists: pl.DataFrame, *, seen: pl.DataFrame, top_n: int, y_range: tuple[float, float] | None
 ) -> list[str]:
     """What is wrong with rows of `top_n`, each fault with its number of rows; empty when every rule holds.
 
     lists: the rows in the order in which they were written. seen: user_id, movie_id of the night's ratings.
+    y_range: None for implicit feedback, of which no rating is predicted.
     """
     same_user = pl.col("user_id") == pl.col("user_id").shift(1)
+    full = [name for name in lists.columns if y_range or name != "predicted_rating"]
     number = [name for name, kind in lists.schema.items() if kind.is_float()]
-    low, high = y_range
     found = {
-        "hold a null": lists.filter(pl.any_horizontal(pl.all().is_null())).height,
+        "hold a null": lists.filter(pl.any_horizontal(pl.col(full).is_null())).height,
         "hold a number that is not finite": lists.filter(
             pl.any_horizontal(~pl.col(name).is_finite() for name in number)
         ).height,
@@ -32,9 +33,7 @@ def list_faults(
         "show a movie that the user has rated": lists.join(
             seen, on=["user_id", "movie_id"], how="semi"
         ).height,
-        f"predict a rating outside {low:g} to {high:g}": lists.filter(
-            ~pl.col("predicted_rating").is_between(pl.lit(low, pl.Float32), pl.lit(high, pl.Float32))
-        ).height,
+        **_predicted_faults(lists, y_range),
         "belong to a second list of their user": lists.filter(pl.col("rank") == 1).height
         - lists["user_id"].n_unique(),
         "have an unknown source": lists.filter(
@@ -42,3 +41,12 @@ def list_faults(
         ).height,
     }
     return [f"{rows:,} rows {fault}" for fault, rows in found.items() if rows]
+
+
+def _predicted_faults(lists: pl.DataFrame, y_range: tuple[float, float] | None) -> dict[str, int]:
+    stars = pl.col("predicted_rating")
+    if y_range is None:
+        return {"predict a rating where nobody gave one": lists.filter(stars.is_not_null()).height}
+    low, high = y_range
+    outside = ~stars.is_between(pl.lit(low, pl.Float32), pl.lit(high, pl.Float32))
+    return {f"predict a rating outside {low:g} to {high:g}": lists.filter(outside).height}

@@ -28,8 +28,9 @@ FIRST = 10
 
 
 class PublishedNight(Record):
-    """A row of `runs`. training: how the rating network was trained, None where it is not known. version: of
-    the `runs` table, which names this state of all tables."""
+    """A row of `runs`. training: how the rating network was trained, None where it is not known. feedback:
+    ratings, or implicit, which trains no such network. version: of the `runs` table, which names this state
+    of all tables."""
 
     run_date: date
     run_id: str
@@ -38,6 +39,7 @@ class PublishedNight(Record):
     gate: str
     model_uri: str
     training: str | None
+    feedback: str = "ratings"
     table_versions: dict[str, int]
     metrics: dict[str, float | None]
     counts: dict[str, int]
@@ -114,6 +116,12 @@ def stale(output: str, run_date: date) -> str | None:
     return f"the night of {run_date} is stale: {published_last} is published already; force, or `cfjobs backfill`, publishes it all the same"
 
 
+def is_implicit(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration, as `runs` keeps it, is of implicit feedback; nights of before version 1.2 are
+    of ratings and do not say so."""
+    return bool(config.get("feedback") == "implicit")
+
+
 # What they share ------------------------------------------------------------------------------------
 
 
@@ -147,7 +155,8 @@ def _night_of(row: dict[str, Any]) -> PublishedNight:
     """A row of `runs`; nights of before version 1.1 do not name the version of `runs` itself."""
     values = row | {name: json.loads(row[name]) for name in ("table_versions", "metrics", "counts")}
     values["version"] = values["table_versions"].pop(RUNS.name, None)
-    values["training"] = json.loads(row["config"]).get("training")
+    config = json.loads(row["config"])
+    values |= {"training": config.get("training"), "feedback": config.get("feedback", "ratings")}
     return PublishedNight(**{name: values.get(name) for name in PublishedNight.model_fields})
 
 
@@ -157,6 +166,16 @@ class Source:
 
     output: str
     run: dict[str, Any]
+
+    @property
+    def is_implicit(self) -> bool:
+        """Whether the night had implicit feedback, and so predicted no ratings."""
+        return is_implicit(json.loads(self.run["config"]))
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the night's ratings had times."""
+        return json.loads(self.run["config"]).get("timestamp_column", "") is not None
 
     def version(self, table: Table) -> int | None:
         """The version of a table that the run published."""

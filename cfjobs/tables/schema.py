@@ -68,6 +68,7 @@ def _arrow_types() -> "dict[str, pa.DataType]":
 _DATE = Column(RUN_DATE, "date32", "The night the row belongs to; the partition.", "2026-03-01")
 _STARS = "stars, the scale of the ratings"
 _TEXT_ID = "as text"
+_NONE_GIVEN = "null where `feedback` is implicit"
 
 TOP_N = Table(
     "top_n",
@@ -78,7 +79,14 @@ TOP_N = Table(
         Column("rank", "int16", "Place in the list.", "1", unit="1 is best"),
         Column("movie_id", "movie", "The movie to show.", "318"),
         Column("score", "float32", "What orders the list; compare it within one user only.", "2.913"),
-        Column("predicted_rating", "float32", "What the user would rate the movie.", "4.41", unit=_STARS),
+        Column(
+            "predicted_rating",
+            "float32",
+            f"What the user would rate the movie; {_NONE_GIVEN}.",
+            "4.41",
+            unit=_STARS,
+            nullable=True,
+        ),
         Column(
             "source", "string", "`model`, or `popular` for a user whom the model cannot rank for.", "model"
         ),
@@ -87,7 +95,7 @@ TOP_N = Table(
         "One list for every user of the ratings and users tables.",
         "Ranks of a list are 1, 2, ... without gaps, at most `top_n` of them; `score` never increases with rank.",
         "No movie twice in a list, and none that the user has rated.",
-        "No null and no NaN; `predicted_rating` lies within the range of the ratings.",
+        "No null and no NaN; `predicted_rating` lies within the range of the ratings, and is null in every row of a night of implicit feedback (`feedback` in `runs.config`), whose lists go by affinity alone.",
     ),
     "Every list is made anew each night: new ratings move it, and the seen movies leave it. The same ratings, "
     "configuration and seed give the same lists, with `steady` after the same last night.",
@@ -104,14 +112,15 @@ MOVIE_EMBEDDINGS = Table(
         Column(
             "bias",
             "float32",
-            "How much the movie is rated above what its users and its embedding explain: the lesson's movie bias.",
+            f"How much the movie is rated above what its users and its embedding explain: the lesson's movie bias; {_NONE_GIVEN}.",
             "0.62",
             unit="of the rating network's sum before the sigmoid; 0 is typical",
+            nullable=True,
         ),
         Column(
             "vector",
             "vector",
-            "The movie's embedding in the rating network; angles between movies of one night mean something, single numbers do not.",
+            "The movie's embedding in the rating network, or where `feedback` is implicit in the ranking network; angles between movies of one night mean something, single numbers do not.",
             "[0.11, -0.42, ...]",
         ),
         Column("pc1", "float32", "First principal component of the vectors.", "-0.83"),
@@ -151,16 +160,30 @@ HOLDOUT_PREDICTIONS = Table(
         _DATE,
         Column("user_id", "user", "Who rated.", "42"),
         Column("movie_id", "movie", "What was rated.", "318"),
-        Column("rating", "float32", "The rating given.", "4.5", unit=_STARS),
-        Column("predicted_rating", "float32", "The rating predicted.", "4.12", unit=_STARS),
+        Column("rating", "float32", f"The rating given; {_NONE_GIVEN}.", "4.5", unit=_STARS, nullable=True),
+        Column(
+            "predicted_rating",
+            "float32",
+            f"The rating predicted; {_NONE_GIVEN}.",
+            "4.12",
+            unit=_STARS,
+            nullable=True,
+        ),
         Column(
             "residual",
             "float32",
-            "rating - predicted_rating: above 0, better liked than expected.",
+            f"rating - predicted_rating: above 0, better liked than expected; {_NONE_GIVEN}.",
             "0.38",
             unit=_STARS,
+            nullable=True,
         ),
-        Column("rated_at", "timestamp", "When the rating was given.", "2026-02-27 20:15:00Z"),
+        Column(
+            "rated_at",
+            "timestamp",
+            "When the rating was given; null where the ratings have no times.",
+            "2026-02-27 20:15:00Z",
+            nullable=True,
+        ),
         Column("user_ratings", "int64", "Ratings of the user that the model was trained on.", "87"),
     ),
     (
@@ -205,6 +228,7 @@ METRICS = Table(
     ),
     (
         "One row for a metric and a band; none when holdout = none or when an existing model scores.",
+        "Implicit feedback has no rows of `rmse`, `mae`, `stars_at_10` and `disliked_share_at_10`; in `runs.metrics` they are null.",
         "Neither the batch size nor the device changes a value; the intervals come from the night's seed.",
     ),
     "Moves with the ratings held out; the interval says how much of a move is chance.",
@@ -220,9 +244,18 @@ REJECTED = Table(
         Column("reason", "string", "Why the row was set aside.", "rating is missing"),
         Column("user_id", "string", "The row's user.", "42", unit=_TEXT_ID, nullable=True),
         Column("movie_id", "string", "The row's movie.", "318", unit=_TEXT_ID, nullable=True),
-        Column("rating", "string", "The row's rating.", "NaN", unit=_TEXT_ID, nullable=True),
+        Column(
+            "rating",
+            "string",
+            "The row's rating; of implicit feedback its weight, or the event that has none.",
+            "NaN",
+            unit=_TEXT_ID,
+            nullable=True,
+        ),
     ),
-    ("In `runs.counts`, read = kept + superseded + rejected, and rejected is the number of rows here.",),
+    (
+        "In `runs.counts`, read = kept + superseded + rejected, and rejected is the number of rows here. Of implicit feedback the superseded rows are added up in the kept one, and rows that weigh 0 are `left_out`, as those of a later date are `later`: in neither are they read.",
+    ),
     "A row stays here every night until the export is mended.",
 )
 
@@ -260,7 +293,7 @@ RUNS = Table(
         Column(
             "metrics",
             "string",
-            "JSON object: the holdout metrics over all users, and their baselines; what the published lists are like (`_published`), and the ends of the rating scale.",
+            "JSON object: the holdout metrics over all users, and their baselines; what the published lists are like (`_published`), and the ends of the rating scale. Null for what cannot be measured.",
             '{"rmse": 0.866}',
         ),
         Column(
@@ -279,7 +312,7 @@ RUNS = Table(
         Column(
             "config",
             "string",
-            "JSON object: the configuration, `question` and `training` as they were decided.",
+            "JSON object: the configuration, with `question`, `training` and `feedback` (`ratings` or `implicit`) as they were decided, `rank_by` affinity where it is implicit, and `timestamp_column` null where the ratings have no times.",
             '{"model": "dot_bias"}',
         ),
         Column(

@@ -1,5 +1,5 @@
-"""Both networks of a night, fitted to a frame of ratings: one for stars and, where lists go by affinity,
-one that ranks."""
+"""Both networks of a night, fitted to a frame of ratings: one for stars, unless they are implicit feedback,
+and, where lists go by affinity, one that ranks."""
 
 import logging
 from collections.abc import Callable
@@ -34,7 +34,7 @@ Progress = Callable[[float, str], None]
 @dataclass(frozen=True)
 class Task:
     """What is fitted, and how. kept: the ratings to learn from, user_idx, movie_idx, rating, sorted by user
-    and time; valid: those that choose the best epoch."""
+    and time; valid: those that choose the best epoch. Of implicit feedback a rating is the pair's weight."""
 
     config: Config
     n_users: int
@@ -62,21 +62,26 @@ class Kit:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The networks, the record of the epochs of the first, and how that one was trained."""
+    """The networks, the record of the epochs of the first, and how that one was trained; implicit feedback
+    has no such network."""
 
-    network: Network
+    network: Network | None
     ranking: RankingModel | None
     record: list[Epoch]
-    training: models.Training
+    training: models.Training | None
 
     @property
     def share(self) -> float:
         """Of the planned epochs, up to the best one."""
+        if not self.record:
+            return 1.0
         return best_epoch(self.record) / self.record[-1].of
 
 
 def fit_networks(task: Task, kit: Kit) -> Fitted:
     """Fit both networks; the seed of the configuration decides every random choice."""
+    if task.config.feedback == "implicit":
+        return Fitted(None, fit_ranking_model(task, kit), [], None)
     training = training_of(task, kit)
     network, record = fit_rating_model(task, kit, training=training)
     ranking = fit_ranking_model(task, kit) if task.config.rank_by != "rating" else None
@@ -182,19 +187,23 @@ def examples(frame: pl.DataFrame, device: torch.device) -> Examples:
 
 def ranking_config(config: Config, *, y_range: tuple[float, float]) -> RankingConfig:
     """The ranking network's part of a configuration."""
+    implicit = config.feedback == "implicit"
     return RankingConfig(
         n_factors=config.ranking_factors,
         n_steps=config.ranking_steps,
         learning_rate=config.ranking_learning_rate,
         recency_half=config.recency_half,
-        taste=config.taste,
+        taste=0.0 if implicit else config.taste,
+        weighed=implicit,
         history_drop=config.history_dropout,
         like_from=relevant_rating(config, y_range=y_range),
     )
 
 
 def relevant_rating(config: Config, *, y_range: tuple[float, float]) -> float:
-    """The rating from which a movie counts as liked."""
+    """The rating from which a movie counts as liked; of implicit feedback everything does."""
+    if config.feedback == "implicit":
+        return 0.0
     return config.relevant_rating if config.relevant_rating is not None else relevant_from(y_range)
 
 

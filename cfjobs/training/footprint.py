@@ -68,7 +68,9 @@ def least(config: Config, *, ratings: int, users: int, movies: int) -> int:
     sizes = {"ratings": ratings, "users": users, "movies": movies}
     pairs = min(ratings, movies * config.max_raters, _MAX_PAIRS)
     rating = of_rating_network(config).bytes(**sizes, pairs=pairs)
-    if config.model == "dot_raters":
+    if config.feedback == "implicit":
+        rating = 0
+    elif config.model == "dot_raters":
         rating = min(rating, of_dot_raters_by_blocked_sgd(config).bytes(**sizes, pairs=pairs))
     ranking = 0 if config.rank_by == "rating" else of_ranking_network(config).bytes(**sizes)
     return max(rating, ranking)

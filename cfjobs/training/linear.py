@@ -1,7 +1,7 @@
 """The ranking network in closed form, for ratings without an order: what else belongs in this profile?
 
 With x_um = 1 where user u rated movie m, and y_um its worth as a target (1 for a liked one,
-`other_weight` else),
+`other_weight` else; of implicit feedback its weight),
 
     B = argmin  |Y - X B|^2 + l2 |B|^2   over B with a zero diagonal,       B ~ E Q^T  of `n_factors` columns
 
@@ -82,7 +82,7 @@ def _products(
     place = torch.full((n_movies,), -1, device=device).index_copy_(
         0, top, torch.arange(len(top), device=device)
     )
-    value = torch.where(history.rating >= config.like_from, 1.0, config.other_weight)
+    value = history.worth(config)
     gram = torch.zeros(len(top), len(top), device=device)
     target, n_ratings = torch.zeros_like(gram), 0
     for some in users.split(_CHUNK_USERS):

@@ -96,7 +96,7 @@ class RankingLoop(TrainingLoop[Step]):
         self.warm = start is not None
         device = history.indptr.device
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.value = torch.where(history.rating >= config.like_from, 1.0, config.other_weight)
+        self.value = history.worth(config)
         popularity = torch.bincount(history.movie_idx, weights=self.value, minlength=n_movies) + 0.5
         self.popularity = (popularity / popularity.sum()).to(torch.float32)
         begin = random_model(self.popularity, config=config, generator=self.generator)

@@ -24,7 +24,7 @@ from cfjobs.ratings.sort import Columns, Times, arrange
 
 NOW = datetime(2026, 11, 24)
 THEN = datetime(2016, 10, 1, 12, 0, 0)
-LENIENT = Config(max_rejected=1)
+LENIENT = Config(max_rejected=1, feedback="ratings")
 
 
 def clean(
@@ -185,7 +185,7 @@ def test_any_mixture_is_cleaned_as_brute_force_does(
     text = any(rows and form != "int" for rows, form in files)
     kept, rejected, n_superseded, n_later = model([rows for rows, _ in files], text=text, y_range=y_range)
     listed = ratings.list_parquet(str(folder), what="ratings")
-    config = Config(max_rejected=1, y_range=y_range)
+    config = Config(max_rejected=1, y_range=y_range, feedback="ratings")
 
     def run() -> Cleaned:
         return ratings.read_ratings(listed[::-1] if reverse else listed, config=config, until=UNTIL, now=NOW)
@@ -440,7 +440,13 @@ def test_columns_are_found_under_the_names_of_the_config(tmp_path: Path) -> None
     frame = pl.read_parquet(write(tmp_path / "x" / "a.parquet"))
     names = {"user_id": "user", "movie_id": "code", "rating": "wide", "timestamp": "untimed"}
     frame.rename(names).write_parquet(tmp_path / "a.parquet")
-    config = Config(user_column="user", movie_column="code", rating_column="wide", timestamp_column="untimed")
+    config = Config(
+        user_column="user",
+        movie_column="code",
+        rating_column="wide",
+        timestamp_column="untimed",
+        feedback="ratings",
+    )
     (tmp_path / "x" / "a.parquet").unlink()
     assert len(outside(clean(tmp_path, config))) == 4
 
