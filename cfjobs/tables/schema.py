@@ -32,7 +32,8 @@ class Table:
     """One published table: a Delta table under the output URI, partitioned by `run_date`.
 
     guarantees: what holds of every row, for readers to build on. changes: how tonight's rows differ from last
-    night's, and why.
+    night's, and why. added: it came later, so that nights of before have none. described: columns of the input
+    follow these.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Table:
     columns: tuple[Column, ...]
     guarantees: tuple[str, ...]
     changes: str
+    added: bool = False
+    described: bool = False
 
     def schema(self, *, user_type: "pa.DataType", movie_type: "pa.DataType") -> "pa.Schema":
         """The Arrow schema for a night whose ids have these types."""
@@ -54,6 +57,7 @@ def _arrow_types() -> "dict[str, pa.DataType]":
     import pyarrow as pa
 
     return {
+        "bool": pa.bool_(),
         "date32": pa.date32(),
         "int16": pa.int16(),
         "int64": pa.int64(),
