@@ -237,7 +237,8 @@ def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
         pl.when(by_model)
         .then(pl.lit(tables.SOURCE_MODEL))
         .otherwise(pl.lit(tables.SOURCE_POPULAR))
-        .alias("source")
+        .alias("source"),
+        pl.lit(None, model.movies["movie_id"].dtype).alias("because"),
     )
 
 

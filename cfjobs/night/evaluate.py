@@ -53,6 +53,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         n_users=prepared.n_users,
         seed=config.seed,
         predict=stars,
+        traits=side_tables.traits(model),
         rivals=rivals(
             kept,
             test["user_idx"].unique().sort().to_numpy(),

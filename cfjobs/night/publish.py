@@ -65,13 +65,14 @@ def commit(
         "scale_high": prepared.y_range[1],
         "churn_published": described.churn,
     }
+    metrics |= {row["metric"]: row["value"] for row in described.churns}
     if described.overridden:
         before = f"{verdict}; " if verdict.startswith("overridden: ") else "overridden: "
         verdict = before + "; ".join(described.overridden)
     model = model_store.load_model(trained.model_uri, users=range(0))
     if model.ranking is not None:
         metrics["stars_weight"] = model.stars_weight
-    ready = [Ready(tables.TOP_N, _top_n_schema(night), parts)]
+    ready = [Ready(tables.TOP_N, _top_n_schema(night), parts), side_tables.users_ready(night)]
     ready += side_tables.write_all(night, model)
     counts = prepared.counts | {
         "lists": sum(record.lists for record in scored),

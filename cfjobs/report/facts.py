@@ -10,6 +10,7 @@ import polars as pl
 
 from cfjobs import storage, tables
 from cfjobs.errors import CfjobsError
+from cfjobs.evaluation.genres import genres as genres_of
 from cfjobs.ratings import history
 from cfjobs.tables.runs import FIRST, Source, chosen_night, published_nights
 
@@ -19,7 +20,6 @@ NIGHTS = 14
 MAP_MOVIES = 4_000
 _SAMPLE_USERS = 500_000
 _CALIBRATION_STEPS = 4_096
-_MOST_LABELS = 40
 _FEWEST_OF_DECADE = 20
 
 
@@ -333,16 +333,7 @@ def _genres(run: dict[str, Any], movies: pl.DataFrame) -> pl.DataFrame:
     if not storage.exists(uri):
         return none
     known = pl.read_parquet(io.BytesIO(storage.read_bytes(uri)))
-    for name in known.columns:
-        if name in {"movie_id", "title"} or known[name].dtype != pl.String:
-            continue
-        words = known.select(
-            "movie_id", pl.col(name).str.replace_all("[|;]", ",").str.split(",").alias("genre")
-        ).explode("genre")
-        genres = words.with_columns(pl.col("genre").str.strip_chars()).filter(pl.col("genre") != "").unique()
-        if 1 < genres["genre"].n_unique() <= _MOST_LABELS:
-            return movies.select("movie_id").join(genres, on="movie_id")
-    return none
+    return movies.select("movie_id").join(genres_of(known), on="movie_id")
 
 
 def _labels(genres: pl.DataFrame, movies: pl.DataFrame) -> dict[str, list[int]]:

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from cfjobs.tables.schema import SOURCE_MODEL, SOURCE_POPULAR
+from cfjobs.tables.schema import SOURCE_MODEL, SOURCE_POPULAR, TOP_N
 
 
 def list_faults(
@@ -10,13 +10,18 @@ def list_faults(
 ) -> list[str]:
     """What is wrong with rows of `top_n`, each fault with its number of rows; empty when every rule holds.
 
-    lists: the rows in the order in which they were written. seen: user_id, movie_id of the night's ratings.
+    lists: the rows in the order in which they were written. seen: user_id, movie_id of the night's ratings;
+    without a row where they are not at hand.
     """
+    filled = [c.name for c in TOP_N.columns if not c.nullable and c.name in lists.columns]
+    reasons = lists.clear().with_columns(pl.col("movie_id").alias("because"))
+    if "because" in lists.columns and seen.height:
+        reasons = lists.filter(pl.col("because").is_not_null())
     same_user = pl.col("user_id") == pl.col("user_id").shift(1)
     number = [name for name, kind in lists.schema.items() if kind.is_float()]
     low, high = y_range
     found = {
-        "hold a null": lists.filter(pl.any_horizontal(pl.all().is_null())).height,
+        "hold a null": lists.filter(pl.any_horizontal(pl.col(filled).is_null())).height,
         "hold a number that is not finite": lists.filter(
             pl.any_horizontal(~pl.col(name).is_finite() for name in number)
         ).height,
@@ -31,6 +36,9 @@ def list_faults(
         - lists.select(pl.struct("user_id", "movie_id").n_unique()).item(),
         "show a movie that the user has rated": lists.join(
             seen, on=["user_id", "movie_id"], how="semi"
+        ).height,
+        "name as a reason a movie that the user has not rated": reasons.join(
+            seen, left_on=["user_id", "because"], right_on=["user_id", "movie_id"], how="anti"
         ).height,
         f"predict a rating outside {low:g} to {high:g}": lists.filter(
             ~pl.col("predicted_rating").is_between(pl.lit(low, pl.Float32), pl.lit(high, pl.Float32))

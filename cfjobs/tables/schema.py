@@ -71,6 +71,7 @@ def _arrow_types() -> "dict[str, pa.DataType]":
 
 _DATE = Column(RUN_DATE, "date32", "The night the row belongs to; the partition.", "2026-03-01")
 _STARS = "stars, the scale of the ratings"
+_FIRST_TIME = "When the first of them was given; null where ratings have no times."
 _TEXT_ID = "as text"
 
 TOP_N = Table(
@@ -86,15 +87,148 @@ TOP_N = Table(
         Column(
             "source", "string", "`model`, or `popular` for a user whom the model cannot rank for.", "model"
         ),
+        Column(
+            "because",
+            "movie",
+            "Of the movies that the user liked (rated no lower than their own mean), the one that speaks most for this one: the largest part of the score, as `cfjobs explain` takes it apart. Null where none speaks for it, in popularity lists and in lists by rating alone.",
+            "260",
+            nullable=True,
+        ),
     ),
     (
         "One list for every user of the ratings and users tables.",
         "Ranks of a list are 1, 2, ... without gaps, at most `top_n` of them; `score` never increases with rank.",
         "No movie twice in a list, and none that the user has rated.",
-        "No null and no NaN; `predicted_rating` lies within the range of the ratings.",
+        "No NaN, and no null but in `because`; `predicted_rating` lies within the range of the ratings.",
+        "`because` is a movie that the user has rated; neither shards, batches nor threads change it.",
     ),
     "Every list is made anew each night: new ratings move it, and the seen movies leave it. The same ratings, "
     "configuration and seed give the same lists, with `steady` after the same last night.",
+)
+
+MOVIES = Table(
+    "movies",
+    "Each movie: how it was rated, and where it stands in the lists.",
+    (
+        _DATE,
+        Column("movie_id", "movie", "The movie.", "318"),
+        Column("title", "string", "Its title in the movies table.", "The Long Road (1994)", nullable=True),
+        Column("n_ratings", "int64", "Its ratings of this night, held-out ones included.", "311"),
+        Column("mean_rating", "float64", "Their mean.", "4.02", unit=_STARS, nullable=True),
+        Column("first_rated_at", "timestamp", _FIRST_TIME, "2004-11-02 09:00:00Z", nullable=True),
+        Column(
+            "last_rated_at", "timestamp", "When it was last rated.", "2026-02-27 20:15:00Z", nullable=True
+        ),
+        Column("n_top_10", "int64", "Lists that have it among their first 10 places.", "57"),
+        Column("n_top_100", "int64", "Lists that have it among their first 100 places.", "204"),
+        Column("mean_rank", "float64", "Its mean place, over the lists that have it.", "31.5", nullable=True),
+        Column(
+            "reach",
+            "float64",
+            "Of the users who have not rated it, the share who have it in their list; null where all have.",
+            "0.33",
+            unit="0 to 1",
+            nullable=True,
+        ),
+        Column(
+            "reach_change",
+            "float64",
+            "`reach` less last night's; null for a movie that last night's table does not have.",
+            "-0.02",
+            nullable=True,
+        ),
+    ),
+    (
+        "One row for every movie with a rating, or with side features that the model uses.",
+        "Then the columns of the input movies table, all that there have ever been: text, numbers, truth values, "
+        "dates, times and lists of these keep their type, what else there is becomes text. A name that is taken is "
+        "published as `input_NAME`; signs that Delta refuses in a name become `_`.",
+        "`n_top_10` adds up to the places up to rank 10 in `top_n`, `n_top_100` to those up to 100; "
+        "`n_ratings` to `runs.counts` kept.",
+    ),
+    "Counts follow the ratings and the lists of the night; `reach_change` says who gained and who lost.",
+    added=True,
+    described=True,
+)
+
+USERS = Table(
+    "users",
+    "Each user: what they rated, and what their list is like.",
+    (
+        _DATE,
+        Column("user_id", "user", "The user.", "42"),
+        Column("n_ratings", "int64", "Their ratings of this night, held-out ones included.", "109"),
+        Column("mean_rating", "float64", "Their mean.", "3.71", unit=_STARS, nullable=True),
+        Column("first_rated_at", "timestamp", _FIRST_TIME, "2019-05-11 18:30:00Z", nullable=True),
+        Column("last_rated_at", "timestamp", "When they last rated.", "2026-02-27 20:15:00Z", nullable=True),
+        Column(
+            "band",
+            "string",
+            "Activity, a third of the users with ratings each: `light`, `medium`, `heavy`; null without ratings.",
+            "medium",
+            nullable=True,
+        ),
+        Column(
+            "source",
+            "string",
+            "Where their list is from, as in `top_n`; null without a list, where they have rated all that could be listed.",
+            "model",
+            nullable=True,
+        ),
+        Column("n_listed", "int64", "Places of their list.", "100"),
+        Column(
+            "n_new_in_ten",
+            "int64",
+            "Movies among their first ten that were not among last night's first ten; null without a list on both nights.",
+            "2",
+            nullable=True,
+        ),
+        Column(
+            "ratings_changed",
+            "bool",
+            "Whether their own ratings are others than last night's; null for a user who is not in last night's table.",
+            "false",
+            nullable=True,
+        ),
+        Column(
+            "novelty",
+            "float64",
+            "Mean self-information of their first ten: 0 is rated by everybody, 10 by one in 1,024.",
+            "3.1",
+            unit="bits",
+            nullable=True,
+        ),
+        Column(
+            "diversity",
+            "float64",
+            "1 less the mean cosine between the embeddings of any two of their first ten; null for fewer than two.",
+            "0.64",
+            unit="0 is all alike",
+            nullable=True,
+        ),
+        Column(
+            "genre_distance",
+            "float64",
+            "How much of the mix of genres among their first ten would have to change to be the mix of what they rated; null without genres.",
+            "0.38",
+            unit="0 to 1",
+            nullable=True,
+        ),
+        Column(
+            "ratings_fingerprint",
+            "int64",
+            "A number made of their ratings, movies and times, whatever the order: another one when one of them changes.",
+            "-4713093201",
+        ),
+    ),
+    (
+        "One row for every user of the ratings and users tables.",
+        "`n_new_in_ten` over the places up to rank 10 of the same users is `churn_published` of `metrics`.",
+        "The means of `novelty`, `diversity` and `genre_distance` over users with ratings are `novelty_at_10_published`, "
+        "`diversity_at_10_published` and `genre_distance_at_10_published`.",
+    ),
+    "A user whose ratings did not change keeps most of the list; `n_new_in_ten` says how much.",
+    added=True,
 )
 
 MOVIE_EMBEDDINGS = Table(
@@ -206,6 +340,13 @@ METRICS = Table(
         Column("users", "int64", "Users measured.", "660"),
         Column("min_ratings", "int64", "Fewest training ratings of a user of the band.", "16"),
         Column("max_ratings", "int64", "Most training ratings of a user of the band.", "1912"),
+        Column(
+            "last_night",
+            "float64",
+            "The same metric of the last published night before; null where it was not measured.",
+            "0.1149",
+            nullable=True,
+        ),
     ),
     (
         "One row for a metric and a band; none when holdout = none or when an existing model scores.",
@@ -351,6 +492,8 @@ OF_PUBLISHED = "_published"
 
 PUBLISHED: tuple[Table, ...] = (
     TOP_N,
+    MOVIES,
+    USERS,
     MOVIE_EMBEDDINGS,
     SIMILAR_MOVIES,
     HOLDOUT_PREDICTIONS,
