@@ -76,6 +76,7 @@ class Asked:
     scores: DotScores | MlpScores | None  # None where the model ranks for none of them
     limits: Limits
     mean_rating: NDArray[np.float64]  # [B], each user's own; 0 without ratings
+    ratings: pl.DataFrame  # of these users; row 0 is the first of them
 
 
 def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | None = None) -> Asked:
@@ -101,6 +102,7 @@ def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | N
         scores(model, mine, users=users) if by_model.any() else None,
         limits,
         given / np.maximum(n_rated, 1),
+        mine,
     )
 
 
@@ -220,11 +222,16 @@ def popular(
         yield Batch(start + first_user, movie_idx, score, np.zeros(len(users), np.bool_))
 
 
-def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
-    """Rows of `top_n`, without the date. user_ids: by row."""
+def rows(
+    batch: Batch, model: Model, user_ids: pl.Series, *, because: NDArray[np.int32] | None = None
+) -> pl.DataFrame:
+    """Rows of `top_n`, without the date. user_ids: by row. because [B, N]: the movie that speaks most for each
+    place, NO_MOVIE where none does; without it, none."""
     place, column = np.nonzero(batch.movie_idx != NO_MOVIE)
     user_idx, movie_idx = place + batch.first_user, batch.movie_idx[place, column]
     by_model = pl.Series(batch.by_model[place])
+    reason = np.full(place.size, NO_MOVIE, np.int32) if because is None else because[place, column]
+    spoken = pl.Series(batch.by_model[place] & (reason != NO_MOVIE))
     return pl.DataFrame(
         {
             "user_id": user_ids[user_idx],
@@ -238,7 +245,7 @@ def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
         .then(pl.lit(tables.SOURCE_MODEL))
         .otherwise(pl.lit(tables.SOURCE_POPULAR))
         .alias("source"),
-        pl.lit(None, model.movies["movie_id"].dtype).alias("because"),
+        pl.when(spoken).then(model.movies["movie_id"].gather(reason.clip(0))).alias("because"),
     )
 
 
