@@ -6,7 +6,7 @@ block, as the lists are read back. They need no held-out ratings, so they say of
 cannot.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl

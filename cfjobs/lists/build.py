@@ -19,7 +19,7 @@ from cfjobs.lists import blend
 from cfjobs.lists.popularity import first_unseen
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import UNKNOWN, DotScores, MlpScores
-from cfjobs.models.predict import predict
+from cfjobs.models.predict import predict, spread
 from cfjobs.models.ranker import History
 from cfjobs.topn import top_n
 from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs
@@ -162,9 +162,17 @@ def _predicted(
     model: Model, user_idx: NDArray[np.int64], movie_idx: NDArray[np.int32]
 ) -> NDArray[np.float32]:
     """Predicted stars [X]; a user that the network does not know is a typical one, NO_MOVIE any movie."""
+    return predict(model.network, *_pairs(model, user_idx, movie_idx)).cpu().numpy()
+
+
+def _pairs(
+    model: Model, user_idx: NDArray[np.int64], movie_idx: NDArray[np.int32]
+) -> tuple[torch.Tensor, torch.Tensor]:
     known = np.where(user_idx < model.network.n_users, user_idx, UNKNOWN)
-    rows = (torch.from_numpy(idx.astype(np.int64)).to(model.device) for idx in (known, movie_idx.clip(0)))
-    return predict(model.network, *rows).cpu().numpy()
+    user, movie = (
+        torch.from_numpy(idx.astype(np.int64)).to(model.device) for idx in (known, movie_idx.clip(0))
+    )
+    return user, movie
 
 
 def scores(model: Model, ratings: pl.DataFrame, *, users: range) -> DotScores | MlpScores:
@@ -231,6 +239,7 @@ def rows(
     user_idx, movie_idx = place + batch.first_user, batch.movie_idx[place, column]
     by_model = pl.Series(batch.by_model[place])
     reason = np.full(place.size, NO_MOVIE, np.int32) if because is None else because[place, column]
+    apart = spread(model.network, *_pairs(model, user_idx, movie_idx))
     spoken = pl.Series(batch.by_model[place] & (reason != NO_MOVIE))
     return pl.DataFrame(
         {
@@ -245,6 +254,9 @@ def rows(
         .then(pl.lit(tables.SOURCE_MODEL))
         .otherwise(pl.lit(tables.SOURCE_POPULAR))
         .alias("source"),
+        pl.lit(None if apart is None else pl.Series(apart.cpu().numpy()), pl.Float32).alias(
+            "predicted_rating_spread"
+        ),
         pl.when(spoken).then(model.movies["movie_id"].gather(reason.clip(0))).alias("because"),
     )
 

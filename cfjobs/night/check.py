@@ -167,14 +167,10 @@ def _blocks(night: Night, shard: Shard, record: Scored, told: Told) -> Iterator[
 
 
 def _no_rows(user_ids: pl.Series, movie_ids: pl.Series) -> pl.DataFrame:
-    types = {"user_id": user_ids.dtype, "movie_id": movie_ids.dtype, "because": movie_ids.dtype}
-    types |= {
-        "rank": pl.Int16(),
-        "score": pl.Float32(),
-        "predicted_rating": pl.Float32(),
-        "source": pl.String(),
-    }
-    return pl.DataFrame(schema={c.name: types[c.name] for c in tables.TOP_N.columns if c.name in types})
+    """Rows of `top_n` of a shard in which nobody has a list."""
+    types = {"user": user_ids.dtype, "movie": movie_ids.dtype, "int16": pl.Int16(), "float32": pl.Float32()}
+    columns = (column for column in tables.TOP_N.columns if column.name != tables.RUN_DATE)
+    return pl.DataFrame(schema={column.name: types.get(column.kind, pl.String()) for column in columns})
 
 
 def _block_rows(config: Config) -> int:

@@ -188,7 +188,7 @@ def write_embeddings(night: Night, model: Model) -> Ready:
 
 
 def write_similar(night: Night, model: Model) -> Ready:
-    """`similar_movies`: the nearest movies of each movie that the model knows."""
+    """`similar_movies`: the nearest movies of each movie with enough ratings."""
     rows = _known_rows(model)
     ids = model.movies["movie_id"][rows]
     candidates = model.movies["n_ratings"].to_numpy()[rows] >= night.config.similar_min_ratings
@@ -197,7 +197,8 @@ def write_similar(night: Night, model: Model) -> Ready:
     def blocks() -> Iterator[pl.DataFrame]:
         n = min(interpret.N_SIMILAR, len(rows))
         for lists in interpret.similar_movies(movie_vectors(model)[rows], candidates=candidates, n=n):
-            place, column = np.nonzero(lists.movie_idx != NO_MOVIE)
+            of = candidates[lists.first_user : lists.first_user + len(lists.movie_idx)]
+            place, column = np.nonzero((lists.movie_idx != NO_MOVIE) & of[:, None])
             yield pl.DataFrame(
                 {
                     "movie_id": ids[place + lists.first_user],

@@ -88,6 +88,14 @@ TOP_N = Table(
             "source", "string", "`model`, or `popular` for a user whom the model cannot rank for.", "model"
         ),
         Column(
+            "predicted_rating_spread",
+            "float32",
+            "Standard deviation of what the members of an ensemble predict alone: how sure `predicted_rating` is. Null with `ensemble` = 1.",
+            "0.21",
+            unit=_STARS,
+            nullable=True,
+        ),
+        Column(
             "because",
             "movie",
             "Of the movies that the user liked (rated no lower than their own mean), the one that speaks most for this one: the largest part of the score, as `cfjobs explain` takes it apart. Null where none speaks for it, in popularity lists and in lists by rating alone.",
@@ -99,7 +107,7 @@ TOP_N = Table(
         "One list for every user of the ratings and users tables.",
         "Ranks of a list are 1, 2, ... without gaps, at most `top_n` of them; `score` never increases with rank.",
         "No movie twice in a list, and none that the user has rated.",
-        "No NaN, and no null but in `because`; `predicted_rating` lies within the range of the ratings.",
+        "No NaN, and no null but in `because` and `predicted_rating_spread`; `predicted_rating` lies within the range of the ratings.",
         "`because` is a movie that the user has rated; neither shards, batches nor threads change it.",
     ),
     "Every list is made anew each night: new ratings move it, and the seen movies leave it. The same ratings, "
@@ -277,7 +285,8 @@ SIMILAR_MOVIES = Table(
     (
         "Exact: no movie that is left out is nearer than one that is listed.",
         "Ranks are 1, 2, ... without gaps, at most 50; cosine never increases with rank; no movie is similar to itself.",
-        "A movie with fewer training ratings than `similar_min_ratings` is similar to none: its vector is mostly chance.",
+        "A movie with fewer training ratings than `similar_min_ratings` is similar to none and has no rows: its vector is "
+        "mostly chance.",
     ),
     "Follows the embeddings of the night.",
 )
@@ -326,7 +335,7 @@ METRICS = Table(
         Column(
             "low",
             "float64",
-            "Lower end of the 95 % bootstrap interval over users; null for coverage, which is no mean over users.",
+            "Lower end of the 95 % bootstrap interval over users; null for coverage and gini, which are no means over users, and for the published lists.",
             "0.1031",
             nullable=True,
         ),
@@ -334,7 +343,7 @@ METRICS = Table(
         Column(
             "baseline",
             "float64",
-            "The same metric of the baseline: for `rmse` and `mae` the global mean plus damped user and movie means, for `ndcg_at_10_against_...` the rule that it names, for the others the popularity list.",
+            "The same metric of the baseline: for `rmse` and `mae` the global mean plus damped user and movie means, for `ndcg_at_10_against_...` the rule that it names, for figures of the published lists that of the measured ones, for the others the popularity list.",
             "0.0664",
         ),
         Column("users", "int64", "Users measured.", "660"),
