@@ -1,9 +1,10 @@
-"""What a list is like by itself: how different its movies are, and how its genres match those of its user's ratings.
+"""What a list is like by itself: how different its movies are, and how its genres match those of its user's
+ratings.
 
 diversity        1 - mean cosine between the embeddings of two of its movies (Ziegler and others, 2005)
-genre_distance   1/2 sum over genres of |share in the list - share in the user's ratings|: of the mix of genres,
-                 what would have to change for the list to be calibrated (Steck, 2018, with the distance of
-                 total variation in place of the divergence, so that it is a share)
+genre_distance   1/2 sum over genres of |share in the list - share in the user's ratings|: of the mix of
+                 genres, what would have to change for the list to be calibrated (Steck, 2018, with total
+                 variation in place of the divergence, so that it is a share)
 gini             of the places over the movies that could be listed: 0 all equally often, 1 all to one movie
 """
 
@@ -19,8 +20,8 @@ _CHUNK_LISTS = 8_192
 
 @dataclass(frozen=True)
 class Traits:
-    """What is known of the movies. unit [M, D]: their embeddings at length 1, or 0. genres [M, G]: their shares in
-    each genre, or None."""
+    """What is known of the movies. unit [M, D]: their embeddings at length 1, or 0. genres [M, G]: their
+    shares in each genre, or None."""
 
     unit: NDArray[np.float32]
     genres: NDArray[np.float64] | None = None

@@ -12,8 +12,8 @@ FIRST = 10
 def changes(tonight: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
     """user_id, n_places, n_new of every user with a list in both frames, in the order of tonight's lists.
 
-    tonight, before: user_id, rank, movie_id of whole lists. n_places: tonight's among the first ten; n_new: those
-    whose movie was not among the user's first ten before.
+    tonight, before: user_id, rank, movie_id of whole lists. n_places: tonight's among the first ten; n_new:
+    those whose movie was not among the user's first ten before.
     """
     now, then = (lists.filter(pl.col("rank") <= FIRST) for lists in (tonight, before))
     kept = then.select("user_id", "movie_id", pl.lit(value=False).alias("new"))

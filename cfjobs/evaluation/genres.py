@@ -9,8 +9,8 @@ _OTHER = ("movie_id", "title")
 
 
 def genres(movies: pl.DataFrame) -> pl.DataFrame:
-    """movie_id, genre: of the first column of the movies table that reads like a list of genres, each pair once;
-    empty for none. A column is text, several divided by |, ; or a comma, or a list of text."""
+    """movie_id, genre: of the first column of the movies table that reads like a list of genres, each pair
+    once; empty for none. A column is text, several divided by |, ; or a comma, or a list of text."""
     for name in movies.columns:
         kind = movies.schema[name]
         if name in _OTHER or kind not in {pl.String, pl.List(pl.String)}:

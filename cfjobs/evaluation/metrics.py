@@ -265,7 +265,8 @@ def judge(
                        (Zhou and others, 2010)
         popular_share  share of the listed movies that are popular (POPULAR_SHARE)
         stars          mean predicted rating of the listed movies, with predict
-        diversity      with traits, and genre_distance, with their genres and the users' mix of them: `character.py`
+        diversity      with traits; and genre_distance with their genres and the users' mix of them:
+                       `character.py`
     """
     listed = _first_k(lists, n_users=n_users, k=k)
     liked = holdout.rating >= relevant_rating

@@ -1,5 +1,5 @@
-"""What the published lists are like: the figures of their first places, each user's own, and each movie's places,
-from the written rows.
+"""What the published lists are like: the figures of their first places, each user's own, and each movie's
+places, from the written rows.
 
 The figures are those of `metrics` for lists that are to be measured; here they are gathered block after
 block, as the lists are read back. They need no held-out ratings, so they say of the published lists what nDCG
@@ -91,8 +91,8 @@ class Places:
     def _count(self, movie: NDArray[np.int64], rank: NDArray[np.int64]) -> None:
         """A movie's places."""
         size = self._first.size
-        for total, most in ((self.n_top_10, K), (self.n_top_100, SHOWN), (self.n_lists, None)):
-            total += np.bincount(movie if most is None else movie[rank <= most], minlength=size)
+        for counted, most in ((self.n_top_10, K), (self.n_top_100, SHOWN), (self.n_lists, None)):
+            counted[:] += np.bincount(movie if most is None else movie[rank <= most], minlength=size)
         self.ranks += np.bincount(movie, weights=rank, minlength=size).astype(np.int64)
 
     def _means(

@@ -1,12 +1,12 @@
 """Which of the movies that a user liked speaks most for a listed one.
 
-A score is a sum over the user's ratings (`models/ranker.py`), and the part of rating i for movie m is w_i <e_i, q_m>,
-so the largest part among the liked movies needs no other score. Only listed places are looked at, and of a user's
-ratings only those that may still win: by Cauchy and Schwarz no part is above w_i |e_i| |q_m|, and the weights fall
-with the age of a rating.
+A score is a sum over the user's ratings (`models/ranker.py`), and the part of rating i for movie m is w_i
+<e_i, q_m>, so the largest part among the liked movies needs no other score. Only listed places are looked
+at, and of a user's ratings only those that may still win: by Cauchy and Schwarz no part is above w_i |e_i|
+|q_m|, and the weights fall with the age of a rating.
 
-The parts are compared in float32 with a bound of its error; what lies closer is decided in float64, summed in order,
-so that neither batches nor machines change a reason.
+The parts are compared in float32 with a bound of its error; what lies closer is decided in float64, summed
+in order, so that neither batches nor machines change a reason.
 """
 
 from dataclasses import dataclass
@@ -47,8 +47,8 @@ class Reasons:
     def because(self, lists: Lists, ratings: pl.DataFrame, *, first_user: int = 0) -> NDArray[np.int32]:
         """The movie that speaks most for each place [B, N]; NO_MOVIE where none of the liked ones does.
 
-        ratings: user_idx, movie_idx, rating of these users and perhaps of others, sorted by user and time; first_user:
-        of the lists, in them.
+        ratings: user_idx, movie_idx, rating of these users and perhaps of others, sorted by user and time;
+        first_user: of the lists, in them.
         """
         user, movie, weight = self._weighed(
             ratings, users=range(first_user, first_user + len(lists.movie_idx))
@@ -58,17 +58,15 @@ class Reasons:
         order = np.lexsort((-bound, user))
         indptr = np.searchsorted(user[order], np.arange(len(lists.movie_idx) + 1))
         found = np.full(lists.movie_idx.shape, NO_MOVIE, np.int32)
-        _speaking(
-            lists.movie_idx, indptr, movie[order], weight[order], bound[order], of_movie,
-            self.history, self.movie, found,
-        )  # fmt: skip
+        rated = (indptr, movie[order], weight[order], bound[order])
+        _speaking(lists.movie_idx, rated, of_movie, (self.history, self.movie), found)
         return found
 
     def _weighed(
         self, ratings: pl.DataFrame, *, users: range
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
-        """User from the first on, movie and weight of the liked ratings that a user's vector is made of, up to a
-        factor of the user."""
+        """User from the first on, movie and weight of the liked ratings that a user's vector is made of, up
+        to a factor of the user."""
         start, stop = (int(ratings["user_idx"].search_sorted(user)) for user in (users.start, users.stop))
         mine = ratings.slice(start, stop - start)
         user = mine["user_idx"].to_numpy().astype(np.int64) - users.start
@@ -99,8 +97,11 @@ def _exact(a, b, weight):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _speaking(listed, indptr, movie, weight, bound, length, history, vectors, found):  # type: ignore[no-untyped-def]
-    """Fill found [B, N]. indptr [B + 1], movie, weight, bound: a user's ratings, the largest bound first."""
+def _speaking(listed, rated, length, both, found):  # type: ignore[no-untyped-def]
+    """Fill found [B, N]. rated: indptr [B + 1], movie, weight, bound of the users' ratings, the largest bound
+    first. both: e, q."""
+    indptr, movie, weight, bound = rated
+    history, vectors = both
     error = 2.0 * history.shape[1] * 2.0**-23
     for user in range(listed.shape[0]):
         for place in range(listed.shape[1]):

@@ -233,8 +233,8 @@ def popular(
 def rows(
     batch: Batch, model: Model, user_ids: pl.Series, *, because: NDArray[np.int32] | None = None
 ) -> pl.DataFrame:
-    """Rows of `top_n`, without the date. user_ids: by row. because [B, N]: the movie that speaks most for each
-    place, NO_MOVIE where none does; without it, none."""
+    """Rows of `top_n`, without the date. user_ids: by row. because [B, N]: the movie that speaks most for
+    each place, NO_MOVIE where none does; without it, none."""
     place, column = np.nonzero(batch.movie_idx != NO_MOVIE)
     user_idx, movie_idx = place + batch.first_user, batch.movie_idx[place, column]
     by_model = pl.Series(batch.by_model[place])

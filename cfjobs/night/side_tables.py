@@ -122,7 +122,8 @@ def _reach_before(night: Night, id_type: pl.DataType) -> pl.DataFrame | None:
 
 
 def input_columns(output: str, movies: pl.DataFrame) -> pl.DataFrame:
-    """The columns of the input movies table as `movies` publishes them: names that Delta takes, types that it has.
+    """The columns of the input movies table as `movies` publishes them: names that Delta takes, types that
+    it has.
 
     InputError for a column that is published with another type, which its values do not fit.
     """

@@ -1,7 +1,8 @@
-"""What the tables `users`, `movies` and `metrics` tell of the written lists, gathered as `check` reads them back.
+"""What the tables `users`, `movies` and `metrics` tell of the written lists, gathered as `check` reads them
+back.
 
-Nothing grows with the users: a few numbers for each movie, and the rows of one block of lists at a time, beside
-last night's rows of the same users.
+Nothing grows with the users: a few numbers for each movie, and the rows of one block of lists at a time,
+beside last night's rows of the same users.
 """
 
 import logging
@@ -36,9 +37,9 @@ _RATED = ("user_idx", "movie_idx", "rating", "timestamp")
 
 @dataclass(frozen=True)
 class Listed:
-    """Lists of consecutive users, what the users rated, and their rows of last night. rows: of `top_n`. users: by
-    row, those without a list too; ids: theirs. lists_before: user_id, rank, movie_id, None where there are none;
-    users_before: user_id, ratings_fingerprint."""
+    """Lists of consecutive users, what the users rated, and their rows of last night. rows: of `top_n`.
+    users: by row, those without a list too; ids: theirs. lists_before: user_id, rank, movie_id, None where
+    there are none; users_before: user_id, ratings_fingerprint."""
 
     rows: pl.DataFrame
     rated: pl.DataFrame
@@ -218,8 +219,8 @@ class Told:
             total.high = max(total.high, int(some["n_ratings"].max()))  # type: ignore[arg-type]
 
     def _popular(self, listed: Listed) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Places, and new ones, of each user's popularity list: of the most rated movies tonight that they have
-        not rated, and those of last night."""
+        """Places, and new ones, of each user's popularity list: of the most rated movies tonight that they
+        have not rated, and those of last night."""
         users = range(len(listed.users))
         user = listed.rated["user_idx"].to_numpy() - np.int32(listed.users.start)
         seen = Pairs.of(user, listed.rated["movie_idx"].to_numpy(), n_users=len(users))

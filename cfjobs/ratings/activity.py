@@ -1,4 +1,5 @@
-"""How much is rated: each movie's and each user's ratings in a few numbers, block after block of sorted ratings."""
+"""How much is rated: each movie's and each user's ratings in a few numbers, block after block of sorted
+ratings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # of splitm
 class Activity:
     """What has been rated so far of n_movies movies.
 
-    n_ratings, n_kept [M]: all ratings, and those outside the holdout. given [M]: the ratings' sum. first, last [M]:
-    microseconds since 1970 of the first and the last one.
+    n_ratings, n_kept [M]: all ratings, and those outside the holdout. given [M]: the ratings' sum. first,
+    last [M]: microseconds since 1970 of the first and the last one.
     """
 
     n_movies: int
@@ -106,7 +107,8 @@ class Activity:
 def of_users(
     rows: pl.DataFrame, movie_codes: NDArray[np.uint64], *, users: range, edges: Sequence[int]
 ) -> pl.DataFrame:
-    """n_ratings, mean_rating, first_rated_at, last_rated_at, band, ratings_fingerprint of consecutive users [U].
+    """n_ratings, mean_rating, first_rated_at, last_rated_at, band, ratings_fingerprint of consecutive users
+    [U].
 
     rows: their ratings, as for `Activity.add`. movie_codes [M]: of `codes`. edges: of `Activity.edges`.
     """

@@ -87,9 +87,9 @@ def unrated_counts(config: Config, *, found: Ratings, movies: pl.DataFrame | Non
 def publishable(movies: pl.DataFrame, *, taken: Sequence[str]) -> pl.DataFrame:
     """The further columns of a movies table, with names and types that a Delta table has.
 
-    taken: names of the job's own, whatever their case. A name that is taken becomes `input_NAME`, and signs that
-    Parquet columns of Delta tables must not have become `_`. What is neither text, number, truth value, date, time
-    nor a list of these becomes text.
+    taken: names of the job's own, whatever their case. A name that is taken becomes `input_NAME`, and signs
+    that Parquet columns of Delta tables must not have become `_`. What is neither text, number, truth
+    value, date, time nor a list of these becomes text.
     """
     used, found = {name.lower() for name in taken}, []
     for name in movies.columns:

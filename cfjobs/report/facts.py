@@ -202,8 +202,8 @@ def _variety(listed: pl.LazyFrame, by_movie: pl.DataFrame) -> dict[str, float]:
 
 
 def _changed(night: Source, before: Source) -> dict[str, Any]:
-    """New movies among the first ten against last night's first ten, over users who had a list then: as `users`
-    has them, or, for a night without that table, of a sample.
+    """New movies among the first ten against last night's first ten, over users who had a list then: as
+    `users` has them, or, for a night without that table, of a sample.
 
     quiet: (users, those with a new movie), of the users whose ratings did not change.
     """

@@ -12,7 +12,8 @@ from cfjobs.tables.schema import RUN_DATE, Table
 
 
 class ByUser:
-    """The rows of one night; only the files that may hold a user are opened, and only their row groups read."""
+    """The rows of one night; only the files that may hold a user are opened, and only their row groups
+    read."""
 
     def __init__(self, source: Source, table: Table, columns: list[str]) -> None:
         """InputError where the night has no such table, or a file of it is gone."""

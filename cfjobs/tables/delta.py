@@ -226,7 +226,8 @@ def check_id_types(output: str, table: Table, schema: "pa.Schema") -> None:
 
 
 def _check_schema(existing: DeltaTable, schema: "pa.Schema", uri: str) -> None:
-    """InputError for a column of another type, and for one that only one side has and that may not be null."""
+    """InputError for a column of another type, and for one that only one side has and that may not be
+    null."""
     published, tonight = {field.name: field for field in columns(existing)}, {f.name: f for f in schema}
     for name in published.keys() | tonight.keys():
         both = [side.get(name) for side in (published, tonight)]

@@ -31,9 +31,9 @@ class Column:
 class Table:
     """One published table: a Delta table under the output URI, partitioned by `run_date`.
 
-    guarantees: what holds of every row, for readers to build on. changes: how tonight's rows differ from last
-    night's, and why. added: it came later, so that nights of before have none. described: columns of the input
-    follow these.
+    guarantees: what holds of every row, for readers to build on. changes: how tonight's rows differ from
+    last night's, and why. added: it came later, so that nights of before have none. described: columns of
+    the input follow these.
     """
 
     name: str
@@ -402,25 +402,25 @@ RUNS = Table(
         Column(
             "table_versions",
             "string",
-            "JSON object: Delta version of each table of this night, `runs` included.",
+            "JSON object of integers: Delta version of each table of this night by its name, `runs` included; a table that came later is missing from earlier nights.",
             '{"top_n": 7}',
         ),
         Column(
             "counts",
             "string",
-            "JSON object: ratings read, kept, superseded and rejected, users, movies, movies without ratings that can be listed or are left out, lists.",
+            "JSON object of integers: `read`, `kept`, `superseded`, `rejected` ratings; `users` and `movies` with ratings, `cold_users` without; `unrated_movies_listable`, `unrated_movies_left_out`; `lists` and their `rows`.",
             '{"read": 100004}',
         ),
         Column(
             "metrics",
             "string",
-            "JSON object: the holdout metrics over all users, and their baselines; what the published lists are like (`_published`), and the ends of the rating scale.",
+            "JSON object of numbers or null: each metric of `metrics` over all users by its name; its baseline as `NAME_popular` or, for rmse and mae, `NAME_bias_only`; `NAME_published` of the published lists, churn included; `ndcg_at_10_high` and `users_measured`; `ndcg_at_10_RULE` of each further rule, beside `ndcg_at_10_sampled`, the night's own on the same users; `scale_low`, `scale_high`, the ends of the rating scale; `stars_weight`.",
             '{"rmse": 0.866}',
         ),
         Column(
             "seconds",
             "string",
-            "JSON object: seconds of each stage, and `window`: from the first commit to this row, while the latest versions of two tables may be of two nights.",
+            "JSON object of seconds: `prepare`, `split`, `train`, `evaluate`, `refit`, `score`, `check`, `publish`, those that the night had, and `window`: from the first commit to this row, while the latest versions of two tables may be of two nights.",
             '{"train": 11.2}',
         ),
         Column(
@@ -433,19 +433,19 @@ RUNS = Table(
         Column(
             "config",
             "string",
-            "JSON object: the configuration, `question` and `training` as they were decided.",
+            "JSON object: every setting of `cfjobs config` by its name; `question` and `training` as they were decided.",
             '{"model": "dot_bias"}',
         ),
         Column(
             "inputs",
             "string",
-            "JSON list: every file that was read, what it holds, its size and etag.",
+            "JSON list of objects: `what` a file holds (ratings, movies, users, allow, deny, exclude), its `uri`, `size` in bytes, and `etag` in a store.",
             '[{"what": "ratings", "uri": "s3://lake/ratings/1.parquet"}]',
         ),
         Column(
             "versions",
             "string",
-            "JSON object: versions of cfjobs, Python and the main packages.",
+            "JSON object of strings: versions of `cfjobs`, `python`, `torch`, `polars`, `pyarrow`, `deltalake`, `numpy`.",
             '{"torch": "2.13.0"}',
         ),
         Column(
@@ -533,6 +533,11 @@ Delta tables under the output URI, partitioned by `run_date`. A date is publishe
 a reader sees the night before or this one, never a part. Running a date again replaces that date and nothing else.
 `runs` is committed last and names the version of every other table: take the versions from there to read several
 tables of one night. Ids keep the type they have in the ratings, int64 or string; types are Arrow's.
+
+What later versions do with these tables, within a major version: tables, columns, metrics and keys of JSON are
+added. None is renamed, gets another type, loses its meaning or is taken away, and a column that is never null stays
+so. So name the columns that you read, take unknown ones as no concern of yours, and expect null in a column that
+nights of before do not have. A night is published over an output of any earlier version, without a step between.
 
 [Recipes](#recipes) to copy are at the end. This page is printed by `python -m cfjobs.tables`.
 """
