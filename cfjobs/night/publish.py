@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from cfjobs import __version__, model_store, report, storage, tables
 from cfjobs.night import side_tables
+from cfjobs.night.audience import write_audience
 from cfjobs.night.records import (
     Described,
     Night,
@@ -74,6 +75,7 @@ def commit(
         metrics["stars_weight"] = model.stars_weight
     ready = [Ready(tables.TOP_N, _top_n_schema(night), parts), side_tables.users_ready(night)]
     ready += side_tables.write_all(night, model)
+    ready.append(write_audience(night, prepared, trained))
     counts = prepared.counts | {
         "lists": sum(record.lists for record in scored),
         "rows": sum(part.rows for part in parts),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 import polars as pl
@@ -262,6 +262,22 @@ class _Work:
             user_ids=self.user_ids.rows(users.start, users.stop)["user_id"],
             asked=lists.ask(model, of_users(self.ratings), users=range(len(users)), limits=limits),
         )
+
+
+def asked_of(
+    night: Night, prepared: Prepared, trained: Trained
+) -> Iterator[tuple[range, lists.Asked, dict[str, Any]]]:
+    """The users whom the model knows, chunk after chunk as memory allows, with all that their scores take,
+    and options of the engine."""
+    work = _Work.of(night, prepared, trained)
+    engine = {
+        "threads": night.config.threads,
+        "memory_gb": work.room.engine / _GB,
+        "min_score": night.config.min_score,
+    }
+    every = Shard(number=0, start=0, stop=prepared.n_users)
+    for chunk in ahead(work._chunk(users, cold=False) for users in work._ranges(every)):
+        yield chunk.users, chunk.asked, engine
 
 
 @dataclass(frozen=True)

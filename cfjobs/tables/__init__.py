@@ -1,6 +1,7 @@
 """The published Delta tables: columns and guarantees, commits, the nights in them, rollback and retention."""
 
 from cfjobs.tables.schema import (
+    AUDIENCE,
     HOLDOUT_PREDICTIONS,
     METRICS,
     MOVIE_EMBEDDINGS,
@@ -21,6 +22,7 @@ from cfjobs.tables.schema import (
 )
 
 __all__ = [
+    "AUDIENCE",
     "HOLDOUT_PREDICTIONS",
     "METRICS",
     "MOVIES",

@@ -291,6 +291,30 @@ SIMILAR_MOVIES = Table(
     "Follows the embeddings of the night.",
 )
 
+AUDIENCE = Table(
+    "audience",
+    "For each movie the users who fit it best: whom to tell of it. Empty unless `audience` asks for so many of them.",
+    (
+        _DATE,
+        Column("movie_id", "movie", "The movie.", "318"),
+        Column("rank", "int16", "Place among the users.", "1", unit="1 is best"),
+        Column("user_id", "user", "A user who has not rated it.", "42"),
+        Column(
+            "score",
+            "float32",
+            "The score that orders the users: the one of `top_n`. Each user's scores are right up to a constant of their own, so it says who leans to the movie most, not how likely they are to choose it.",
+            "2.913",
+        ),
+    ),
+    (
+        "Exact: no user who is left out and may have the movie in their list has a higher score.",
+        "Ranks are 1, 2, ... without gaps, at most `audience`; score never increases with rank.",
+        "Only movies that may be listed, and only users with ratings; none who has rated the movie.",
+    ),
+    "Follows the model and the ratings of the night.",
+    added=True,
+)
+
 HOLDOUT_PREDICTIONS = Table(
     "holdout_predictions",
     "The held-out ratings beside what the model, which had not seen them, predicted.",
@@ -505,6 +529,7 @@ PUBLISHED: tuple[Table, ...] = (
     USERS,
     MOVIE_EMBEDDINGS,
     SIMILAR_MOVIES,
+    AUDIENCE,
     HOLDOUT_PREDICTIONS,
     METRICS,
     REJECTED,
