@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from deltalake.exceptions import DeltaError
 from numpy.typing import NDArray
 
 from cfjobs import storage, tables
-from cfjobs.errors import DamagedFile, InputError
+from cfjobs.errors import CfjobsError, DamagedFile, InputError
 from cfjobs.evaluation import interpret
 from cfjobs.evaluation.bootstrap import ALL
 from cfjobs.evaluation.character import Traits
@@ -27,10 +28,11 @@ from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.night.records import Described, Night, Written
 from cfjobs.ratings import catalogue
+from cfjobs.storage.faults import first_line
 from cfjobs.storage.parquet import parquet_bytes
 from cfjobs.tables import delta, runs
 from cfjobs.tables.parts import Part, Ready, is_whole, write_part
-from cfjobs.tables.runs import Source
+from cfjobs.tables.runs import LastNight, Source
 from cfjobs.tables.schema import OF_PUBLISHED
 from cfjobs.topn.problem import NO_MOVIE
 
@@ -114,11 +116,25 @@ def write_movies(night: Night, _model: Model) -> Ready:
 def _reach_before(night: Night, id_type: pl.DataType) -> pl.DataFrame | None:
     """movie_id, reach_before of the last night's table; None where there is none."""
     last = runs.last(night.output, before=night.run_date)
-    source = Source(night.output, dict(last.row)) if last else None
-    if source is None or source.version(tables.MOVIES) is None:
+    found = rows_of_last(night.output, last, tables.MOVIES, ["movie_id", "reach"])
+    if found is None or found["movie_id"].dtype != id_type:
         return None
-    found = source.scan(tables.MOVIES).select("movie_id", pl.col("reach").alias("reach_before")).collect()
-    return found if found["movie_id"].dtype == id_type else None
+    return found.rename({"reach": "reach_before"})
+
+
+def rows_of_last(
+    output: str, last: LastNight | None, table: tables.Table, columns: list[str]
+) -> pl.DataFrame | None:
+    """The last night's rows of a table, for what compares with them; None where there are none to read: a
+    night does not fail for one of before."""
+    source = Source(output, dict(last.row)) if last else None
+    if source is None or source.version(table) is None:
+        return None
+    try:
+        return source.scan(table).select(columns).collect()
+    except (CfjobsError, pl.exceptions.PolarsError, OSError, DeltaError) as error:
+        log.warning("nothing is compared with last night's %s: %s", table.name, first_line(error))
+        return None
 
 
 def input_columns(output: str, movies: pl.DataFrame) -> pl.DataFrame:
@@ -260,11 +276,11 @@ def write_metrics(night: Night, _model: Model) -> Ready:
 def _with_last_night(night: Night, frame: pl.DataFrame) -> pl.DataFrame:
     """Rows of `metrics` beside the same of the last night."""
     last = runs.last(night.output, before=night.run_date)
-    if last is None:
+    before = rows_of_last(night.output, last, tables.METRICS, ["metric", "band", "value"])
+    if before is None:
         return frame.with_columns(pl.lit(None, pl.Float64).alias("last_night"))
-    before = Source(night.output, dict(last.row)).scan(tables.METRICS)
-    before = before.select("metric", "band", pl.col("value").alias("last_night"))
-    return frame.join(before.collect(), on=["metric", "band"], how="left", maintain_order="left")
+    before = before.rename({"value": "last_night"})
+    return frame.join(before, on=["metric", "band"], how="left", maintain_order="left")
 
 
 def write_rejected(night: Night, _model: Model) -> Ready:

@@ -20,7 +20,7 @@ from cfjobs.evaluation.bootstrap import ALL
 from cfjobs.evaluation.places import Places
 from cfjobs.lists.popularity import first_unseen
 from cfjobs.night.records import Night, Prepared, trained_already
-from cfjobs.night.side_tables import traits
+from cfjobs.night.side_tables import rows_of_last, traits
 from cfjobs.ratings import activity
 from cfjobs.ratings.activity import Activity
 from cfjobs.storage.parquet import TableFile
@@ -72,8 +72,8 @@ class Before:
                 (tables.USERS, ["user_id", "ratings_fingerprint"]),
             )
         )
-        known = source.scan(tables.MOVIE_EMBEDDINGS).select("movie_id", "n_ratings").collect()
-        if lists is None or known["movie_id"].dtype != movie_ids.dtype:
+        known = rows_of_last(night.output, last, tables.MOVIE_EMBEDDINGS, ["movie_id", "n_ratings"])
+        if lists is None or known is None or known["movie_id"].dtype != movie_ids.dtype:
             return cls(users=users)
         row = ratings.rows_of(known["movie_id"], movie_ids)
         n_ratings = np.zeros(movie_ids.len(), np.int64)
