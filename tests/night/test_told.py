@@ -219,7 +219,7 @@ def test_columns_of_the_input_join_the_table_and_stay(
     more = movies.with_columns(
         pl.lit(1999, pl.Int16).alias("year"),
         pl.lit("x").alias("Mean_Rating"),
-        pl.lit([["a", "b"]]).alias("tags here"),
+        pl.concat_list(pl.lit("a"), pl.lit("b")).alias("tags here"),
         pl.struct(pl.lit(1).alias("k")).alias("imdb"),
     )
     night(1, movies=more)
