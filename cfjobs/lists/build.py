@@ -233,12 +233,15 @@ def popular(
 def rows(
     batch: Batch, model: Model, user_ids: pl.Series, *, because: NDArray[np.int32] | None = None
 ) -> pl.DataFrame:
-    """Rows of `top_n`, without the date. user_ids: by row. because [B, N]: the movie that speaks most for
-    each place, NO_MOVIE where none does; without it, none."""
+    """Rows of `top_n`, without the date. user_ids: by row. because [B, k]: the movie that speaks most for
+    each of the first places, NO_MOVIE where none does; without it, none."""
     place, column = np.nonzero(batch.movie_idx != NO_MOVIE)
     user_idx, movie_idx = place + batch.first_user, batch.movie_idx[place, column]
     by_model = pl.Series(batch.by_model[place])
-    reason = np.full(place.size, NO_MOVIE, np.int32) if because is None else because[place, column]
+    reason = np.full(place.size, NO_MOVIE, np.int32)
+    if because is not None:
+        first = column < because.shape[1]
+        reason[first] = because[place[first], column[first]]
     apart = spread(model.network, *_pairs(model, user_idx, movie_idx))
     spoken = pl.Series(batch.by_model[place] & (reason != NO_MOVIE))
     return pl.DataFrame(

@@ -98,7 +98,7 @@ TOP_N = Table(
         Column(
             "because",
             "movie",
-            "Of the movies that the user liked (rated no lower than their own mean), the one that speaks most for this one: the largest part of the score, as `cfjobs explain` takes it apart. Null where none speaks for it, in popularity lists and in lists by rating alone.",
+            "Of the movies that the user liked (rated no lower than their own mean), the one that speaks most for this one: the largest part of the score, as `cfjobs explain` takes it apart. Null beyond rank 10, where none speaks for it, in popularity lists and in lists by rating alone.",
             "260",
             nullable=True,
         ),

@@ -5,12 +5,12 @@ import polars as pl
 import pytest
 import torch
 
-from cfjobs.lists.because import Reasons
+from cfjobs.lists.because import FIRST, Reasons
 from cfjobs.models.ranker import RankingConfig, RankingModel
 from cfjobs.query.explain import history_weights
 from cfjobs.topn.problem import NO_MOVIE, Lists
 
-N_USERS, N_MOVIES, N_FACTORS, N = 40, 60, 24, 12
+N_USERS, N_MOVIES, N_FACTORS, N = 40, 60, 24, FIRST
 
 
 def ranking(rng: np.random.Generator, *, recency_half: float) -> RankingModel:
@@ -65,7 +65,7 @@ def test_reasons_are_those_of_brute_force_for_any_batch(
     rng: np.random.Generator, recency_half: float, batch: int
 ) -> None:
     model, ratings = ranking(rng, recency_half=recency_half), rated(rng)
-    listed = np.stack([rng.permutation(N_MOVIES)[:N] for _ in range(N_USERS)]).astype(np.int32)
+    listed = np.stack([rng.permutation(N_MOVIES)[: N + 5] for _ in range(N_USERS)]).astype(np.int32)
     listed[3, 5:] = NO_MOVIE
     reasons = Reasons.of(model)
     found = np.concatenate(
@@ -76,6 +76,7 @@ def test_reasons_are_those_of_brute_force_for_any_batch(
             for start in range(0, N_USERS, batch)
         ]
     )
+    listed = listed[:, :N]
     best = brute_force(model, ratings, listed)
     assert (found[0] == NO_MOVIE).all()
     assert (found[3, 5:] == NO_MOVIE).all()
