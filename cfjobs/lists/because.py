@@ -89,8 +89,9 @@ def _exact(a, b, weight):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _liked(movie, rating, weighing, length, room):  # type: ignore[no-untyped-def]
-    """Fill movie and weight, up to a factor of the user, of the liked ratings, the latest first, and the
-    largest w |e| from each on; returns how many. movie, rating: all of the user's, by time."""
+    """Fill room: movie and weight, up to a factor of the user, of the liked ratings, the latest first, and
+    the largest w |e| from each on; returns how many. movie, rating: all of the user's, by time."""
+    liked, weight, most = room
     at_most, taste, half = weighing
     total = 0.0
     for i in range(rating.size):
