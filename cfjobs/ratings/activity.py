@@ -114,7 +114,7 @@ def of_users(
     """
     user = rows["user_idx"].to_numpy().astype(np.int64) - users.start
     n = np.bincount(user, minlength=len(users))
-    wanted = {"mean_rating": pl.lit(None, pl.Float64), "first_rated_at": None, "last_rated_at": None}
+    wanted = {"mean_rating": pl.lit(None, pl.Float64)}
     if "rating" in rows.columns:
         wanted["mean_rating"] = pl.col("rating").cast(pl.Float64).mean()
     at = pl.Datetime("us", "UTC")
