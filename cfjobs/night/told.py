@@ -159,7 +159,8 @@ class Told:
         movies = night.frame("movies")
         user_type = night.frame("users", ["user_id"])["user_id"].dtype
         uri = storage.join(night.work, "ratings.parquet")
-        columns = [name for name in _RATED if name in TableFile(uri, columns=[]).names]
+        there = TableFile(uri, columns=[]).names
+        columns = [name for name in _RATED if name in there]
         rated = Activity(movies.height)
         held_out, at = None, 0
         if storage.exists(storage.join(night.work, "holdout.parquet")):
