@@ -247,3 +247,21 @@ def test_an_ensemble_says_how_sure_it_is(data_set: Path, tmp_path: Path) -> None
     found = read(tmp_path, "top_n")
     assert found["predicted_rating_spread"].null_count() == 0
     assert 0 < found["predicted_rating_spread"].mean() < 2  # type: ignore[operator]
+
+
+def test_whoever_has_a_movie_in_their_list_with_a_higher_score_is_among_its_audience(
+    two_nights: Path,
+) -> None:
+    output = two_nights / "out"
+    found, lists = read(output, "audience"), read(output, "top_n").filter(source="model")
+    assert found.group_by("movie_id").agg(pl.col("rank").sort())["rank"].list.len().max() == 3
+    assert found.join(ratings_of(two_nights), on=["movie_id", "user_id"], how="semi").is_empty()
+    both = lists.join(found, on=["movie_id", "user_id"], suffix="_turned")
+    assert both.height > 0
+    assert both["score"].equals(both["score_turned"].rename("score"))
+    least = found.filter(rank=3).select("movie_id", pl.col("score").alias("least"))
+    above = lists.join(least, on="movie_id").filter(pl.col("score") > pl.col("least"))
+    assert above.join(found, on=["movie_id", "user_id"], how="anti").is_empty()
+    for of_movie in found.sort("rank").partition_by("movie_id"):
+        assert of_movie["rank"].to_list() == list(range(1, of_movie.height + 1))
+        assert of_movie["score"].is_sorted(descending=True)
