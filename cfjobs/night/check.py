@@ -145,7 +145,7 @@ def _blocks(night: Night, shard: Shard, record: Scored, told: Told) -> Iterator[
     movie_ids = told.places.movie_ids
     ids = user_ids.rows(shard.start, shard.stop)["user_id"]
     columns = [column.name for column in tables.TOP_N.columns if column.name != tables.RUN_DATE]
-    at, rows = shard.start, None
+    at, rows = shard.start, _no_rows(ids, movie_ids)
 
     def block(path: str, rows: pl.DataFrame, users: range, covered: range) -> _Block:
         here = rated.between(covered.start, covered.stop)
@@ -162,8 +162,7 @@ def _blocks(night: Night, shard: Shard, record: Scored, told: Told) -> Iterator[
             yield block(path, rows, users, range(min(at, users.start), users.stop))
             at = max(at, users.stop)
     if at < shard.stop:
-        nothing = _no_rows(ids, movie_ids) if rows is None else rows.clear()
-        yield block("", nothing, range(at, at), range(at, shard.stop))
+        yield block("", rows.clear(), range(at, at), range(at, shard.stop))
 
 
 def _no_rows(user_ids: pl.Series, movie_ids: pl.Series) -> pl.DataFrame:

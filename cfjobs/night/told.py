@@ -184,7 +184,8 @@ class Told:
         first = rows.filter(pl.col("rank") == 1)
         self.n_rows, self.n_lists = self.n_rows + rows.height, self.n_lists + first.height
         own = activity.of_users(rated, self._codes, users=listed.users, edges=self._edges)
-        mix, known = None, self.places.traits
+        mix: NDArray[np.float64] | None = None
+        known = self.places.traits
         if known is not None and known.genres is not None:
             user = rated["user_idx"].to_numpy().astype(np.int64) - listed.users.start
             mix = character.genre_mix(user, rated["movie_idx"].to_numpy(), known, n_users=len(listed.users))
