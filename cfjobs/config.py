@@ -376,6 +376,12 @@ class Config(BaseModel):
         ge=1,
         description="A movie with fewer training ratings is listed as similar to none: its embedding is mostly chance.",
     )
+    audience: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Users in the table `audience`, for each movie those who fit it best: every user is scored once more; 0 leaves the table empty.",
+    )
     shard_users: int | None = Field(
         None,
         ge=1,

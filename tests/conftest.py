@@ -238,6 +238,7 @@ def two_nights(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             shard_users=50,
             rank_by=rank_by,
             gate_beat_popularity=False,
+            audience=3,
         )
         story.nightly(
             story.start(

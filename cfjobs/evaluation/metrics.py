@@ -3,7 +3,8 @@
     stars    rmse, mae                                   baseline: global mean + damped user and movie means
     lists    ndcg, recall, map, mrr at k                 baseline: the popularity list
     liking   share of disliked places, predicted stars   baseline: the popularity list
-    variety  coverage, novelty, share of popular movies  baseline: the popularity list
+    variety  coverage, novelty, share of popular movies, gini, diversity, genre_distance (`character.py`)
+                                                         baseline: the popularity list
     rivals   ndcg of a sample of users                   baseline: each rule of `list_baselines.py`
 
 Implicit feedback has no stars and nothing that is disliked: those metrics are left out.
@@ -18,8 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cfjobs.evaluation import character
 from cfjobs.evaluation.baselines import Holdout, bias_only
 from cfjobs.evaluation.bootstrap import ALL, BANDS, Metric, intervals, sums
+from cfjobs.evaluation.character import Traits
 from cfjobs.evaluation.list_baselines import NONE, Rivals
 from cfjobs.topn.problem import NO_MOVIE, Lists
 
@@ -41,10 +44,13 @@ NAMES = (
     "coverage",
     f"novelty_at_{K}",
     f"popular_share_at_{K}",
+    "gini",
+    f"diversity_at_{K}",
+    f"genre_distance_at_{K}",
 )
 OF_STARS = ("rmse", "mae", f"disliked_share_at_{K}", f"stars_at_{K}")
 """What implicit feedback does not have."""
-OF_LISTS = (f"stars_at_{K}", "coverage", f"novelty_at_{K}", f"popular_share_at_{K}")
+OF_LISTS = (f"stars_at_{K}", *NAMES[NAMES.index("coverage") :])
 """What needs no held-out ratings, and is measured on the published lists too."""
 BASELINES = {name: f"{name}_bias_only" if name in {"rmse", "mae"} else f"{name}_popular" for name in NAMES}
 """The name under which a metric's baseline stands beside it."""
@@ -63,7 +69,8 @@ class Judged:
 
 @dataclass(frozen=True)
 class Measure:
-    """One row of the `metrics` table. low, high: None for coverage, which is no mean over users."""
+    """One row of the `metrics` table. low, high: None for coverage and gini, which are no means over
+    users."""
 
     metric: str
     band: str
@@ -93,12 +100,14 @@ def measures(
     seed: int,
     predict: Predict | None,
     rivals: Rivals = NONE,
+    traits: Traits | None = None,
 ) -> list[Measure]:
     """Every metric, over all users and in each band, beside its baseline; then nDCG beside each rival.
 
     training: the ratings that the model was trained on. predicted [R]: for the held-out ratings. lists,
     popular: the model's and the popularity lists without the training ratings. candidates [M]: what may be
-    listed. predict: for the listed movies. Of implicit feedback predicted and predict are None.
+    listed. predict: for the listed movies. Of implicit feedback predicted and predict are None. traits: of
+    the movies, for the last two.
     """
     activity = np.bincount(training.user_idx, minlength=n_users)
     n_ratings = np.bincount(training.movie_idx, minlength=candidates.size)
@@ -115,8 +124,13 @@ def measures(
             candidates=candidates,
             mean_rating=None if predicted is None else given / np.maximum(activity, 1),
             predict=predict,
+            traits=traits,
+            mix=mix,
         )
 
+    mix = None
+    if traits is not None and traits.genres is not None:
+        mix = character.genre_mix(training.user_idx, training.movie_idx, traits, n_users=n_users)
     model, popularity = judged(lists), judged(popular)
     ours, theirs = model.metrics, popularity.metrics
     if predicted is not None:
@@ -125,7 +139,7 @@ def measures(
         ours = (*stars(predicted, holdout, n_users=n_users), *ours)
         theirs = (*stars(np.clip(baseline, low, high), holdout, n_users=n_users), *theirs)
     found = _compared(ours, theirs, bands, activity, seed=seed)
-    found += _coverages(model.listed, popularity.listed, bands, activity, n_candidates=int(candidates.sum()))
+    found += _of_all_places(model.listed, popularity.listed, bands, activity, candidates=candidates)
     place = {name: number for number, name in enumerate(NAMES)}
     found.sort(key=lambda row: (place[row.metric], (ALL, *BANDS).index(row.band)))
     return found + _against(
@@ -233,6 +247,8 @@ def judge(
     candidates: NDArray[np.bool_] | None = None,
     mean_rating: NDArray[np.float64] | None = None,
     predict: Predict | None = None,
+    traits: Traits | None = None,
+    mix: NDArray[np.float64] | None = None,
     k: int = K,
 ) -> Judged:
     """Metrics of the first k movies of lists that leave out the training ratings.
@@ -256,6 +272,8 @@ def judge(
                        (Zhou and others, 2010)
         popular_share  share of the listed movies that are popular (POPULAR_SHARE)
         stars          mean predicted rating of the listed movies, with predict
+        diversity      with traits; and genre_distance with their genres and the users' mix of them:
+                       `character.py`
     """
     listed = _first_k(lists, n_users=n_users, k=k)
     liked = holdout.rating >= relevant_rating
@@ -281,6 +299,11 @@ def judge(
         found.append(_stars_of_places(listed, predict, k=k))
     if n_ratings is not None and candidates is not None:
         found += _variety(listed, n_ratings, candidates, k=k)
+    if traits is not None:
+        found.append(_mean_of_known(f"diversity_at_{k}", character.diversity(listed, traits)))
+        if mix is not None:
+            distance = character.genre_distance(listed, mix, traits)
+            found.append(_mean_of_known(f"genre_distance_at_{k}", distance))
     return Judged(tuple(found), listed)
 
 
@@ -335,6 +358,11 @@ def _variety(
         Metric(f"novelty_at_{k}", (information[listed] * there).sum(axis=1) / of_length, has_list),
         Metric(f"popular_share_at_{k}", (popular[listed] & there).sum(axis=1) / of_length, has_list),
     ]
+
+
+def _mean_of_known(name: str, values: NDArray[np.float64]) -> Metric:
+    """Over the users whose value is not NaN."""
+    return Metric(name, np.nan_to_num(values), np.isfinite(values).astype(np.float64))
 
 
 def _first_k(lists: Iterable[Lists], *, n_users: int, k: int) -> NDArray[np.int32]:
@@ -396,14 +424,20 @@ def _compared(
     return found
 
 
-def _coverages(
+def _of_all_places(
     ours: NDArray[np.int32],
     theirs: NDArray[np.int32],
     bands: NDArray[np.int8],
     activity: NDArray[np.int64],
     *,
-    n_candidates: int,
+    candidates: NDArray[np.bool_],
 ) -> list[Measure]:
+    """Coverage and Gini, which are no means over users."""
+    n_candidates = int(candidates.sum())
+
+    def places(listed: NDArray[np.int32]) -> NDArray[np.int64]:
+        return np.bincount(listed[listed != NO_MOVIE], minlength=candidates.size)[candidates]
+
     found = []
     for band, mask in _masks(bands):
         counted = mask & (ours != NO_MOVIE).any(axis=1)
@@ -411,6 +445,8 @@ def _coverages(
             value, baseline = (_n_listed(listed[mask]) / max(n_candidates, 1) for listed in (ours, theirs))
             extent = _extent(counted, activity, mask)
             found.append(Measure("coverage", band, value, None, None, baseline, *extent))
+            value, baseline = (character.gini(places(listed[mask])) for listed in (ours, theirs))
+            found.append(Measure("gini", band, value, None, None, baseline, *extent))
     return found
 
 

@@ -1,5 +1,6 @@
 """Who gets which movies: lists of a model or by popularity, what may be listed, and how they are written."""
 
+from cfjobs.lists.because import Reasons
 from cfjobs.lists.build import (
     Asked,
     Batch,
@@ -18,6 +19,7 @@ __all__ = [
     "Asked",
     "Batch",
     "Limits",
+    "Reasons",
     "ask",
     "best",
     "candidates",

@@ -19,7 +19,7 @@ from cfjobs.lists import blend
 from cfjobs.lists.popularity import first_unseen
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import UNKNOWN, DotScores, MlpScores
-from cfjobs.models.predict import predict
+from cfjobs.models.predict import predict, spread
 from cfjobs.models.ranker import History
 from cfjobs.topn import top_n
 from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs
@@ -76,6 +76,7 @@ class Asked:
     scores: DotScores | MlpScores | None  # None where the model ranks for none of them
     limits: Limits
     mean_rating: NDArray[np.float64]  # [B], each user's own; 0 without ratings
+    ratings: pl.DataFrame  # of these users; row 0 is the first of them
 
 
 def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | None = None) -> Asked:
@@ -101,6 +102,7 @@ def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | N
         scores(model, mine, users=users) if by_model.any() else None,
         limits,
         given / np.maximum(n_rated, 1),
+        mine,
     )
 
 
@@ -160,9 +162,17 @@ def _predicted(
     model: Model, user_idx: NDArray[np.int64], movie_idx: NDArray[np.int32]
 ) -> NDArray[np.float32]:
     """Predicted stars [X]; a user that the network does not know is a typical one, NO_MOVIE any movie."""
+    return predict(model.network, *_pairs(model, user_idx, movie_idx)).cpu().numpy()
+
+
+def _pairs(
+    model: Model, user_idx: NDArray[np.int64], movie_idx: NDArray[np.int32]
+) -> tuple[torch.Tensor, torch.Tensor]:
     known = np.where(user_idx < model.network.n_users, user_idx, UNKNOWN)
-    rows = (torch.from_numpy(idx.astype(np.int64)).to(model.device) for idx in (known, movie_idx.clip(0)))
-    return predict(model.network, *rows).cpu().numpy()
+    user, movie = (
+        torch.from_numpy(idx.astype(np.int64)).to(model.device) for idx in (known, movie_idx.clip(0))
+    )
+    return user, movie
 
 
 def scores(model: Model, ratings: pl.DataFrame, *, users: range) -> DotScores | MlpScores:
@@ -220,11 +230,20 @@ def popular(
         yield Batch(start + first_user, movie_idx, score, np.zeros(len(users), np.bool_))
 
 
-def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
-    """Rows of `top_n`, without the date. user_ids: by row."""
+def rows(
+    batch: Batch, model: Model, user_ids: pl.Series, *, because: NDArray[np.int32] | None = None
+) -> pl.DataFrame:
+    """Rows of `top_n`, without the date. user_ids: by row. because [B, k]: the movie that speaks most for
+    each of the first places, NO_MOVIE where none does; without it, none."""
     place, column = np.nonzero(batch.movie_idx != NO_MOVIE)
     user_idx, movie_idx = place + batch.first_user, batch.movie_idx[place, column]
     by_model = pl.Series(batch.by_model[place])
+    reason = np.full(place.size, NO_MOVIE, np.int32)
+    if because is not None:
+        first = column < because.shape[1]
+        reason[first] = because[place[first], column[first]]
+    apart = spread(model.network, *_pairs(model, user_idx, movie_idx))
+    spoken = pl.Series(batch.by_model[place] & (reason != NO_MOVIE))
     return pl.DataFrame(
         {
             "user_id": user_ids[user_idx],
@@ -240,7 +259,11 @@ def rows(batch: Batch, model: Model, user_ids: pl.Series) -> pl.DataFrame:
         pl.when(by_model)
         .then(pl.lit(tables.SOURCE_MODEL))
         .otherwise(pl.lit(tables.SOURCE_POPULAR))
-        .alias("source")
+        .alias("source"),
+        pl.lit(None if apart is None else pl.Series(apart.cpu().numpy()), pl.Float32).alias(
+            "predicted_rating_spread"
+        ),
+        pl.when(spoken).then(model.movies["movie_id"].gather(reason.clip(0))).alias("because"),
     )
 
 

@@ -101,6 +101,10 @@ class Network(nn.Module, ABC):
     def scores(self) -> DotScores | MlpScores:
         """How all pairs are scored: increases with the predicted rating, for each user."""
 
+    def members(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor | None:
+        """What each of the networks side by side predicts [B, K]; None where there is but one."""
+        return None
+
     def stars_per_unit(self) -> float:
         """Stars that one unit of what `scores` sums is worth in the middle of the rating range."""
         stretched = getattr(self, "range", None)

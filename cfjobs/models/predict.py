@@ -20,3 +20,21 @@ def predict(
     batches = zip(user_idx.split(batch_size), movie_idx.split(batch_size), strict=True)
     parts = [network(users, movies).clamp(low, high).float() for users, movies in batches]
     return torch.cat(parts) if parts else torch.empty(0, device=user_idx.device)
+
+
+@torch.no_grad()
+def spread(
+    network: Network, user_idx: Tensor, movie_idx: Tensor, *, batch_size: int = 1 << 14
+) -> Tensor | None:
+    """The standard deviation of what the members of an ensemble predict [R]; None for a network of one."""
+    if network.n_members == 1:
+        return None
+    network.eval()
+    low, high = network.settings.y_range
+    parts = []
+    for users, movies in zip(user_idx.split(batch_size), movie_idx.split(batch_size), strict=True):
+        members = network.members(users, movies)
+        if members is None:
+            return None
+        parts.append(members.clamp(low, high).double().std(1, correction=0).float())
+    return torch.cat(parts) if parts else torch.empty(0, device=user_idx.device)

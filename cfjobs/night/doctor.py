@@ -99,6 +99,7 @@ def _repair(output: str, findings: list[Finding], now: datetime) -> None:
 
 
 _TABLES = {table.name for table in tables.PUBLISHED}
+_FROM_THE_START = {table.name for table in tables.PUBLISHED if not table.added}
 
 
 class _Examination:
@@ -133,7 +134,8 @@ class _Examination:
             return
         self.checked["nights"] = len(nights)
         for name in _TABLES - there.keys():
-            if opened[name] is None and nights:
+            named = name in _FROM_THE_START or any(name in night.table_versions for night in nights)
+            if opened[name] is None and nights and named:
                 yield _fault(name, "the table is missing, and `runs` names it", _AGAIN)
         for name, table in there.items():
             yield from self._table(name, table, nights)
@@ -161,7 +163,9 @@ class _Examination:
         """A table against its log, its columns, and the versions that `runs` names."""
         wanted = next(one for one in tables.PUBLISHED if one.name == name)
         columns = [column.name for column in wanted.columns]
-        if (got := [field.name for field in table.schema().fields]) != columns:
+        needed = {column.name for column in wanted.columns if not column.nullable}
+        got = [field.name for field in table.schema().fields]
+        if needed - set(got) or (not wanted.described and set(got) - set(columns)):
             yield _fault(
                 name,
                 f"has the columns {', '.join(got)}, expected {', '.join(columns)}",
@@ -171,6 +175,8 @@ class _Examination:
         yield from self._files(name, table, sizes)
         for night in nights:
             version = night.version if name == tables.RUNS.name else night.table_versions.get(name)
+            if version is None and wanted.added and not delta.partition(table, night.run_date):
+                continue  # a night of before the table
             try:
                 then = delta.open_table(self._output, name, version=version) if version is not None else None
             except Exception as error:

@@ -55,6 +55,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         n_users=prepared.n_users,
         seed=config.seed,
         predict=None if model.stars is None else stars,
+        traits=side_tables.traits(model),
         rivals=rivals(
             kept,
             test["user_idx"].unique().sort().to_numpy(),

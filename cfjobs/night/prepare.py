@@ -20,6 +20,7 @@ from cfjobs.device import resolve_device
 from cfjobs.errors import DamagedFile, InputError, Stale
 from cfjobs.evaluation.gate import Scale
 from cfjobs.lists import eligible
+from cfjobs.night import side_tables
 from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.night.score import top_n_schema
 from cfjobs.ratings import catalogue, holdout
@@ -172,6 +173,7 @@ def prepare(night: Night) -> Prepared:
     delta.check_id_types(
         night.output, tables.TOP_N, top_n_schema(clean.users.dtype, clean.movies["movie_id"].dtype)
     )
+    side_tables.input_columns(night.output, clean.movies)
     low, high = config.y_range or (float(clean.frame["rating"].min()), float(clean.frame["rating"].max()))  # type: ignore[arg-type]
     if low == high and not implicit:
         raise InputError(f"ratings: every rating is {low}; give y_range to say what the scale is")

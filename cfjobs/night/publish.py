@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from cfjobs import __version__, model_store, report, storage, tables
 from cfjobs.night import side_tables
+from cfjobs.night.audience import write_audience
 from cfjobs.night.records import (
     Described,
     Night,
@@ -65,14 +66,16 @@ def commit(
         "scale_high": None if prepared.implicit else prepared.y_range[1],
         "churn_published": described.churn,
     }
+    metrics |= {row["metric"]: row["value"] for row in described.churns}
     if described.overridden:
         before = f"{verdict}; " if verdict.startswith("overridden: ") else "overridden: "
         verdict = before + "; ".join(described.overridden)
     model = model_store.load_model(trained.model_uri, users=range(0))
     if model.ranking is not None and model.stars is not None:
         metrics["stars_weight"] = model.stars_weight
-    ready = [Ready(tables.TOP_N, _top_n_schema(night), parts)]
+    ready = [Ready(tables.TOP_N, _top_n_schema(night), parts), side_tables.users_ready(night)]
     ready += side_tables.write_all(night, model)
+    ready.append(write_audience(night, prepared, trained))
     counts = prepared.counts | {
         "lists": sum(record.lists for record in scored),
         "rows": sum(part.rows for part in parts),

@@ -201,11 +201,14 @@ class Described(Record):
     """What the published lists are like: the figures of `evaluation.metrics.OF_LISTS`,
     over the users with ratings.
 
-    churn: since the last night, where it could be told. overridden: what the gate had said of the lists.
+    churn: since the last night, where it could be told. churns: rows of `metrics` about it. overridden:
+    what the gate had said of the lists. users: the parts of the table `users`, which wait for their commit.
     """
 
     figures: dict[str, float] = Field(default_factory=dict)
     churn: float | None = None
+    churns: list[dict[str, Any]] = Field(default_factory=list)
+    users: list[dict[str, Any]] | None = None
     overridden: list[str] = Field(default_factory=list)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 import polars as pl
@@ -187,6 +187,7 @@ class _Work:
     limits: Limits
     schema: pa.Schema
     room: "_Room"
+    reasons: lists.Reasons | None
 
     @classmethod
     def of(cls, night: Night, prepared: Prepared, trained: Trained) -> Self:
@@ -212,6 +213,7 @@ class _Work:
             limits=Limits(listed=listed, min_score=night.config.min_score),
             schema=schema.remove(schema.get_field_index(tables.RUN_DATE)),
             room=_Room.of(night.config, known),
+            reasons=lists.Reasons.of(known.ranking) if known.ranking else None,
         )
 
     def batches(self, shard: Shard) -> Iterator[tuple[_Chunk, Batch]]:
@@ -230,7 +232,11 @@ class _Work:
 
     def write(self, writer: PartsWriter, chunk: _Chunk, batch: Batch) -> None:
         """Make rows of `top_n` of a batch and hand them to the writer."""
-        writer.write(lists.rows(batch, chunk.asked.model, chunk.user_ids).to_arrow().cast(self.schema))
+        because = None
+        if self.reasons is not None and batch.by_model.any():
+            because = self.reasons.because(batch, chunk.asked.ratings, first_user=batch.first_user)
+        rows = lists.rows(batch, chunk.asked.model, chunk.user_ids, because=because)
+        writer.write(rows.to_arrow().cast(self.schema))
 
     def _ranges(self, shard: Shard) -> Iterator[range]:
         room = {"keys": self.room.chunk_users, "rows": self.room.chunk_ratings}
@@ -256,6 +262,22 @@ class _Work:
             user_ids=self.user_ids.rows(users.start, users.stop)["user_id"],
             asked=lists.ask(model, of_users(self.ratings), users=range(len(users)), limits=limits),
         )
+
+
+def asked_of(
+    night: Night, prepared: Prepared, trained: Trained
+) -> Iterator[tuple[range, lists.Asked, dict[str, Any]]]:
+    """The users whom the model knows, chunk after chunk as memory allows, with all that their scores take,
+    and options of the engine."""
+    work = _Work.of(night, prepared, trained)
+    engine = {
+        "threads": night.config.threads,
+        "memory_gb": work.room.engine / _GB,
+        "min_score": night.config.min_score,
+    }
+    every = Shard(number=0, start=0, stop=prepared.n_users)
+    for chunk in ahead(work._chunk(users, cold=False) for users in work._ranges(every)):
+        yield chunk.users, chunk.asked, engine
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,25 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from deltalake.exceptions import DeltaError
 from numpy.typing import NDArray
 
 from cfjobs import storage, tables
+from cfjobs.errors import CfjobsError, DamagedFile, InputError
 from cfjobs.evaluation import interpret
 from cfjobs.evaluation.bootstrap import ALL
+from cfjobs.evaluation.character import Traits
+from cfjobs.evaluation.genres import genre_matrix
 from cfjobs.evaluation.metrics import Measure
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.night.records import Described, Night, Prepared, Written
+from cfjobs.ratings import catalogue
+from cfjobs.storage.faults import first_line
 from cfjobs.storage.parquet import parquet_bytes
+from cfjobs.tables import delta, runs
 from cfjobs.tables.parts import Part, Ready, is_whole, write_part
+from cfjobs.tables.runs import LastNight, Source
 from cfjobs.tables.schema import OF_PUBLISHED
 from cfjobs.topn.problem import NO_MOVIE
 
@@ -62,7 +70,8 @@ def keep_measures(
 def write_all(night: Night, model: Model) -> list[Ready]:
     """Every table beside `top_n` but `runs`. What a killed run had finished is taken from its record."""
     done = night.load("written", Written)
-    found = [_whole(night, done, table, _schema(table, model)) if done else None for table in _WRITERS]
+    schemas = {table: _schema(table, model) for table in _WRITERS} | {tables.MOVIES: movies_schema(night)}
+    found = [_whole(night, done, table, schema) if done else None for table, schema in schemas.items()]
     ready = [ready or write(night, model) for ready, write in zip(found, _WRITERS.values(), strict=True)]
     if None in found:
         parts = {one.table.name: [asdict(part) for part in one.parts] for one in ready}
@@ -81,15 +90,111 @@ def _whole(night: Night, done: Written, table: tables.Table, schema: pa.Schema) 
     return Ready(table, schema, parts)
 
 
+def users_ready(night: Night) -> Ready:
+    """`users`, which `check` has written while it read the lists."""
+    described = night.load("described", Described) or Described()
+    parts = tuple(Part(**part) for part in described.users or ())
+    for part in parts:
+        if not is_whole(night.output, tables.USERS, part):
+            raise DamagedFile(f"{part.path}: is gone or cut off; nothing was published, run the night again")
+    return Ready(tables.USERS, schema_of(night, tables.USERS), parts)
+
+
+def write_movies(night: Night, _model: Model) -> Ready:
+    """`movies`: what `check` counted, beside the columns of the input."""
+    movies, told = night.frame("movies"), night.frame("reach")
+    described, schema = input_columns(night.output, movies), movies_schema(night)
+    before = _reach_before(night, movies["movie_id"].dtype)
+    reach_change = pl.lit(None, pl.Float64)
+    frame = movies.select("movie_id", _title(movies)).hstack(told)
+    if before is not None:
+        frame = frame.join(before, on="movie_id", how="left", maintain_order="left")
+        reach_change = pl.col("reach") - pl.col("reach_before")
+    frame = frame.with_columns(reach_change.alias("reach_change")).hstack(described)
+    return write_table(night, tables.MOVIES, schema, frame.iter_slices(PART_ROWS))
+
+
+def _reach_before(night: Night, id_type: pl.DataType) -> pl.DataFrame | None:
+    """movie_id, reach_before of the last night's table; None where there is none."""
+    last = runs.last(night.output, before=night.run_date)
+    found = rows_of_last(night.output, last, tables.MOVIES, ["movie_id", "reach"])
+    if found is None or found["movie_id"].dtype != id_type:
+        return None
+    return found.rename({"reach": "reach_before"})
+
+
+def rows_of_last(
+    output: str, last: LastNight | None, table: tables.Table, columns: list[str]
+) -> pl.DataFrame | None:
+    """The last night's rows of a table, for what compares with them; None where there are none to read: a
+    night does not fail for one of before."""
+    source = Source(output, dict(last.row)) if last else None
+    if source is None or source.version(table) is None:
+        return None
+    try:
+        return source.scan(table).select(columns).collect()
+    except (CfjobsError, pl.exceptions.PolarsError, OSError, DeltaError) as error:
+        log.warning("nothing is compared with last night's %s: %s", table.name, first_line(error))
+        return None
+
+
+def input_columns(output: str, movies: pl.DataFrame) -> pl.DataFrame:
+    """The columns of the input movies table as `movies` publishes them: names that Delta takes, types that
+    it has.
+
+    InputError for a column that is published with another type, which its values do not fit.
+    """
+    found = catalogue.publishable(movies, taken=[column.name for column in tables.MOVIES.columns])
+    existing = delta.open_table(output, tables.MOVIES.name)
+    if existing is None:
+        return found
+    published = pl.DataFrame(pa.schema(delta.columns(existing)).empty_table()).schema
+    for name in found.columns:
+        kind = published.get(name, found.schema[name])
+        if kind == found.schema[name]:
+            continue
+        try:
+            found = found.with_columns(pl.col(name).cast(kind))
+        except pl.exceptions.PolarsError as error:
+            raise InputError(
+                f"movies: column {name!r} is {found.schema[name]}, and {kind} in the published table {tables.MOVIES.name}, "
+                "whose columns keep their types; cast it on export, or give it another name"
+            ) from error
+    return found
+
+
+def movies_schema(night: Night) -> pa.Schema:
+    """The schema of `movies` for tonight's input columns."""
+    schema = schema_of(night, tables.MOVIES)
+    described = input_columns(night.output, night.frame("movies"))
+    for name, kind in described.schema.items():
+        schema = schema.append(pa.field(name, catalogue.arrow_type(kind)))
+    return schema
+
+
+def schema_of(night: Night, table: tables.Table) -> pa.Schema:
+    """The schema of a table for the ids of the night."""
+    arrow = {True: pa.string(), False: pa.int64()}
+    user_type, movie_type = (
+        arrow[night.frame(name, [f"{name[:-1]}_id"]).to_series().dtype == pl.String]
+        for name in ("users", "movies")
+    )
+    return table.schema(user_type=user_type, movie_type=movie_type)
+
+
+def traits(model: Model) -> Traits:
+    """What is known of the movies, for the figures of their lists."""
+    return Traits.of(movie_vectors(model), genre_matrix(model.movies))
+
+
 def write_embeddings(night: Night, model: Model) -> Ready:
     """`movie_embeddings`: one row for each movie that the model knows."""
     rows = _known_rows(model)
     movies = model.movies[rows]
     vectors, bias = movie_vectors(model)[rows], movie_bias(model)
     places = interpret.principal_components(vectors, weight=np.sqrt(movies["n_ratings"].to_numpy()))
-    title = movies["title"].cast(pl.String) if "title" in movies.columns else pl.lit(None, pl.String)
     frame = movies.select(
-        pl.lit(night.run_date).alias(tables.RUN_DATE), "movie_id", title.alias("title"), "n_ratings"
+        pl.lit(night.run_date).alias(tables.RUN_DATE), "movie_id", _title(movies), "n_ratings"
     ).with_columns(
         pl.Series("bias", [None] * rows.size if bias is None else bias[rows], pl.Float32),
         pl.Series("vector", vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])).cast(pl.List(pl.Float32)),
@@ -101,7 +206,7 @@ def write_embeddings(night: Night, model: Model) -> Ready:
 
 
 def write_similar(night: Night, model: Model) -> Ready:
-    """`similar_movies`: the nearest movies of each movie that the model knows."""
+    """`similar_movies`: the nearest movies of each movie with enough ratings."""
     rows = _known_rows(model)
     ids = model.movies["movie_id"][rows]
     candidates = model.movies["n_ratings"].to_numpy()[rows] >= night.config.similar_min_ratings
@@ -110,7 +215,8 @@ def write_similar(night: Night, model: Model) -> Ready:
     def blocks() -> Iterator[pl.DataFrame]:
         n = min(interpret.N_SIMILAR, len(rows))
         for lists in interpret.similar_movies(movie_vectors(model)[rows], candidates=candidates, n=n):
-            place, column = np.nonzero(lists.movie_idx != NO_MOVIE)
+            of = candidates[lists.first_user : lists.first_user + len(lists.movie_idx)]
+            place, column = np.nonzero((lists.movie_idx != NO_MOVIE) & of[:, None])
             yield pl.DataFrame(
                 {
                     "movie_id": ids[place + lists.first_user],
@@ -152,10 +258,9 @@ def write_metrics(night: Night, _model: Model) -> Ready:
     schema = plain_schema(tables.METRICS)
     if not _there(night, "measures"):
         return write_table(night, tables.METRICS, schema, iter([]))
-    described = (night.load("described", Described) or Described()).figures
+    told = night.load("described", Described) or Described()
+    described = told.figures
     frame = night.frame("measures")
-    if not described:
-        return write_table(night, tables.METRICS, schema, iter([frame]))
     of_all = frame.filter(pl.col("metric").is_in(list(described)), band=ALL)
     published = of_all.with_columns(
         pl.col("metric") + OF_PUBLISHED,
@@ -164,8 +269,19 @@ def write_metrics(night: Night, _model: Model) -> Ready:
         pl.lit(None, pl.Float64).alias("low"),
         pl.lit(None, pl.Float64).alias("high"),
     )
-    blocks = iter([pl.concat([frame, published.select(frame.columns)])])
-    return write_table(night, tables.METRICS, schema, blocks)
+    churns = pl.DataFrame(told.churns, schema=frame.schema)
+    frame = pl.concat([frame, published.select(frame.columns), churns])
+    return write_table(night, tables.METRICS, schema, iter([_with_last_night(night, frame)]))
+
+
+def _with_last_night(night: Night, frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `metrics` beside the same of the last night."""
+    last = runs.last(night.output, before=night.run_date)
+    before = rows_of_last(night.output, last, tables.METRICS, ["metric", "band", "value"])
+    if before is None:
+        return frame.with_columns(pl.lit(None, pl.Float64).alias("last_night"))
+    before = before.rename({"value": "last_night"})
+    return frame.join(before, on=["metric", "band"], how="left", maintain_order="left")
 
 
 def write_rejected(night: Night, _model: Model) -> Ready:
@@ -174,6 +290,7 @@ def write_rejected(night: Night, _model: Model) -> Ready:
 
 
 _WRITERS: dict[tables.Table, Callable[[Night, Model], Ready]] = {
+    tables.MOVIES: write_movies,
     tables.MOVIE_EMBEDDINGS: write_embeddings,
     tables.SIMILAR_MOVIES: write_similar,
     tables.HOLDOUT_PREDICTIONS: write_holdout,
@@ -222,6 +339,11 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return asked.stdout.strip() or None
+
+
+def _title(movies: pl.DataFrame) -> pl.Expr:
+    title = pl.col("title").cast(pl.String) if "title" in movies.columns else pl.lit(None, pl.String)
+    return title.alias("title")
 
 
 def _known_rows(model: Model) -> NDArray[np.int64]:

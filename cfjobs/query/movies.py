@@ -59,6 +59,11 @@ def similar(output: str, movie: str, *, run_date: date | None = None, n: int = 1
         similar_movies=night.table(tables.SIMILAR_MOVIES),
         movie_embeddings=night.table(tables.MOVIE_EMBEDDINGS),
     )
+    if not rows:
+        raise InputError(
+            f"movie {chosen['movie_id']}, {chosen['title']}: has too few ratings to be like others (similar_min_ratings); "
+            "name one with more"
+        )
     return Similar(chosen["movie_id"], chosen["title"], day, rows)
 
 

@@ -1,7 +1,9 @@
 """The catalogue of a night: its movies and users with what describes them,
 and the movies that nobody has rated."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -11,6 +13,9 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.features import Encoding, Features
 from cfjobs.ratings.read import Ratings, rows_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,82 @@ def unrated_counts(config: Config, *, found: Ratings, movies: pl.DataFrame | Non
         described[rated] = False
         listable = int(described.sum())
     return {"unrated_movies_listable": listable, "unrated_movies_left_out": n_unrated - listable}
+
+
+def publishable(movies: pl.DataFrame, *, taken: Sequence[str]) -> pl.DataFrame:
+    """The further columns of a movies table, with names and types that a Delta table has.
+
+    taken: names of the job's own, whatever their case. A name that is taken becomes `input_NAME`, and signs
+    that Parquet columns of Delta tables must not have become `_`. What is neither text, number, truth
+    value, date, time nor a list of these becomes text.
+    """
+    used, found = {name.lower() for name in taken}, []
+    for name in movies.columns:
+        if name in {"movie_id", "title"}:
+            continue
+        public = "".join("_" if sign in _REFUSED else sign for sign in name) or "_"
+        while public.lower() in used:
+            public = f"input_{public}"
+        used.add(public.lower())
+        found.append(_plain(movies[name]).alias(public))
+    return pl.DataFrame(found)
+
+
+_REFUSED = " ,;{}()\n\t="
+
+
+def _plain(column: pl.Series) -> pl.Series:
+    """The column in a type that Delta tables have."""
+    kind, inner = column.dtype, getattr(column.dtype, "inner", None)
+    if isinstance(kind, (pl.List, pl.Array)) and (plain := _PLAIN.get(inner.base_type())) is not None:
+        return column.cast(pl.List(plain))
+    if (plain := _PLAIN.get(kind.base_type())) is not None:
+        zone = getattr(kind, "time_zone", None)
+        if isinstance(kind, pl.Datetime):
+            column = column.dt.convert_time_zone("UTC") if zone else column.dt.replace_time_zone("UTC")
+        return column.cast(plain)
+    if kind == pl.UInt64:
+        fits = (column.max() or 0) < 2**63
+        return column.cast(pl.Int64 if fits else pl.String)
+    if isinstance(kind, pl.Struct):
+        return column.struct.json_encode()
+    if kind in {pl.Binary, pl.Object} or kind.is_nested():
+        return pl.Series(
+            [None if value is None else str(value) for value in column.to_list()], dtype=pl.String
+        )
+    return column.cast(pl.String)
+
+
+_AT = pl.Datetime("us", "UTC")
+_PLAIN: dict[object, pl.DataType] = {
+    pl.String: pl.String(),
+    pl.Categorical: pl.String(),
+    pl.Enum: pl.String(),
+    pl.Null: pl.String(),
+    pl.Boolean: pl.Boolean(),
+    pl.Float32: pl.Float64(),
+    pl.Float64: pl.Float64(),
+    pl.Decimal: pl.Float64(),
+    pl.Date: pl.Date(),
+    pl.Datetime: _AT,
+    **dict.fromkeys((pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32), pl.Int64()),
+}
+
+
+def arrow_type(kind: pl.DataType) -> "pa.DataType":
+    """The Arrow type of a column of `publishable`."""
+    import pyarrow as pa
+
+    if isinstance(kind, pl.List):
+        return pa.list_(pa.field("element", arrow_type(kind.inner)))  # type: ignore[arg-type]
+    return {
+        pl.String: pa.string(),
+        pl.Boolean: pa.bool_(),
+        pl.Int64: pa.int64(),
+        pl.Float64: pa.float64(),
+        pl.Date: pa.date32(),
+        pl.Datetime: pa.timestamp("us", tz="UTC"),
+    }[kind.base_type()]
 
 
 def check_tables(config: Config, *, movies: str | None, users: str | None) -> None:

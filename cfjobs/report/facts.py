@@ -10,6 +10,8 @@ import polars as pl
 
 from cfjobs import storage, tables
 from cfjobs.errors import CfjobsError
+from cfjobs.evaluation.churn import changes
+from cfjobs.evaluation.genres import genres as genres_of
 from cfjobs.ratings import history
 from cfjobs.tables.runs import FIRST, Source, chosen_night, published_nights
 
@@ -19,7 +21,6 @@ NIGHTS = 14
 MAP_MOVIES = 4_000
 _SAMPLE_USERS = 500_000
 _CALIBRATION_STEPS = 4_096
-_MOST_LABELS = 40
 _FEWEST_OF_DECADE = 20
 
 
@@ -214,32 +215,36 @@ def _variety(listed: pl.LazyFrame, by_movie: pl.DataFrame) -> dict[str, float]:
 
 
 def _changed(night: Source, before: Source) -> dict[str, Any]:
-    """New movies among the first ten against last night's first ten, over users who had a list then.
+    """New movies among the first ten against last night's first ten, over users who had a list then: as
+    `users` has them, or, for a night without that table, of a sample.
 
-    quiet: (users, those with a new movie), of the users with as many ratings as last night, as far as the
-    holdout tells.
+    quiet: (users, those with a new movie), of the users whose ratings did not change.
     """
-    tonight, last = _sampled(night.first_lists()), _sampled(before.first_lists())
-    had = last.select("user_id").unique()
-    both = tonight.join(had, on="user_id", how="semi")
-    kept = last.select("user_id", "movie_id", pl.lit(0).alias("new"))
-    per_user = (
-        both.join(kept, on=["user_id", "movie_id"], how="left")
-        .group_by("user_id")
-        .agg(pl.col("new").fill_null(1).sum())
-        .collect()
+    if night.version(tables.USERS) is None:
+        per_user = changes(*(_sampled(of.first_lists()).collect() for of in (night, before)))
+        alike = _n_ratings(night).join(_n_ratings(before), on=["user_id", "n"]).collect()
+        per_user = per_user.join(
+            alike.select("user_id", pl.lit(value=True).alias("quiet")), on="user_id", how="left"
+        )
+        counted = per_user.lazy()
+    else:
+        quiet = ~pl.col("ratings_changed")
+        users = night.scan(tables.USERS).filter(pl.col("n_new_in_ten").is_not_null())
+        counted = users.select(pl.col("n_new_in_ten").alias("n_new"), quiet.alias("quiet"))
+    by_number = (
+        counted.group_by("n_new").agg(pl.len().alias("n"), pl.col("quiet").sum().alias("quiet")).collect()
     )
-    quiet = per_user.join(
-        _n_ratings(night).join(_n_ratings(before), on=["user_id", "n"]).collect(), on="user_id"
+    users_with, quiet_with = (
+        {row["n_new"]: int(row[name] or 0) for row in by_number.to_dicts()} for name in ("n", "quiet")
     )
-    histogram = dict(per_user["new"].value_counts().iter_rows())
+    n_users, n_quiet = sum(users_with.values()), sum(quiet_with.values())
     return {
         "since": before.run["run_date"],
-        "users": per_user.height,
-        "changed": int((per_user["new"] > 0).sum()),
-        "quiet": (quiet.height, int((quiet["new"] > 0).sum())),
-        "mean_new": float(per_user["new"].mean() or 0.0),  # type: ignore[arg-type]
-        "histogram": [histogram.get(number, 0) for number in range(FIRST + 1)],
+        "users": n_users,
+        "changed": n_users - users_with.get(0, 0),
+        "quiet": (n_quiet, n_quiet - quiet_with.get(0, 0)),
+        "mean_new": sum(number * n for number, n in users_with.items()) / max(n_users, 1),
+        "histogram": [users_with.get(number, 0) for number in range(FIRST + 1)],
     }
 
 
@@ -347,16 +352,7 @@ def _genres(run: dict[str, Any], movies: pl.DataFrame) -> pl.DataFrame:
     if not storage.exists(uri):
         return none
     known = pl.read_parquet(io.BytesIO(storage.read_bytes(uri)))
-    for name in known.columns:
-        if name in {"movie_id", "title"} or known[name].dtype != pl.String:
-            continue
-        words = known.select(
-            "movie_id", pl.col(name).str.replace_all("[|;]", ",").str.split(",").alias("genre")
-        ).explode("genre")
-        genres = words.with_columns(pl.col("genre").str.strip_chars()).filter(pl.col("genre") != "").unique()
-        if 1 < genres["genre"].n_unique() <= _MOST_LABELS:
-            return movies.select("movie_id").join(genres, on="movie_id")
-    return none
+    return movies.select("movie_id").join(genres_of(known), on="movie_id")
 
 
 def _labels(genres: pl.DataFrame, movies: pl.DataFrame) -> dict[str, list[int]]:

@@ -14,7 +14,15 @@ from cfjobs.tables.schema import OF_PUBLISHED
 
 COVERAGE = "coverage" + OF_PUBLISHED
 
-_OF_LISTS = ("coverage", "novelty_at_10", "popular_share_at_10", "stars_at_10")
+_OF_LISTS = (
+    "coverage",
+    "novelty_at_10",
+    "popular_share_at_10",
+    "gini",
+    "diversity_at_10",
+    "genre_distance_at_10",
+    "stars_at_10",
+)
 _CURVE_POINTS = 200
 _NEW_MOVIES = 12
 

@@ -41,6 +41,7 @@ class TableFile:
                 page_checksum_verification=True,
             )
         metadata = self._file.metadata
+        self.names: list[str] = list(metadata.schema.names)
         n_groups = metadata.num_row_groups if metadata.num_rows else 0
         groups = [metadata.row_group(group).num_rows for group in range(n_groups)]
         self._start: NDArray[np.int64] = np.cumsum([0, *groups])

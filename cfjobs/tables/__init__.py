@@ -1,9 +1,11 @@
 """The published Delta tables: columns and guarantees, commits, the nights in them, rollback and retention."""
 
 from cfjobs.tables.schema import (
+    AUDIENCE,
     HOLDOUT_PREDICTIONS,
     METRICS,
     MOVIE_EMBEDDINGS,
+    MOVIES,
     PUBLISHED,
     REJECTED,
     ROLLBACKS,
@@ -13,14 +15,17 @@ from cfjobs.tables.schema import (
     SOURCE_MODEL,
     SOURCE_POPULAR,
     TOP_N,
+    USERS,
     Column,
     Table,
     document,
 )
 
 __all__ = [
+    "AUDIENCE",
     "HOLDOUT_PREDICTIONS",
     "METRICS",
+    "MOVIES",
     "MOVIE_EMBEDDINGS",
     "PUBLISHED",
     "REJECTED",
@@ -31,6 +36,7 @@ __all__ = [
     "SOURCE_MODEL",
     "SOURCE_POPULAR",
     "TOP_N",
+    "USERS",
     "Column",
     "Table",
     "document",

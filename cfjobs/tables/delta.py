@@ -60,7 +60,7 @@ class Seen:
         return 0 if existing is None else existing.version() + 1
 
     def check(self, ready: "Ready") -> None:
-        """InputError when the published table has other columns than what is to become part of it."""
+        """InputError when what is to become part of the published table does not fit its columns."""
         existing = self.tables[ready.table.name]
         if existing is not None:
             _check_schema(existing, ready.schema, storage.join(self.output, ready.table.name))
@@ -74,6 +74,7 @@ class Seen:
         table, existing = ready.table, self.tables[ready.table.name]
         if existing is not None and {part.path for part in ready.parts} == partition(existing, run_date):
             return existing.version()
+        schema = ready.schema if existing is None else _joined(existing, ready.schema)
         now = int(time.time() * 1000)
         named: Mapping[str, str | None] = {RUN_DATE: run_date.isoformat()}
         actions = [AddAction(part.path, part.size, named, now, True, part.stats) for part in ready.parts]
@@ -82,7 +83,7 @@ class Seen:
             if existing is None:
                 create_table_with_add_actions(
                     storage.join(self.output, table.name),
-                    Schema.from_arrow(ready.schema),
+                    Schema.from_arrow(schema),
                     actions,
                     partition_by=[RUN_DATE],
                     name=table.name,
@@ -95,7 +96,7 @@ class Seen:
                 existing.create_write_transaction(
                     list[AddAction | RemoveAction](actions),
                     "overwrite",
-                    ready.schema,
+                    schema,
                     partition_by=[RUN_DATE],
                     partition_filters=[(RUN_DATE, "=", run_date.isoformat())],
                     commit_properties=properties,
@@ -225,16 +226,37 @@ def check_id_types(output: str, table: Table, schema: "pa.Schema") -> None:
 
 
 def _check_schema(existing: DeltaTable, schema: "pa.Schema", uri: str) -> None:
+    """InputError for a column of another type, and for one that only one side has and that may not be
+    null."""
+    published, tonight = {field.name: field for field in columns(existing)}, {f.name: f for f in schema}
+    for name in published.keys() | tonight.keys():
+        both = [side.get(name) for side in (published, tonight)]
+        then, now = (str(field.type) if field is not None else "absent" for field in both)
+        if then == now or (
+            "absent" in (then, now) and all(field is None or field.nullable for field in both)
+        ):
+            continue
+        raise InputError(
+            f"table {uri}: column {name!r} is {then} as published and {now} tonight; "
+            "keep the type of the ids from night to night, or publish to another output"
+        )
+
+
+def columns(table: DeltaTable) -> "list[pa.Field]":
+    """The columns of a version of a table, in Arrow's types."""
     import pyarrow as pa  # here: looking at what is published does without it
 
-    published = {field.name: str(field.type) for field in pa.schema(existing.schema().to_arrow())}
-    tonight = {field.name: str(field.type) for field in schema}
-    for name in published.keys() | tonight.keys():
-        if published.get(name) != tonight.get(name):
-            raise InputError(
-                f"table {uri}: column {name!r} is {published.get(name, 'absent')} as published and {tonight.get(name, 'absent')} tonight; "
-                "keep the type of the ids from night to night, or publish to another output"
-            )
+    return list(pa.schema(table.schema().to_arrow()))
+
+
+def _joined(existing: DeltaTable, schema: "pa.Schema") -> "pa.Schema":
+    """The published columns, and behind them those that tonight adds: none is ever taken away."""
+    import pyarrow as pa
+
+    published, tonight = columns(existing), {field.name: field for field in schema}
+    names = {field.name for field in published}
+    kept = [tonight.get(field.name, field) for field in published]
+    return pa.schema([*kept, *(field for field in schema if field.name not in names)])
 
 
 class commits:

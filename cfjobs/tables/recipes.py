@@ -18,13 +18,18 @@ METRICS = """## What each metric says
 | `coverage` | share of the movies that could be listed that are in anybody's first ten | | the popularity list |
 | `novelty_at_10` | mean self-information of the listed movies in bits: 0 is rated by everybody, 10 by one in 1,024 | | the popularity list |
 | `popular_share_at_10` | share of list places that go to the tenth of the movies with most ratings | | the popularity list |
+| `gini` | how unequally the movies that could be listed share the places of the first ten: 0 all alike, 1 all to one | | the popularity list |
+| `diversity_at_10` | 1 less the mean cosine between the embeddings of any two of the first ten: 0 is all alike | | the popularity list |
+| `genre_distance_at_10` | how much of the mix of genres among the first ten would have to change to be that of the user's ratings, 0 to 1; where the movies table has genres | lower | the popularity list |
 | `ndcg_at_10_against_popular_7_days`, `_30_days` | nDCG of at most 2,000 of the users; only for `all`, where times put the ratings in order | higher | the movies with most ratings in so many days before each user's last one |
 | `ndcg_at_10_against_ease` | the same, at any times | higher | EASE, which tells each movie from all others of a profile by ridge regression |
 | `ndcg_at_10_against_slit` | the same, where times put the ratings in order | higher | SLIT, which tells the next ratings from the latest ones by ridge regression |
-| `stars_at_10_published` and so on | the last four of the lists that were published, over every user with ratings; only for `all`; a movie's ratings are those outside the holdout, as for the measured ones | | the measured lists |
+| `stars_at_10_published` and so on | stars, coverage, novelty, popular share, gini, diversity and genre distance of the lists that were published, over every user with ratings; only for `all`; a movie's ratings are those outside the holdout, as for the measured ones | | the measured lists |
+| `churn_published` | share of the places up to rank 10 whose movie was not among the user's first ten last night, over users who had a list on both nights; only for `all` | | the popularity list of last night's counts against that of tonight's, for the same users, without what they have rated tonight |
+| `churn_unchanged_published`, `churn_changed_published` | the same, of users whose own ratings are last night's, and of the others | | the same |
 
 A held-out movie is liked from `relevant_rating` on; of implicit feedback every held-out movie is, as it was chosen. Lists are judged without the movies of the training ratings, over
-users with a liked held-out movie; stars and variety (the last four) over every user.
+users with a liked held-out movie; stars and variety (from `stars_at_10` to `genre_distance_at_10`) over every user.
 """
 
 RECIPES = """## Recipes

@@ -57,6 +57,9 @@ def rollback(output: str, *, to: str, who: str, why: str, dry_run: bool = False)
             seen.fence()
         lease.renew()
         _record_rollback(output, done)
+        for table in PUBLISHED:
+            if table.name not in done.restored:
+                _empty(seen, table.name, done)
         for name, table_version in done.restored.items():
             _restore(seen, name, table_version, done)
     latest.write(output)
@@ -162,6 +165,20 @@ def _restore(seen: Seen, name: str, version: int, rollback: Rollback) -> None:
             **who,
         )
     log.info("%s: restored to version %d", uri, version)
+
+
+def _empty(seen: Seen, name: str, rollback: Rollback) -> None:
+    """Take every night out of a table that came later than the night gone back to."""
+    table = seen.table(name)
+    if table is None or not paths(table):
+        return
+    seen.commit(
+        name,
+        lambda properties: table.delete(commit_properties=properties),
+        rolled_back_to=rollback.to_run,
+        who=rollback.who,
+        why=rollback.why,
+    )
 
 
 def _record_rollback(output: str, rollback: Rollback) -> None:

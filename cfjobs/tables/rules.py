@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from cfjobs.tables.schema import SOURCE_MODEL, SOURCE_POPULAR
+from cfjobs.tables.schema import SOURCE_MODEL, SOURCE_POPULAR, TOP_N
 
 
 def list_faults(
@@ -10,14 +10,19 @@ def list_faults(
 ) -> list[str]:
     """What is wrong with rows of `top_n`, each fault with its number of rows; empty when every rule holds.
 
-    lists: the rows in the order in which they were written. seen: user_id, movie_id of the night's ratings.
-    y_range: None for implicit feedback, of which no rating is predicted.
+    lists: the rows in the order in which they were written. seen: user_id, movie_id of the night's ratings;
+    without a row where they are not at hand. y_range: None for implicit feedback, of which no rating is
+    predicted.
     """
+    filled = [c.name for c in TOP_N.columns if not c.nullable and c.name in lists.columns]
+    filled += ["predicted_rating"] * (y_range is not None)
+    reasons = lists.clear().with_columns(pl.col("movie_id").alias("because"))
+    if "because" in lists.columns and seen.height:
+        reasons = lists.filter(pl.col("because").is_not_null())
     same_user = pl.col("user_id") == pl.col("user_id").shift(1)
-    full = [name for name in lists.columns if y_range or name != "predicted_rating"]
     number = [name for name, kind in lists.schema.items() if kind.is_float()]
     found = {
-        "hold a null": lists.filter(pl.any_horizontal(pl.col(full).is_null())).height,
+        "hold a null": lists.filter(pl.any_horizontal(pl.col(filled).is_null())).height,
         "hold a number that is not finite": lists.filter(
             pl.any_horizontal(~pl.col(name).is_finite() for name in number)
         ).height,
@@ -32,6 +37,9 @@ def list_faults(
         - lists.select(pl.struct("user_id", "movie_id").n_unique()).item(),
         "show a movie that the user has rated": lists.join(
             seen, on=["user_id", "movie_id"], how="semi"
+        ).height,
+        "name as a reason a movie that the user has not rated": reasons.join(
+            seen, left_on=["user_id", "because"], right_on=["user_id", "movie_id"], how="anti"
         ).height,
         **_predicted_faults(lists, y_range),
         "belong to a second list of their user": lists.filter(pl.col("rank") == 1).height

@@ -31,8 +31,9 @@ class Column:
 class Table:
     """One published table: a Delta table under the output URI, partitioned by `run_date`.
 
-    guarantees: what holds of every row, for readers to build on. changes: how tonight's rows differ from last
-    night's, and why.
+    guarantees: what holds of every row, for readers to build on. changes: how tonight's rows differ from
+    last night's, and why. added: it came later, so that nights of before have none. described: columns of
+    the input follow these.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Table:
     columns: tuple[Column, ...]
     guarantees: tuple[str, ...]
     changes: str
+    added: bool = False
+    described: bool = False
 
     def schema(self, *, user_type: "pa.DataType", movie_type: "pa.DataType") -> "pa.Schema":
         """The Arrow schema for a night whose ids have these types."""
@@ -54,6 +57,7 @@ def _arrow_types() -> "dict[str, pa.DataType]":
     import pyarrow as pa
 
     return {
+        "bool": pa.bool_(),
         "date32": pa.date32(),
         "int16": pa.int16(),
         "int64": pa.int64(),
@@ -67,6 +71,7 @@ def _arrow_types() -> "dict[str, pa.DataType]":
 
 _DATE = Column(RUN_DATE, "date32", "The night the row belongs to; the partition.", "2026-03-01")
 _STARS = "stars, the scale of the ratings"
+_FIRST_TIME = "When the first of them was given; null where ratings have no times."
 _TEXT_ID = "as text"
 _NONE_GIVEN = "null where `feedback` is implicit"
 
@@ -90,15 +95,156 @@ TOP_N = Table(
         Column(
             "source", "string", "`model`, or `popular` for a user whom the model cannot rank for.", "model"
         ),
+        Column(
+            "predicted_rating_spread",
+            "float32",
+            "Standard deviation of what the members of an ensemble predict alone: how sure `predicted_rating` is. Null with `ensemble` = 1.",
+            "0.21",
+            unit=_STARS,
+            nullable=True,
+        ),
+        Column(
+            "because",
+            "movie",
+            "Of the movies that the user liked (rated no lower than their own mean), the one that speaks most for this one: the largest part of the score, as `cfjobs explain` takes it apart. Null beyond rank 10, where none speaks for it, in popularity lists and in lists by rating alone.",
+            "260",
+            nullable=True,
+        ),
     ),
     (
         "One list for every user of the ratings and users tables.",
         "Ranks of a list are 1, 2, ... without gaps, at most `top_n` of them; `score` never increases with rank.",
         "No movie twice in a list, and none that the user has rated.",
-        "No null and no NaN; `predicted_rating` lies within the range of the ratings, and is null in every row of a night of implicit feedback (`feedback` in `runs.config`), whose lists go by affinity alone.",
+        "No NaN, and no null but in `because` and `predicted_rating_spread`; `predicted_rating` lies within the range of the ratings, and is null in every row of a night of implicit feedback (`feedback` in `runs.config`), whose lists go by affinity alone.",
+        "`because` is a movie that the user has rated; neither shards, batches nor threads change it.",
     ),
     "Every list is made anew each night: new ratings move it, and the seen movies leave it. The same ratings, "
     "configuration and seed give the same lists, with `steady` after the same last night.",
+)
+
+MOVIES = Table(
+    "movies",
+    "Each movie: how it was rated, and where it stands in the lists.",
+    (
+        _DATE,
+        Column("movie_id", "movie", "The movie.", "318"),
+        Column("title", "string", "Its title in the movies table.", "The Long Road (1994)", nullable=True),
+        Column("n_ratings", "int64", "Its ratings of this night, held-out ones included.", "311"),
+        Column("mean_rating", "float64", "Their mean.", "4.02", unit=_STARS, nullable=True),
+        Column("first_rated_at", "timestamp", _FIRST_TIME, "2004-11-02 09:00:00Z", nullable=True),
+        Column(
+            "last_rated_at", "timestamp", "When it was last rated.", "2026-02-27 20:15:00Z", nullable=True
+        ),
+        Column("n_top_10", "int64", "Lists that have it among their first 10 places.", "57"),
+        Column("n_top_100", "int64", "Lists that have it among their first 100 places.", "204"),
+        Column("mean_rank", "float64", "Its mean place, over the lists that have it.", "31.5", nullable=True),
+        Column(
+            "reach",
+            "float64",
+            "Of the users who have not rated it, the share who have it in their list; null where all have.",
+            "0.33",
+            unit="0 to 1",
+            nullable=True,
+        ),
+        Column(
+            "reach_change",
+            "float64",
+            "`reach` less last night's; null for a movie that last night's table does not have.",
+            "-0.02",
+            nullable=True,
+        ),
+    ),
+    (
+        "One row for every movie with a rating, or with side features that the model uses.",
+        "Then the columns of the input movies table, all that there have ever been: text, numbers, truth values, "
+        "dates, times and lists of these keep their type, what else there is becomes text. A name that is taken is "
+        "published as `input_NAME`; signs that Delta refuses in a name become `_`.",
+        "`n_top_10` adds up to the places up to rank 10 in `top_n`, `n_top_100` to those up to 100; "
+        "`n_ratings` to `runs.counts` kept.",
+    ),
+    "Counts follow the ratings and the lists of the night; `reach_change` says who gained and who lost.",
+    added=True,
+    described=True,
+)
+
+USERS = Table(
+    "users",
+    "Each user: what they rated, and what their list is like.",
+    (
+        _DATE,
+        Column("user_id", "user", "The user.", "42"),
+        Column("n_ratings", "int64", "Their ratings of this night, held-out ones included.", "109"),
+        Column("mean_rating", "float64", "Their mean.", "3.71", unit=_STARS, nullable=True),
+        Column("first_rated_at", "timestamp", _FIRST_TIME, "2019-05-11 18:30:00Z", nullable=True),
+        Column("last_rated_at", "timestamp", "When they last rated.", "2026-02-27 20:15:00Z", nullable=True),
+        Column(
+            "band",
+            "string",
+            "Activity, a third of the users with ratings each: `light`, `medium`, `heavy`; null without ratings.",
+            "medium",
+            nullable=True,
+        ),
+        Column(
+            "source",
+            "string",
+            "Where their list is from, as in `top_n`; null without a list, where they have rated all that could be listed.",
+            "model",
+            nullable=True,
+        ),
+        Column("n_listed", "int64", "Places of their list.", "100"),
+        Column(
+            "n_new_in_ten",
+            "int64",
+            "Movies among their first ten that were not among last night's first ten; null without a list on both nights.",
+            "2",
+            nullable=True,
+        ),
+        Column(
+            "ratings_changed",
+            "bool",
+            "Whether their own ratings are others than last night's; null for a user who is not in last night's table.",
+            "false",
+            nullable=True,
+        ),
+        Column(
+            "novelty",
+            "float64",
+            "Mean self-information of their first ten: 0 is rated by everybody, 10 by one in 1,024.",
+            "3.1",
+            unit="bits",
+            nullable=True,
+        ),
+        Column(
+            "diversity",
+            "float64",
+            "1 less the mean cosine between the embeddings of any two of their first ten; null for fewer than two.",
+            "0.64",
+            unit="0 is all alike",
+            nullable=True,
+        ),
+        Column(
+            "genre_distance",
+            "float64",
+            "How much of the mix of genres among their first ten would have to change to be the mix of what they rated; null without genres.",
+            "0.38",
+            unit="0 to 1",
+            nullable=True,
+        ),
+        Column(
+            "ratings_fingerprint",
+            "int64",
+            "A number made of their ratings, movies and times, whatever the order: another one when one of them changes.",
+            "-4713093201",
+        ),
+    ),
+    (
+        "One row for every user of the ratings and users tables.",
+        "`n_new_in_ten` over the places up to rank 10 of the same users is `churn_published` of `metrics`.",
+        "The means of `novelty`, `diversity` and `genre_distance` over users with ratings are `novelty_at_10_published`, "
+        "`diversity_at_10_published` and `genre_distance_at_10_published`.",
+    ),
+    "A user whose ratings did not change keeps most of the list; `n_new_in_ten` says how much.",
+    added=True,
 )
 
 MOVIE_EMBEDDINGS = Table(
@@ -148,9 +294,34 @@ SIMILAR_MOVIES = Table(
     (
         "Exact: no movie that is left out is nearer than one that is listed.",
         "Ranks are 1, 2, ... without gaps, at most 50; cosine never increases with rank; no movie is similar to itself.",
-        "A movie with fewer training ratings than `similar_min_ratings` is similar to none: its vector is mostly chance.",
+        "A movie with fewer training ratings than `similar_min_ratings` is similar to none and has no rows: its vector is "
+        "mostly chance.",
     ),
     "Follows the embeddings of the night.",
+)
+
+AUDIENCE = Table(
+    "audience",
+    "For each movie the users who fit it best: whom to tell of it. Empty unless `audience` asks for so many of them.",
+    (
+        _DATE,
+        Column("movie_id", "movie", "The movie.", "318"),
+        Column("rank", "int16", "Place among the users.", "1", unit="1 is best"),
+        Column("user_id", "user", "A user who has not rated it.", "42"),
+        Column(
+            "score",
+            "float32",
+            "The score that orders the users: the one of `top_n`. Each user's scores are right up to a constant of their own, so it says who leans to the movie most, not how likely they are to choose it.",
+            "2.913",
+        ),
+    ),
+    (
+        "Exact: no user who is left out and may have the movie in their list has a higher score.",
+        "Ranks are 1, 2, ... without gaps, at most `audience`; score never increases with rank.",
+        "Only movies that may be listed, and only users with ratings; none who has rated the movie.",
+    ),
+    "Follows the model and the ratings of the night.",
+    added=True,
 )
 
 HOLDOUT_PREDICTIONS = Table(
@@ -211,7 +382,7 @@ METRICS = Table(
         Column(
             "low",
             "float64",
-            "Lower end of the 95 % bootstrap interval over users; null for coverage, which is no mean over users.",
+            "Lower end of the 95 % bootstrap interval over users; null for coverage and gini, which are no means over users, and for the published lists.",
             "0.1031",
             nullable=True,
         ),
@@ -219,12 +390,19 @@ METRICS = Table(
         Column(
             "baseline",
             "float64",
-            "The same metric of the baseline: for `rmse` and `mae` the global mean plus damped user and movie means, for `ndcg_at_10_against_...` the rule that it names, for the others the popularity list.",
+            "The same metric of the baseline: for `rmse` and `mae` the global mean plus damped user and movie means, for `ndcg_at_10_against_...` the rule that it names, for figures of the published lists that of the measured ones, for the others the popularity list.",
             "0.0664",
         ),
         Column("users", "int64", "Users measured.", "660"),
         Column("min_ratings", "int64", "Fewest training ratings of a user of the band.", "16"),
         Column("max_ratings", "int64", "Most training ratings of a user of the band.", "1912"),
+        Column(
+            "last_night",
+            "float64",
+            "The same metric of the last published night before; null where it was not measured.",
+            "0.1149",
+            nullable=True,
+        ),
     ),
     (
         "One row for a metric and a band; none when holdout = none or when an existing model scores.",
@@ -281,25 +459,25 @@ RUNS = Table(
         Column(
             "table_versions",
             "string",
-            "JSON object: Delta version of each table of this night, `runs` included.",
+            "JSON object of integers: Delta version of each table of this night by its name, `runs` included; a table that came later is missing from earlier nights.",
             '{"top_n": 7}',
         ),
         Column(
             "counts",
             "string",
-            "JSON object: ratings read, kept, superseded and rejected, users, movies, movies without ratings that can be listed or are left out, lists.",
+            "JSON object of integers: `read`, `kept`, `superseded`, `rejected` ratings; `users` and `movies` with ratings, `cold_users` without; `unrated_movies_listable`, `unrated_movies_left_out`; `lists` and their `rows`.",
             '{"read": 100004}',
         ),
         Column(
             "metrics",
             "string",
-            "JSON object: the holdout metrics over all users, and their baselines; what the published lists are like (`_published`), and the ends of the rating scale. Null for what cannot be measured.",
+            "JSON object of numbers or null: each metric of `metrics` over all users by its name; its baseline as `NAME_popular` or, for rmse and mae, `NAME_bias_only`; `NAME_published` of the published lists, churn included; `ndcg_at_10_high` and `users_measured`; `ndcg_at_10_RULE` of each further rule, beside `ndcg_at_10_sampled`, the night's own on the same users; `scale_low`, `scale_high`, the ends of the rating scale; `stars_weight`.",
             '{"rmse": 0.866}',
         ),
         Column(
             "seconds",
             "string",
-            "JSON object: seconds of each stage, and `window`: from the first commit to this row, while the latest versions of two tables may be of two nights.",
+            "JSON object of seconds: `prepare`, `split`, `train`, `evaluate`, `refit`, `score`, `check`, `publish`, those that the night had, and `window`: from the first commit to this row, while the latest versions of two tables may be of two nights.",
             '{"train": 11.2}',
         ),
         Column(
@@ -312,19 +490,19 @@ RUNS = Table(
         Column(
             "config",
             "string",
-            "JSON object: the configuration, with `question`, `training` and `feedback` (`ratings` or `implicit`) as they were decided, `rank_by` affinity where it is implicit, and `timestamp_column` null where the ratings have no times.",
+            "JSON object: every setting of `cfjobs config` by its name; `question`, `training` and `feedback` (`ratings` or `implicit`) as they were decided, `rank_by` affinity where it is implicit, and `timestamp_column` null where the ratings have no times.",
             '{"model": "dot_bias"}',
         ),
         Column(
             "inputs",
             "string",
-            "JSON list: every file that was read, what it holds, its size and etag, and the table of a version that named it.",
+            "JSON list of objects: `what` a file holds (ratings, movies, users, allow, deny, exclude), its `uri`, `size` in bytes, `etag` in a store, and the table of a version that named it.",
             '[{"what": "ratings", "uri": "s3://lake/ratings/1.parquet"}]',
         ),
         Column(
             "versions",
             "string",
-            "JSON object: versions of cfjobs, Python and the main packages.",
+            "JSON object of strings: versions of `cfjobs`, `python`, `torch`, `polars`, `pyarrow`, `deltalake`, `numpy`.",
             '{"torch": "2.13.0"}',
         ),
         Column(
@@ -380,8 +558,11 @@ OF_PUBLISHED = "_published"
 
 PUBLISHED: tuple[Table, ...] = (
     TOP_N,
+    MOVIES,
+    USERS,
     MOVIE_EMBEDDINGS,
     SIMILAR_MOVIES,
+    AUDIENCE,
     HOLDOUT_PREDICTIONS,
     METRICS,
     REJECTED,
@@ -410,6 +591,11 @@ Delta tables under the output URI, partitioned by `run_date`. A date is publishe
 a reader sees the night before or this one, never a part. Running a date again replaces that date and nothing else.
 `runs` is committed last and names the version of every other table: take the versions from there to read several
 tables of one night. Ids keep the type they have in the ratings, int64 or string; types are Arrow's.
+
+What later versions do with these tables, within a major version: tables, columns, metrics and keys of JSON are
+added. None is renamed, gets another type, loses its meaning or is taken away, and a column that is never null stays
+so. So name the columns that you read, take unknown ones as no concern of yours, and expect null in a column that
+nights of before do not have. A night is published over an output of any earlier version, without a step between.
 
 [Recipes](#recipes) to copy are at the end. This page is printed by `python -m cfjobs.tables`.
 """

@@ -7,6 +7,7 @@ kernel.py      the approximate pass in registers
 scan.py        candidates kept, narrowed, scored exactly
 cpu.py         the backend for CPUs
 gpu.py         the backend for GPUs, and for nets with more than one hidden layer
+turned.py      the best users of each movie: the same scores with roles swapped
 """
 
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from cfjobs.models.network import DotScores, MlpScores
 from cfjobs.topn.engine import top_n_batches
+from cfjobs.topn.nets import net_of
 from cfjobs.topn.packing import Kept
-from cfjobs.topn.problem import NO_MOVIE, Lists, Net, Pairs
+from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs
 
 __all__ = ["NO_MOVIE", "Kept", "Lists", "Pairs", "top_n"]
 
@@ -43,7 +45,7 @@ def top_n(
     candidates than n gets a shorter list. Raises ValueError for vectors that are not finite.
     """
     device = scores.user.device
-    options: dict[str, Any] = {"net": _net(scores)} if isinstance(scores, MlpScores) else {}
+    options: dict[str, Any] = {"net": net_of(scores)} if isinstance(scores, MlpScores) else {}
     if isinstance(scores, DotScores):
         options["movie_bias"] = scores.bias.cpu().numpy()
     return top_n_batches(
@@ -59,19 +61,4 @@ def top_n(
         device=str(device),
         memory_gb=memory_gb,
         **options,
-    )
-
-
-def _net(scores: MlpScores) -> Net:
-    (first, hidden_bias), *middle, (last, output_bias) = (
-        (weight.cpu().numpy(), bias.cpu().numpy()) for weight, bias in scores.layers
-    )
-    of_user, of_movie = np.split(first, [scores.user.shape[1]], axis=1)
-    return Net(
-        user_weight=np.ascontiguousarray(of_user),
-        movie_weight=np.ascontiguousarray(of_movie),
-        hidden_bias=hidden_bias,
-        middle=tuple(middle),
-        output_weight=last[0],
-        output_bias=float(output_bias[0]),
     )

@@ -48,6 +48,16 @@ def test_the_published_figures_are_those_of_a_recomputation_from_the_tables(two_
         "novelty_at_10": of_users["novelty"].mean(),
         "popular_share_at_10": of_users["popular"].mean(),
     }
+    listed = first.join(ratings, on="movie_id", how="semi")["movie_id"].value_counts()["count"].to_list()
+    places = np.sort([*listed, *[0] * (ratings.height - len(listed))])
+    gaps = np.abs(places[:, None] - places[None, :]).sum()
+    own = read(output, "users").filter(pl.col("n_ratings") > 0)
+    wanted |= {
+        "gini": gaps / (2 * len(places) * places.sum()),
+        "diversity_at_10": own["diversity"].mean(),
+        "genre_distance_at_10": own["genre_distance"].mean(),
+    }
+    assert own["novelty"].mean() == pytest.approx(wanted["novelty_at_10"])
     told = json.loads(read(output, "runs")["metrics"][0])
     metrics = read(output, "metrics").filter(band="all")
     value, baseline = (dict(metrics.select("metric", column).rows()) for column in ("value", "baseline"))

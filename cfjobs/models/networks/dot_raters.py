@@ -90,6 +90,20 @@ class DotRaters(Network):
         rating: Tensor = self.range((logit_BK if self.training else logit_BK.mean(1)) + self.offset)
         return rating
 
+    @torch.no_grad()
+    def members(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor | None:
+        """After the fit: what each member alone predicts [B, K]."""
+        if self.n_members == 1:
+            return None
+        assert self.raters is None, "the raters are not folded into the movies yet"
+        user_BKD, movie_BKD = (
+            self._members(self.rows(table, idx))
+            for table, idx in ((self.user, user_idx), (self.movie, movie_idx))
+        )
+        logit_BK = (user_BKD[..., :-1] * movie_BKD[..., :-1]).sum(2) + user_BKD[..., -1] + movie_BKD[..., -1]
+        found: Tensor = self.range(logit_BK + self.offset)
+        return found
+
     def sums(self) -> "_Sums":
         """The sums over the raters, as training by batches needs them; made on first use."""
         assert self.raters is not None, "training has not begun"
