@@ -18,6 +18,7 @@ from cfjobs.errors import CfjobsError
 import cfjobs.cli.night  # isort: skip  # the commands join the application, and its help, in this order
 import cfjobs.cli.query  # isort: skip
 import cfjobs.cli.history  # isort: skip
+import cfjobs.cli.export  # isort: skip
 import cfjobs.cli.data  # noqa: F401  # isort: skip
 
 __all__ = ["app", "log_to_stderr", "main", "plain", "run"]

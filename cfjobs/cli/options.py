@@ -21,6 +21,10 @@ RatingsUri = Annotated[
 OutputUri = Annotated[
     str, typer.Option("--output", metavar="URI", help="Where tables and models are published.")
 ]
+PublishedOutput = Annotated[
+    str,
+    typer.Option("--output", metavar="URI", envvar="CFJOBS_OUTPUT", help="Where the tables were published."),
+]
 MoviesUri = Annotated[
     str | None,
     typer.Option("--movies", metavar="URI", help="Movies table: movie_id, title, any further columns."),
