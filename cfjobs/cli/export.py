@@ -50,8 +50,8 @@ def export(
 ) -> None:
     """Write the lists of a night for an app: CSV, JSON lines, Parquet, SQLite, or a table of Postgres.
 
-    A reader has what was there before, or all of it. A password is best left to PGPASSWORD or ~/.pgpass; it is
-    never shown. Postgres needs the driver: pip install 'cfjobs\\[postgres]'.
+    A reader has what was there before, or all of it. A password is best left to PGPASSWORD or ~/.pgpass; it
+    is never shown. Postgres needs the driver: pip install 'cfjobs\\[postgres]'.
     """
     from cfjobs.export import export
 

@@ -1,21 +1,25 @@
-"""Lists into a table of Postgres, in one transaction: a reader sees the table of before or the whole new one.
+"""Lists into a table of Postgres, all at once: a reader sees the table of before or the whole new one.
 
-    begin -> a new table like the old one -> COPY (ADBC) -> its indexes -> lock the old one
-          -> grants and owner -> drop the old one, rename -> commit
+    a new table like the old one <- COPY (ADBC), then its indexes; committed
+    vacuum it, until no snapshot is older than its rows
+    lock the old one -> grants and owner -> drop it, rename the new one; committed
 
-What fails or is killed before the commit leaves the table as it was. A table that other things hang on (views,
-foreign keys, triggers, policies, a publication) keeps its place, and its rows are replaced: `delete` and
-COPY, in one transaction too, which takes longer.
+Whatever fails or is killed leaves the table as it was. Postgres finds a table by its name as of now and its
+rows as of the reader's snapshot, so a reader with a snapshot of before the rows would find the new table
+empty: the second line waits for those. Where they stay, and where views, foreign keys, triggers, policies or
+a publication hang on the table, it keeps its place and its rows are replaced in one transaction, which takes
+longer.
 """
 
+import hashlib
+import logging
 import re
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote
-from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
@@ -25,8 +29,10 @@ from cfjobs.export import files
 from cfjobs.export.files import quoted
 from cfjobs.export.rows import Lists
 
-LOCK_SECONDS, LOCK_TRIES = 2, 30
-"""How long a swap waits for readers at a time, while new ones wait behind it, and how often."""
+log = logging.getLogger(__name__)
+
+LOCK_SECONDS, TRIES = 2, 20
+"""How long a swap waits at the lock, while new readers wait behind it, and how often it tries."""
 
 _TYPES: dict[type[pl.DataType], str] = {
     pl.Date: "date",
@@ -37,6 +43,7 @@ _TYPES: dict[type[pl.DataType], str] = {
 }
 _PASSING = ("08", "40", "53", "55", "57")
 """Classes of SQLSTATE that a later try may not meet."""
+_LOCK_TIMEOUT = "55P03"
 
 
 def is_postgres(uri: str) -> bool:
@@ -66,31 +73,62 @@ def load(
         raise InputError(
             f"{shown(uri)}: needs the driver of Postgres; pip install 'cfjobs[postgres]'"
         ) from error
-    with _explained(uri), closing(dbapi.connect(uri)) as connection, connection.cursor() as cursor:
+    with (
+        _explained(uri),
+        closing(dbapi.connect(uri, autocommit=True)) as connection,
+        connection.cursor() as cursor,
+    ):
         database = _Database(cursor)
         schema, _, name = table.rpartition(".")
         schema = schema or database.one("select current_schema()::text")[0]
-        target = f"{quoted(schema)}.{quoted(name)}"
-        if not database.one(f"select pg_try_advisory_xact_lock(hashtextextended({_text(target)}, 0))")[0]:
-            raise StorageFault(f"{shown(uri)}: another export is loading {target}; retry when it has ended")
-        old = _table(database, schema, name)
-        if old is None:
+        _load(database, schema, name, lists, blocks, what=shown(uri), in_place=in_place)
+
+
+def _load(
+    database: "_Database",
+    schema: str,
+    name: str,
+    lists: Lists,
+    blocks: Iterator[pl.DataFrame],
+    *,
+    what: str,
+    in_place: bool,
+) -> None:
+    target = f"{quoted(schema)}.{quoted(name)}"
+    if not database.one(f"select pg_try_advisory_lock(hashtextextended({_text(target)}, 0))")[0]:
+        raise StorageFault(f"{what}: another export is loading {target}; retry when it has ended")
+    old = _table(database, schema, name)
+    if old is None:
+        with database.transaction():
             columns = [f"{quoted(column)} {kind}" for column, kind in _columns(lists).items()]
             database.do(f"create table {target} ({', '.join(columns)})")
-            _copy(cursor, schema, name, lists, blocks)
+            database.copy(schema, name, lists, blocks)
             database.do(f"alter table {target} add primary key (user_id, rank)", f"analyze {target}")
-        else:
-            _check(old, lists, f"{shown(uri)}: table {target}")
-            if in_place or old.hung_on:
+        return
+    _check(old, lists, f"{what}: table {target}")
+    if in_place or old.hung_on:
+        with database.transaction():
+            database.do(f"delete from {target}")
+            database.copy(schema, name, lists, blocks)
+        database.do(f"vacuum (analyze) {target}")
+        return
+    new = f"cfjobs_{hashlib.sha256(target.encode()).hexdigest()[:16]}"
+    database.do(f"drop table if exists {quoted(schema)}.{new}")  # of an export that was killed
+    try:
+        loaded = _successor(database, old, new, lists, blocks)
+        if not (_seen_by_all(database, old.schema, new, since=loaded) and _swapped(database, old, new)):
+            log.info("%s: readers stay at %s, its rows are replaced", what, target)
+            names = ", ".join(quoted(column) for column in lists.schema)
+            with database.transaction():
                 database.do(f"delete from {target}")
-                _copy(cursor, schema, name, lists, blocks)
-            else:
-                _swap(database, old, lambda new: _copy(cursor, schema, new, lists, blocks))
-        connection.commit()
+                database.do(f"insert into {target} ({names}) select {names} from {quoted(schema)}.{new}")
+    finally:
+        with suppress(Exception):  # what is left goes with the next export
+            database.do(f"drop table if exists {quoted(schema)}.{new}")
 
 
 class _Database:
-    """Statements of one transaction."""
+    """Statements, each on its own outside of `transaction`."""
 
     def __init__(self, cursor: Any) -> None:
         self._cursor = cursor
@@ -106,6 +144,35 @@ class _Database:
 
     def one(self, query: str) -> tuple[Any, ...]:
         return self.all(query)[0]
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Statements that count together or not at all."""
+        self.do("begin")
+        try:
+            yield
+        except BaseException:
+            with suppress(Exception):  # a connection that broke has nothing to take back
+                self.do("rollback")
+            raise
+        self.do("commit")
+
+    def copy(self, schema: str, name: str, lists: Lists, blocks: Iterator[pl.DataFrame]) -> None:
+        """The rows into a table, as one binary COPY."""
+        failed: list[BaseException] = []
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from files.arrow_batches(lists, blocks)
+            except BaseException as error:  # the driver tells it as its own
+                failed.append(error)
+                raise
+
+        reader = pa.RecordBatchReader.from_batches(files.arrow_schema(lists.schema), batches())
+        try:
+            self._cursor.adbc_ingest(name, reader, mode="append", db_schema_name=schema)
+        except Exception as error:
+            raise (failed[0] if failed else error) from error
 
 
 @dataclass(frozen=True)
@@ -184,45 +251,67 @@ def _check(old: _Table, lists: Lists, what: str) -> None:
             )
 
 
-def _swap(database: _Database, old: _Table, copy: Any) -> None:
-    """A new table in the old one's place, with its columns, indexes, grants, owner, options and comment."""
-    token = uuid4().hex[:12]
-    new = f"cfjobs_{token}"
+def _successor(
+    database: _Database, old: _Table, new: str, lists: Lists, blocks: Iterator[pl.DataFrame]
+) -> str:
+    """A new table with the columns and indexes of the old one, and the rows.
+    Returns the transaction that wrote them."""
     target = f"{quoted(old.schema)}.{new}"
-    database.do(f"create table {target} (like {old.target} including all excluding indexes)")
-    copy(new)
-    built = [f"{new}_{number}" for number in range(len(old.indexes))]
-    for name, (_, constraint, begin, rest) in zip(built, old.indexes, strict=True):
-        if constraint:
-            database.do(f"alter table {target} add constraint {name} {constraint}")
-        else:
-            database.do(f"{begin}{name} ON {target}{rest}")
-    database.do(f"analyze {target}")
-    _lock(database, old)
-    again = _table(database, old.schema, old.name)
-    if again != old:
-        raise StorageFault(
-            f"table {old.target}: was changed while its successor was loaded; it is as it was, retry"
-        )
-    database.do(*_rights(database, old, new), f"drop table {old.target}")
-    database.do(f"alter table {target} rename to {quoted(old.name)}")
-    for name, (former, _, _, _) in zip(built, old.indexes, strict=True):
-        database.do(f"alter index {quoted(old.schema)}.{name} rename to {quoted(former)}")
+    with database.transaction():
+        database.do(f"create table {target} (like {old.target} including all excluding indexes)")
+        database.copy(old.schema, new, lists, blocks)
+        for number, (_, constraint, begin, rest) in enumerate(old.indexes):
+            if constraint:
+                database.do(f"alter table {target} add constraint {new}_{number} {constraint}")
+            else:
+                database.do(f"{begin}{new}_{number} ON {target}{rest}")
+        loaded: str = database.one("select pg_current_xact_id()::xid::text")[0]
+    return loaded
 
 
-def _lock(database: _Database, old: _Table) -> None:
-    """Nobody else at the table. It waits for readers a little at a time, as new ones wait behind it."""
-    for tried in range(LOCK_TRIES):
-        database.do("savepoint alone", f"set local lock_timeout = '{LOCK_SECONDS}s'")
-        try:
-            database.do(f"lock table {old.target} in access exclusive mode")
-        except Exception as error:
-            if getattr(error, "sqlstate", None) != "55P03" or tried == LOCK_TRIES - 1:
-                raise
-            database.do("rollback to savepoint alone")
+def _seen_by_all(database: _Database, schema: str, new: str, *, since: str) -> bool:
+    """Whether no transaction has a snapshot of before a table's rows; waits a while for those that have.
+
+    Vacuum freezes the rows that all see, and says so by the age of the table: nobody needs a right for that.
+    """
+    for tried in range(TRIES):
+        if tried:
             time.sleep(1)
-        else:
-            return
+        database.do(f"vacuum (freeze, analyze) {quoted(schema)}.{new}")
+        (frozen,) = database.one(
+            f"select age(relfrozenxid) < age('{since}'::xid) from pg_class"
+            f" where oid = {_text(f'{quoted(schema)}.{new}')}::regclass"
+        )
+        if frozen:
+            return True
+    return False
+
+
+def _swapped(database: _Database, old: _Table, new: str) -> bool:
+    """Put the new table in the old one's place, with its grants, owner, options and comment.
+    False where the old one's readers do not let go of it."""
+    target = f"{quoted(old.schema)}.{new}"
+    for tried in range(TRIES):
+        if tried:
+            time.sleep(1)
+        try:
+            with database.transaction():
+                database.do(f"set local lock_timeout = '{LOCK_SECONDS}s'")
+                database.do(f"lock table {old.target} in access exclusive mode")
+                if _table(database, old.schema, old.name) != old:
+                    raise StorageFault(
+                        f"table {old.target}: was changed while its successor was loaded; it is as it was, retry"
+                    )
+                database.do(*_rights(database, old, new), f"drop table {old.target}")
+                database.do(f"alter table {target} rename to {quoted(old.name)}")
+                for number, (name, _, _, _) in enumerate(old.indexes):
+                    built = f"{quoted(old.schema)}.{new}_{number}"
+                    database.do(f"alter index {built} rename to {quoted(name)}")
+            return True
+        except Exception as error:
+            if getattr(error, "sqlstate", None) != _LOCK_TIMEOUT:
+                raise
+    return False
 
 
 def _rights(database: _Database, old: _Table, new: str) -> list[str]:
@@ -255,24 +344,6 @@ def _rights(database: _Database, old: _Table, new: str) -> list[str]:
     return [*statements, f"alter table {target} owner to {owner}"]
 
 
-def _copy(cursor: Any, schema: str, name: str, lists: Lists, blocks: Iterator[pl.DataFrame]) -> None:
-    """The rows into a table, as one binary COPY."""
-    failed: list[BaseException] = []
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        try:
-            yield from files.arrow_batches(lists, blocks)
-        except BaseException as error:  # the driver tells it as its own
-            failed.append(error)
-            raise
-
-    reader = pa.RecordBatchReader.from_batches(files.arrow_schema(lists.schema), batches())
-    try:
-        cursor.adbc_ingest(name, reader, mode="append", db_schema_name=schema)
-    except Exception as error:
-        raise (failed[0] if failed else error) from error
-
-
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
     """Turn what the driver raises into InputError (act) or StorageFault (retry), without the credentials."""
@@ -293,7 +364,7 @@ def _explained(uri: str) -> Iterator[None]:
 def _without_secrets(text: str, uri: str) -> str:
     """A message without the URI and the password in it."""
     rest = uri.partition("://")[2]
-    user = rest.rpartition("@")[0]
+    user = rest.rpartition("@")[0] or rest
     password = user.partition(":")[2]
     in_query = parse_qs(rest.partition("?")[2]).get("password", [])
     for secret in sorted({uri, rest, user, password, unquote(password), *in_query}, key=len, reverse=True):

@@ -27,7 +27,7 @@ def published(folder: Path, day: date = NIGHT) -> pl.DataFrame:
 
 
 def from_jsonl(path: Path) -> pl.DataFrame:
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
     assert len({line["user_id"] for line in lines}) == len(lines)
     return pl.DataFrame([{"user_id": line["user_id"], **item} for line in lines for item in line["items"]])
 

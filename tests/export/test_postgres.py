@@ -34,6 +34,26 @@ def do(uri: str, *statements: str) -> None:
             cursor.execute(statement)
 
 
+def test_a_reader_with_an_old_snapshot_sees_its_night_to_the_end(
+    two_nights: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "TRIES", 2)
+    out, query = str(two_nights / "out"), SEEN.format("old_snapshot")
+    export(out, database, run_date=BEFORE, table="old_snapshot")
+    (before,) = ask(database, query)
+    with dbapi.connect(database, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.execute("begin isolation level repeatable read")
+        cursor.execute("select 1 from pg_class limit 1")
+        cursor.fetchall()
+        export(out, database, table="old_snapshot")
+        cursor.execute(query)
+        assert cursor.fetchall() == [before]
+        export(out, database, run_date=BEFORE, table="old_snapshot")  # and one at the table itself
+        cursor.execute("commit")
+    export(out, database, table="old_snapshot")
+    assert ask(database, query)[0][0] == NIGHT
+
+
 SEEN = "select min(run_date), max(run_date), count(*), count(distinct user_id) from {}"
 
 
