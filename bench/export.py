@@ -58,7 +58,7 @@ def publish(output: Path, n_lists: int) -> None:
     )
     write_deltalake(str(output / "movie_embeddings"), movies.to_arrow(), partition_by=["run_date"])
     schema = tables.RUNS.schema(user_type=pa.int64(), movie_type=pa.int64())
-    row = {name: "{}" for name in schema.names} | {
+    row = dict.fromkeys(schema.names, "{}") | {
         "run_date": NIGHT,
         "run_id": "bench",
         "started_at": datetime.now(UTC),

@@ -11,6 +11,7 @@ import polars as pl
 from cfjobs import storage, tables
 from cfjobs.errors import CfjobsError
 from cfjobs.ratings import history
+from cfjobs.tables import changes
 from cfjobs.tables.runs import FIRST, Source, chosen_night, published_nights
 
 log = logging.getLogger(__name__)
@@ -207,13 +208,11 @@ def _changed(night: Source, before: Source) -> dict[str, Any]:
     holdout tells.
     """
     tonight, last = _sampled(night.first_lists()), _sampled(before.first_lists())
-    had = last.select("user_id").unique()
-    both = tonight.join(had, on="user_id", how="semi")
-    kept = last.select("user_id", "movie_id", pl.lit(0).alias("new"))
     per_user = (
-        both.join(kept, on=["user_id", "movie_id"], how="left")
+        changes.moved(tonight, last)
+        .filter(changes.in_tonight())
         .group_by("user_id")
-        .agg(pl.col("new").fill_null(1).sum())
+        .agg(changes.is_new().sum().alias("new"))
         .collect()
     )
     quiet = per_user.join(

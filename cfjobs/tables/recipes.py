@@ -39,6 +39,15 @@ RECIPES = """## Recipes
 - read every table at the version that the newest row of `runs` names. It holds for a date that is run again too. Each
   first block below does it. `out/latest.json` has the same: `{"run_date", "run_id", "tables": {"top_n": 7, ...}}`.
 
+**What changed since last night** has one meaning everywhere, here, in the view `changes`, on the page, in
+`churn_published` of `runs.metrics` and in `cfjobs compare`: ten against ten, for the users who have a list on both
+nights. A movie is new where it is among tonight's first ten and was not among last night's first ten.
+
+**Views.** `cfjobs views --engine duckdb --output out` (or `spark`, `athena`, `trino`) prints SQL that declares the tables
+and defines `tonight`, `tonight_titled`, `movie_reach` and `changes`; without `--output` the views alone, over tables that
+are there by their names, such as those of the first block for DuckDB below. **For an app**, `cfjobs export` writes the
+lists as CSV, JSON lines, Parquet, SQLite or a table of Postgres.
+
 ### Polars
 
 ```python
@@ -67,13 +76,16 @@ mine = (
 print(mine)
 ```
 
-What changed since last night: who has a movie among the first ten that was not in last night's list.
+What changed since last night: who has a movie among the first ten that was not among last night's first ten. Who had
+no list last night does not count.
 
 ```python
 last_night = nights["run_date"][-2]
-before = lists.filter(run_date=last_night).select("user_id", "movie_id")
+first = lists.filter(pl.col("rank") <= 10).select("run_date", "user_id", "rank", "movie_id")
+before = first.filter(run_date=last_night)
 new = (
-    lists.filter(pl.col("run_date") == tonight, pl.col("rank") <= 10)
+    first.filter(run_date=tonight)
+    .join(before, on="user_id", how="semi")
     .join(before, on=["user_id", "movie_id"], how="anti")
     .sort("user_id", "rank")
     .collect()
@@ -160,12 +172,14 @@ What changed since last night:
 
 ```python
 new = db.sql(\"\"\"
+    with before as (
+      select user_id, movie_id from top_n where run_date = getvariable('last_night') and rank <= 10
+    )
     select user_id, rank, movie_id
     from top_n
     where run_date = getvariable('tonight') and rank <= 10
-      and (user_id, movie_id) not in (
-        select (user_id, movie_id) from top_n where run_date = getvariable('last_night')
-      )
+      and user_id in (select user_id from before)
+      and (user_id, movie_id) not in (select (user_id, movie_id) from before)
     order by user_id, rank
 \"\"\")
 new.show()
@@ -231,9 +245,10 @@ print(mine[["rank", "movie_id", "title", "predicted_rating"]].head(10))
 What changed since last night:
 
 ```python
-lists = read("top_n", run_date=tonight)
-before = read("top_n", run_date=last_night)[["user_id", "movie_id"]]
-new = lists[lists["rank"] <= 10].merge(before, on=["user_id", "movie_id"], how="left", indicator=True)
+lists, before = read("top_n", run_date=tonight), read("top_n", run_date=last_night)
+first, before = lists[lists["rank"] <= 10], before[before["rank"] <= 10][["user_id", "movie_id"]]
+new = first[first["user_id"].isin(before["user_id"])]
+new = new.merge(before, on=["user_id", "movie_id"], how="left", indicator=True)
 new = new[new["_merge"] == "left_only"].sort_values(["user_id", "rank"])
 print(new["user_id"].nunique(), "users see something new")
 ```
@@ -276,12 +291,13 @@ where l.run_date = (select max(run_date) from runs) and l.user_id = 1
 order by l.rank;
 
 -- what changed since last night
-with nights as (select run_date, row_number() over (order by run_date desc) as back from runs)
+with nights as (select run_date, row_number() over (order by run_date desc) as back from runs),
+     before as (select b.user_id, b.movie_id from top_n b join nights n on b.run_date = n.run_date and n.back = 2
+                where b.rank <= 10)
 select t.user_id, t.rank, t.movie_id
 from top_n t join nights n on t.run_date = n.run_date and n.back = 1
-where t.rank <= 10 and not exists (
-  select 1 from top_n b join nights m on b.run_date = m.run_date and m.back = 2
-  where b.user_id = t.user_id and b.movie_id = t.movie_id);
+where t.rank <= 10 and t.user_id in (select user_id from before) and not exists (
+  select 1 from before b where b.user_id = t.user_id and b.movie_id = t.movie_id);
 
 -- which movies are recommended most
 select l.movie_id, m.title, count(*) as lists
@@ -315,10 +331,12 @@ order by l.rank;
 
 -- what changed since last night
 with nights as (select run_date, row_number() over (order by run_date desc) as back from runs),
-     before as (select user_id, movie_id from top_n where run_date = (select run_date from nights where back = 2))
+     before as (select user_id, movie_id from top_n
+                where run_date = (select run_date from nights where back = 2) and rank <= 10)
 select t.user_id, t.rank, t.movie_id
 from top_n t left join before b on b.user_id = t.user_id and b.movie_id = t.movie_id
-where t.run_date = (select run_date from nights where back = 1) and t.rank <= 10 and b.movie_id is null;
+where t.run_date = (select run_date from nights where back = 1) and t.rank <= 10 and b.movie_id is null
+  and t.user_id in (select user_id from before);
 
 -- which movies are recommended most
 select l.movie_id, m.title, count(*) as lists

@@ -20,7 +20,7 @@ from cfjobs.evaluation import interpret
 from cfjobs.evaluation.metrics import BASELINES, NAMES
 from cfjobs.night import story
 from cfjobs.night.records import Inputs
-from cfjobs.tables import recipes
+from cfjobs.tables import changes, recipes
 
 QUICK = Config(
     epochs=2,
@@ -177,7 +177,7 @@ def test_recipes_run_as_printed(published: Path, tool: str, monkeypatch: pytest.
     lists = tonight(published, "top_n")
     of_one = lists.filter(user_id=1).sort("rank")["movie_id"].to_list()
     before = pl.read_delta(str(published / "out" / "top_n")).filter(run_date=NIGHT - timedelta(days=1))
-    new = lists.filter(pl.col("rank") <= 10).join(before, on=["user_id", "movie_id"], how="anti")
+    new = changed(published)
     most = (
         lists.filter(pl.col("rank") <= 10)
         .group_by("movie_id")
@@ -193,6 +193,13 @@ def test_recipes_run_as_printed(published: Path, tool: str, monkeypatch: pytest.
     )
     assert found["most"]["movie_id"].to_list()[:5] == most["movie_id"].to_list()[:5]
     assert found["past"].height == found["as_published"].height == before.height
+
+
+def changed(published: Path) -> pl.DataFrame:
+    """Tonight's new movies by the one definition."""
+    lists = pl.scan_delta(str(published / "out" / "top_n")).filter(pl.col("rank") <= 10)
+    days = [lists.filter(run_date=day) for day in (NIGHT, NIGHT - timedelta(days=1))]
+    return changes.moved(*days).filter(changes.in_tonight(), changes.is_new()).collect()
 
 
 def as_polars(frame: Any) -> pl.DataFrame:
@@ -221,9 +228,7 @@ def test_queries_for_the_other_engines_are_right_where_duckdb_speaks_their_langu
     mine, new, most, past = (connection.sql(query).pl() for query in queries)
     lists = tonight(published, "top_n")
     assert mine["movie_id"].to_list() == lists.filter(user_id=1).sort("rank")["movie_id"].to_list()
-    before = pl.read_delta(str(published / "out" / "top_n")).filter(run_date=NIGHT - timedelta(days=1))
-    first = lists.filter(pl.col("rank") <= 10)
-    assert new.height == first.join(before, on=["user_id", "movie_id"], how="anti").height > 0
+    assert new.height == changed(published).height > 0
     assert most["lists"].is_sorted(descending=True)
     assert past.height == lists.height
 
