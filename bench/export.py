@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from deltalake import write_deltalake
+from deltalake import WriterProperties, write_deltalake
 
 from cfjobs import tables
+from cfjobs.lists.writer import GROUP_ROWS
 from tests import postgres
 
 NIGHT, MOVIES, TOP, CHUNK = date(2026, 3, 1), 10_000, 10, 100_000
@@ -51,7 +52,10 @@ def main() -> None:
 def publish(output: Path, n_lists: int) -> None:
     """An output with one night of generated lists, written as the night writes them: sorted, with titles."""
     write_deltalake(
-        str(output / "top_n"), pa.RecordBatchReader.from_batches(*lists(n_lists)), partition_by=["run_date"]
+        str(output / "top_n"),
+        pa.RecordBatchReader.from_batches(*lists(n_lists)),
+        partition_by=["run_date"],
+        writer_properties=WriterProperties(max_row_group_size=GROUP_ROWS),
     )
     movies = pl.DataFrame({"run_date": NIGHT, "movie_id": np.arange(MOVIES)}).with_columns(
         pl.format("The Long Road, Part {} (1994)", "movie_id").alias("title")

@@ -57,12 +57,16 @@ RunDate = Annotated[
     typer.Option(
         "--run-date",
         formats=["%Y-%m-%d"],
-        help="Date of the night, which uses the ratings up to its end; today (UTC) by default.",
+        help="The date that the night is published under, and the last day whose ratings it uses; today (UTC) by default.",
     ),
 ]
 PublishedDate = Annotated[
     datetime | None,
-    typer.Option("--run-date", formats=["%Y-%m-%d"], help="Which published night; the latest by default."),
+    typer.Option(
+        "--run-date",
+        formats=["%Y-%m-%d"],
+        help="Read the night that was published under this date, as it was then; the latest by default.",
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,

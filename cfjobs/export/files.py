@@ -90,7 +90,8 @@ def _sqlite(path: Path, lists: Lists, blocks: Blocks, table: str) -> None:
         )
         database.execute("begin")
         for block in blocks:
-            rows = block.with_columns(pl.col("run_date").cast(pl.String)).iter_rows()
+            columns = block.with_columns(pl.col("run_date").cast(pl.String)).get_columns()
+            rows = zip(*(column.to_list() for column in columns), strict=True)
             database.executemany(f"insert into {quoted(table)} values ({places})", rows)
         database.execute("commit")
         database.execute("analyze")

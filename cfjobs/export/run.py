@@ -12,6 +12,7 @@ from cfjobs import ratings, storage, tables
 from cfjobs.errors import InputError
 from cfjobs.export import files, postgres
 from cfjobs.export.rows import Lists
+from cfjobs.lists.read_ahead import ahead
 from cfjobs.record import Record
 from cfjobs.tables.runs import Source, night_of
 
@@ -94,7 +95,7 @@ def export(
 def _told(lists: Lists, progress: Callable[[str, float, str], None]) -> Iterator[pl.DataFrame]:
     """The blocks, with word of how far they are."""
     told = time.monotonic()
-    for block in lists.blocks():
+    for block in ahead(lists.blocks()):
         yield block
         progress("export", lists.done, f"{lists.lists:,} lists")
         if time.monotonic() > told + _SECONDS:

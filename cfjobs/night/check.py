@@ -17,7 +17,7 @@ from cfjobs.lists.read_ahead import ahead
 from cfjobs.night.records import Described, Night, Prepared, Scored, Shard
 from cfjobs.night.score import score_again, shards
 from cfjobs.storage.parquet import SortedFile, TableFile
-from cfjobs.tables import changes, runs
+from cfjobs.tables import runs
 from cfjobs.tables.parts import Part
 from cfjobs.tables.rules import list_faults
 from cfjobs.tables.runs import LastNight, Source
@@ -87,7 +87,7 @@ class _Churn:
 
     def add(self, rows: pl.DataFrame) -> None:
         first = rows.filter(self._some, pl.col("rank") <= runs.FIRST)
-        self._blocks.append(first.select("user_id", "movie_id", "rank"))
+        self._blocks.append(first.select("user_id", "movie_id"))
 
     def since(self, last: LastNight) -> float | None:
         """The share of places of users who had a list then whose movie was not in its first places."""
@@ -95,12 +95,13 @@ class _Churn:
             return None
         tonight = pl.concat(self._blocks)
         scan = Source(self._output, dict(last.row)).first_lists()
-        before = scan.filter(self._some).select("user_id", "movie_id", "rank").collect()
+        before = scan.filter(self._some).select("user_id", "movie_id").collect()
         if before.schema != tonight.schema:
             return None
-        new = changes.moved(tonight.lazy(), before.lazy()).filter(changes.in_tonight())
-        share: float | None = new.select(changes.is_new().mean()).collect().item()
-        return share
+        both = tonight.join(before.select("user_id").unique(), on="user_id", how="semi")
+        if both.is_empty():
+            return None
+        return both.join(before, on=["user_id", "movie_id"], how="anti").height / both.height
 
 
 CHURN_USERS = 50_000
