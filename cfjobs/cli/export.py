@@ -55,8 +55,9 @@ def export(
 ) -> None:
     """Write the lists of a night for an app: CSV, JSON lines, Parquet, SQLite, or a table of Postgres.
 
-    A reader has what was there before, or all of it. A password is best left to PGPASSWORD or ~/.pgpass; it
-    is never shown. Postgres needs the driver: pip install 'cfjobs\\[postgres]'.
+    A reader has what was there before, or all of it.
+    A password is never shown; leave it to PGPASSWORD or ~/.pgpass.
+    Postgres needs the driver: pip install 'cfjobs\\[postgres]'.
     """
     from cfjobs.export import export
 
@@ -73,7 +74,11 @@ def export(
             in_place=in_place,
             progress=progress,
         )
-    show(done.model_dump(mode="json"), as_json=as_json)
+    found = done.model_dump(mode="json")
+    show(
+        found if as_json else {name: value for name, value in found.items() if value is not None},
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -84,7 +89,7 @@ def compare(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Compare two nights, of one output or of two: settings, metrics with intervals, the lists, ten against ten."""
+    """Compare two nights, of one output or of two: settings, metrics, and lists ten against ten."""
     from cfjobs.report import compare
 
     found = compare.compare(a, b)
@@ -130,8 +135,7 @@ def print_compared(found: "Compared") -> None:
             "metric": row.metric,
             "a": _interval(row.a, row.a_low, row.a_high),
             "b": _interval(row.b, row.b_low, row.b_high),
-            "difference": "" if row.difference is None else f"{row.difference:+.4f}",
-            "b is": row.verdict,
+            "difference": "" if row.difference is None else f"{row.difference:+.4f} {row.verdict}".rstrip(),
         }
         for row in found.metrics
     ]
@@ -157,4 +161,4 @@ def print_compared(found: "Compared") -> None:
 def _interval(value: float | None, low: float | None, high: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" + (f" [{low:.4f}, {high:.4f}]" if low is not None and high is not None else "")
+    return f"{value:.4f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else "")

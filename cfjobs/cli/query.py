@@ -158,7 +158,7 @@ def explain(
     run_date: PublishedDate = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain why a user has, or has not, a movie in their list: what they liked and speaks for it, and the rest."""
+    """Explain why a user has, or has not, a movie in their list: what they liked, and the rest."""
     from cfjobs.query import explain, reasons
 
     found = explain.explain(output, user, movie, run_date=as_date(run_date), ratings_uri=ratings)
@@ -230,7 +230,7 @@ def _stars(value: float | None) -> str | None:
     return None if value is None else f"{value:.1f}"
 
 
-_TEXT = ("title", "genres")
+_TEXT = ("title", "genres", "metric")
 """Columns that may be broken into lines; all others stand whole."""
 
 
@@ -249,7 +249,9 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str, caption: str | 
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     least = sum(_width(rows, name) + 2 for name in rows[0])
-    console.print(table, width=max(console.width, least), crop=False)
+    if least > console.width:
+        table.width = least
+    console.print(table, crop=False, overflow="ignore")
     if caption:
         console.print(caption, markup=False, highlight=False, soft_wrap=True)
 

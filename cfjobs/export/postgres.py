@@ -356,7 +356,7 @@ def _explained(uri: str) -> Iterator[None]:
             raise
         state = getattr(error, "sqlstate", None)
         lines = [line for line in str(error).splitlines() if line.strip()] or ["no reason given"]
-        told = _without_secrets(lines[0], uri)[:300]
+        told = re.sub(r"^[A-Z_]+: (\[libpq\] )?", "", _without_secrets(lines[0], uri))[:300]
         kind = StorageFault if not state or state.startswith(_PASSING) else InputError
         raise kind(f"{shown(uri)}: {told}; what was there is as it was") from None
 
@@ -367,9 +367,9 @@ def _without_secrets(text: str, uri: str) -> str:
     user = rest.rpartition("@")[0] or rest
     password = user.partition(":")[2]
     in_query = parse_qs(rest.partition("?")[2]).get("password", [])
-    for secret in sorted({uri, rest, user, password, unquote(password), *in_query}, key=len, reverse=True):
-        if secret:
-            text = text.replace(secret, "***")
+    secrets = {uri, rest, user, password, unquote(password), *in_query} - {""}
+    for secret in sorted(map(re.escape, secrets), key=len, reverse=True):
+        text = re.sub(secret if len(secret) > 5 else rf"(?<!\w){secret}(?!\w)", "***", text)
     return text
 
 

@@ -69,7 +69,7 @@ def _groups(found: Explanation) -> tuple[list[tuple[str, list[dict[str, Any]]]],
     ]
     columns = [name for name in columns if frame[name].null_count() < frame.height]
     groups = [
-        (heading, rows.select(columns).with_columns(_signed(pl.col("part"))).to_dicts())
+        (heading, rows.select(columns).with_columns(*_written(columns)).to_dicts())
         for heading, rows in kinds
         if rows.height
     ]
@@ -80,8 +80,14 @@ def _groups(found: Explanation) -> tuple[list[tuple[str, list[dict[str, Any]]]],
     return groups, f"{others.height} other ratings together {float(others['part'].sum()):+.3f}"
 
 
-def _signed(column: pl.Expr) -> pl.Expr:
-    return column.map_elements("{:+.3f}".format, return_dtype=pl.String)
+def _written(columns: Sequence[str]) -> list[pl.Expr]:
+    """Ratings and parts as text."""
+    forms = {"rating": "{:g}", "part": "{:+.3f}"}
+    return [
+        pl.col(name).map_elements(form.format, return_dtype=pl.String)
+        for name, form in forms.items()
+        if name in columns
+    ]
 
 
 def _sum(found: Explanation) -> str:

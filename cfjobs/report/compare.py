@@ -135,7 +135,8 @@ def _metrics(sides: _Sides) -> list[Metric]:
     measured = [_measured(night) for night in (sides.a, sides.b)]
     of_runs = [json.loads(night.run["metrics"]) for night in (sides.a, sides.b)]
     names = list(dict.fromkeys(name for side in measured for name in side))
-    names += sorted(name for name in of_runs[0].keys() | of_runs[1].keys() if name.endswith(OF_PUBLISHED))
+    more = {name for side in of_runs for name in side if name.endswith(OF_PUBLISHED)}
+    names += sorted(more - set(names))
     found = []
     for name in names:
         a, b = (

@@ -21,7 +21,7 @@ def test_a_night_equals_itself(two_nights: Path) -> None:
     assert (found.a_date, found.b_date) == (NIGHT, NIGHT)
     assert (found.lists.same, found.lists.overlap, found.lists.first_changed) == (1, 10, 0)
     assert found.lists.users_by_new == [found.lists.users] + [0] * 10
-    assert not (found.settings or found.gained or found.lost)
+    assert [found.settings, found.gained, found.lost] == [{}, [], []]
     assert {row.difference for row in found.metrics if row.a is not None} == {0}
     assert {row.verdict for row in found.metrics} == {""}
 
