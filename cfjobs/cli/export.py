@@ -132,12 +132,13 @@ def print_compared(found: "Compared") -> None:
     print_rows(settings, title="Settings that differ")
     rows = [
         {
-            "metric": row.metric,
+            "metric": row.metric.replace("_published", ", published"),
             "a": _interval(row.a, row.a_low, row.a_high),
             "b": _interval(row.b, row.b_low, row.b_high),
             "difference": "" if row.difference is None else f"{row.difference:+.4f} {row.verdict}".rstrip(),
         }
         for row in found.metrics
+        if "_against_" not in row.metric  # nDCG once more, for its baseline
     ]
     print_rows(rows, title="Metrics, with 95 % intervals")
     lists = found.lists

@@ -272,6 +272,56 @@ as_published = read("top_n", version=versions["top_n"], run_date=last_night)
 print(len(past), len(as_published))
 ```
 
+### What stands in the JSON of `runs`
+
+A row of `runs` has what a night was in JSON, so that a new figure changes no column. Keys:
+
+| column | keys |
+|---|---|
+| `table_versions` | the name of each table |
+| `counts` | of ratings `read`, `kept`, `superseded`, `rejected`, `later` (than the night); `users`, `cold_users`, `movies`, `unrated_movies_listable`, `unrated_movies_left_out`; `lists`, `rows` |
+| `metrics` | a metric of the table above over `all`; with `_bias_only`, `_popular` and so on its baselines; with `_published` what the published lists are like; `ndcg_at_10_high`, the upper end of its interval; `users_measured`, `scale_low`, `scale_high`, `stars_weight` |
+| `seconds` | a stage: `prepare`, `split`, `train`, `evaluate`, `refit`, `score`, `check`, `publish`; and `window` |
+| `losses` | a list of `[epoch, training loss, holdout loss]` |
+| `config` | the settings that `cfjobs config` prints |
+| `inputs` | a list of `{"what", "uri", "size", "etag"}` |
+| `versions` | `cfjobs`, `python`, and the main packages |
+
+As rows, a night and a metric each, with Polars; the other objects in the same way:
+
+```python
+import json
+
+import polars as pl
+
+nights = pl.read_delta("out/runs").sort("run_date")
+figures = pl.DataFrame(
+    [
+        {"run_date": night, "metric": name, "value": value}
+        for night, text in nights.select("run_date", "metrics").iter_rows()
+        for name, value in json.loads(text).items()
+    ]
+)
+print(figures)
+```
+
+With DuckDB, over `runs` as registered above:
+
+```sql
+select run_date, key as metric, value::double as value from runs, json_each(metrics::json);
+select run_date, value ->> 'uri' as file, (value ->> 'size')::bigint as bytes from runs, json_each(inputs::json);
+```
+
+With Spark, and with Athena:
+
+```sql
+select run_date, metric, value from runs
+lateral view explode(from_json(metrics, 'map<string,double>')) as metric, value;
+
+select run_date, metric, value from runs
+cross join unnest(cast(json_parse(metrics) as map(varchar, double))) as t (metric, value);
+```
+
 ### Spark SQL
 
 With the Delta Lake package on the session (`io.delta.sql.DeltaSparkSessionExtension`):

@@ -1,7 +1,9 @@
 """The SQL views: right where DuckDB runs them, over tables that hold more than two nights."""
 
+import re
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -9,7 +11,7 @@ import pytest
 from deltalake import DeltaTable
 
 from cfjobs.errors import InputError
-from cfjobs.tables import changes, views
+from cfjobs.tables import changes, recipes, views
 from cfjobs.tables.runs import night_of
 
 TONIGHT = pl.DataFrame(
@@ -47,6 +49,22 @@ def test_the_views_are_right_in_duckdb(two_nights: Path) -> None:
     of_kind = dict(found["change"].value_counts().rows())
     assert of_kind.keys() == {"new", "gone", "up", "down"}
     assert of_kind["new"] == of_kind["gone"] == moved.filter(changes.is_new()).height
+
+
+def test_the_json_of_runs_becomes_rows_as_the_dictionary_says(
+    two_nights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(two_nights)
+    section = recipes.RECIPES.partition("### What stands in the JSON")[2].partition("\n### ")[0]
+    (block,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/tables.md: JSON", "exec"), names)
+    database = duckdb.connect()
+    database.register("runs", DeltaTable("out/runs").to_pyarrow_dataset())
+    metrics, inputs = re.findall(r"```sql\n(.*?)```", section, flags=re.DOTALL)[0].strip().splitlines()
+    rows = database.sql(metrics).pl()
+    assert set(names["figures"].drop_nulls().rows()) == set(rows.drop_nulls().rows())
+    assert database.sql(inputs).pl()["bytes"].min() > 0  # type: ignore[operator]
 
 
 def test_each_engine_declares_the_tables_where_they_are() -> None:
