@@ -80,6 +80,7 @@ def one_movie(movies: Sequence[Row], text: str) -> Row:
     if not by_words:
         raise InputError(f"movie {text!r}: no id and no title is like it; `cfjobs movies` searches titles")
     some = "; ".join(f"{row['movie_id']} {row['title']}" for row in by_words[:5])
+    some += f"; and {len(by_words) - 5} more" if len(by_words) > 5 else ""
     raise InputError(f"movie {text!r}: fits {len(by_words)} movies ({some}); name one by its id")
 
 
