@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 
 import polars as pl
 
-from cfjobs import ratings, storage, tables
+from cfjobs import storage, tables
 from cfjobs.errors import InputError
 from cfjobs.export import files, postgres
 from cfjobs.export.rows import Lists
-from cfjobs.lists.read_ahead import ahead
 from cfjobs.record import Record
+from cfjobs.storage.read_ahead import ahead
 from cfjobs.tables.runs import Source, night_of
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,8 @@ def _titles(night: Source) -> pl.DataFrame:
 
 def _ids(users: str, night: Source) -> pl.Series:
     """The ids of a table of users, as `top_n` has them."""
+    from cfjobs import ratings  # here: it compiles
+
     found = ratings.read_table(storage.normal(users), key="user_id", name="user")["user_id"]
     dtype = night.scan(tables.TOP_N).collect_schema()["user_id"]
     ids = found.cast(dtype, strict=False)

@@ -13,10 +13,10 @@ from cfjobs.config import Config
 from cfjobs.errors import DamagedFile, GateRefused
 from cfjobs.evaluation.gate import Written, list_comparisons, none_at_all, refusals
 from cfjobs.evaluation.places import Places
-from cfjobs.lists.read_ahead import ahead
 from cfjobs.night.records import Described, Night, Prepared, Scored, Shard
 from cfjobs.night.score import score_again, shards
 from cfjobs.storage.parquet import SortedFile, TableFile
+from cfjobs.storage.read_ahead import ahead
 from cfjobs.tables import runs
 from cfjobs.tables.parts import Part
 from cfjobs.tables.rules import list_faults
