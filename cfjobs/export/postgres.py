@@ -1,7 +1,7 @@
 """Lists into a table of Postgres, all at once: a reader sees the table of before or the whole new one.
 
     a new table like the old one <- COPY (ADBC), then its indexes; committed
-    vacuum it, until no snapshot is older than its rows
+    wait until no snapshot is older than its rows
     lock the old one -> grants and owner -> drop it, rename the new one; committed
 
 Whatever fails or is killed leaves the table as it was. Postgres finds a table by its name as of now and its
@@ -113,10 +113,12 @@ def _load(
         database.do(f"vacuum (analyze) {target}")
         return
     new = f"cfjobs_{hashlib.sha256(target.encode()).hexdigest()[:16]}"
-    database.do(f"drop table if exists {quoted(schema)}.{new}")  # of an export that was killed
+    probe = f"{quoted(schema)}.{new}_probe"
+    leftovers = f"drop table if exists {quoted(schema)}.{new}, {probe}"
+    database.do(leftovers, f"create table {probe} ()")  # leftovers: of an export that was killed
     try:
         loaded = _successor(database, old, new, lists, blocks)
-        if not (_seen_by_all(database, old.schema, new, since=loaded) and _swapped(database, old, new)):
+        if not (_seen_by_all(database, probe, since=loaded) and _swapped(database, old, new)):
             log.info("%s: readers stay at %s, its rows are replaced", what, target)
             names = ", ".join(quoted(column) for column in lists.schema)
             with database.transaction():
@@ -124,7 +126,7 @@ def _load(
                 database.do(f"insert into {target} ({names}) select {names} from {quoted(schema)}.{new}")
     finally:
         with suppress(Exception):  # what is left goes with the next export
-            database.do(f"drop table if exists {quoted(schema)}.{new}")
+            database.do(leftovers)
 
 
 class _Database:
@@ -265,24 +267,25 @@ def _successor(
                 database.do(f"alter table {target} add constraint {new}_{number} {constraint}")
             else:
                 database.do(f"{begin}{new}_{number} ON {target}{rest}")
+        database.do(f"analyze {target}")
         loaded: str = database.one("select pg_current_xact_id()::xid::text")[0]
     return loaded
 
 
-def _seen_by_all(database: _Database, schema: str, new: str, *, since: str) -> bool:
-    """Whether no transaction has a snapshot of before a table's rows; waits a while for those that have.
+def _seen_by_all(database: _Database, probe: str, *, since: str) -> bool:
+    """Whether no transaction has a snapshot older than one that ended; waits a while for those that have.
 
-    Vacuum freezes the rows that all see, and says so by the age of the table: nobody needs a right for that.
+    Vacuum brings an empty table's age to the oldest snapshot that somebody has: to learn that so needs no right
+    on others' sessions.
     """
     for tried in range(TRIES):
         if tried:
             time.sleep(1)
-        database.do(f"vacuum (freeze, analyze) {quoted(schema)}.{new}")
-        (frozen,) = database.one(
-            f"select age(relfrozenxid) < age('{since}'::xid) from pg_class"
-            f" where oid = {_text(f'{quoted(schema)}.{new}')}::regclass"
+        database.do(f"vacuum (freeze) {probe}")
+        (seen,) = database.one(
+            f"select age(relfrozenxid) < age('{since}'::xid) from pg_class where oid = {_text(probe)}::regclass"
         )
-        if frozen:
+        if seen:
             return True
     return False
 
