@@ -275,8 +275,8 @@ def _successor(
 def _seen_by_all(database: _Database, probe: str, *, since: str) -> bool:
     """Whether no transaction has a snapshot older than one that ended; waits a while for those that have.
 
-    Vacuum brings an empty table's age to the oldest snapshot that somebody has: to learn that so needs no right
-    on others' sessions.
+    Vacuum brings an empty table's age to the oldest snapshot that somebody has, which others' sessions tell
+    only to whom they may.
     """
     for tried in range(TRIES):
         if tried:
