@@ -79,7 +79,7 @@ def _parquet(path: Path, lists: Lists, blocks: Blocks, _table: str) -> None:
 
 
 def _sqlite(path: Path, lists: Lists, blocks: Blocks, table: str) -> None:
-    kinds = {pl.String: "text", pl.Date: "text", pl.Float32: "real"}
+    kinds: dict[type[pl.DataType], str] = {pl.String: "text", pl.Date: "text", pl.Float32: "real"}
     columns = ", ".join(f"{name} {kinds.get(type(dtype), 'integer')}" for name, dtype in lists.schema.items())
     places = ", ".join("?" * len(lists.schema))
     with closing(sqlite3.connect(path, isolation_level=None)) as database:

@@ -185,16 +185,19 @@ def _lists(sides: _Sides, moved: pl.DataFrame) -> ListsCompared:
         for night in (sides.a, sides.b)
     ]
     by_new = dict(per_user["new"].value_counts().iter_rows())
-    first_changed = per_user["same_first"].not_().mean()
     return ListsCompared(
         users=per_user.height,
         only_a=n_lists[0] - per_user.height,
         only_b=n_lists[1] - per_user.height,
-        same=per_user["same"].mean(),
-        overlap=per_user["shared"].mean(),
-        first_changed=first_changed,
+        same=_mean(per_user["same"]),
+        overlap=_mean(per_user["shared"]),
+        first_changed=_mean(~per_user["same_first"]),
         users_by_new=[by_new.get(number, 0) for number in range(FIRST + 1)],
     )
+
+
+def _mean(column: pl.Series) -> float | None:
+    return float(column.mean()) if column.len() else None  # type: ignore[arg-type]  # of numbers
 
 
 def _movies(sides: _Sides, moved: pl.DataFrame) -> tuple[list[MovieMoved], list[MovieMoved]]:
