@@ -26,7 +26,7 @@ def write(form: str, to: str, lists: Lists, blocks: Blocks, *, table: str) -> No
 
 def arrow_schema(schema: pl.Schema) -> pa.Schema:
     """The Arrow schema of the rows, with the string type that everything reads."""
-    names = {pl.String(): pa.string()}
+    names: dict[pl.DataType, pa.DataType] = {pl.String(): pa.string()}
     return pa.schema(
         [
             pa.field(name, names.get(dtype) or pl.Series([], dtype=dtype).to_arrow().type)
@@ -90,8 +90,8 @@ def _sqlite(path: Path, lists: Lists, blocks: Blocks, table: str) -> None:
         )
         database.execute("begin")
         for block in blocks:
-            columns = block.with_columns(pl.col("run_date").cast(pl.String)).get_columns()
-            rows = zip(*(column.to_list() for column in columns), strict=True)
+            values = block.with_columns(pl.col("run_date").cast(pl.String)).get_columns()
+            rows = zip(*(value.to_list() for value in values), strict=True)
             database.executemany(f"insert into {quoted(table)} values ({places})", rows)
         database.execute("commit")
         database.execute("analyze")

@@ -40,13 +40,13 @@ RECIPES = """## Recipes
   first block below does it. `out/latest.json` has the same: `{"run_date", "run_id", "tables": {"top_n": 7, ...}}`.
 
 **What changed since last night** has one meaning everywhere, here, in the view `changes`, on the page, in
-`churn_published` of `runs.metrics` and in `cfjobs compare`: ten against ten, for the users who have a list on both
-nights. A movie is new where it is among tonight's first ten and was not among last night's first ten.
+`churn_published` of `runs.metrics` and in `cfjobs compare`: ten against ten, for the users who have a list on
+both nights. A movie is new where it is among tonight's first ten and was not among last night's first ten.
 
-**Views.** `cfjobs views --engine duckdb --output out` (or `spark`, `athena`, `trino`) prints SQL that declares the tables
-and defines `tonight`, `tonight_titled`, `movie_reach` and `changes`; without `--output` the views alone, over tables that
-are there by their names, such as those of the first block for DuckDB below. **For an app**, `cfjobs export` writes the
-lists as CSV, JSON lines, Parquet, SQLite or a table of Postgres.
+**Views.** `cfjobs views --engine duckdb --output out` (or `spark`, `athena`, `trino`) prints SQL that
+declares the tables and defines `tonight`, `tonight_titled`, `movie_reach` and `changes`; without `--output`
+the views alone, over tables that are there by their names, such as those of the first block for DuckDB below.
+**For an app**, `cfjobs export` writes the lists as CSV, JSON lines, Parquet, SQLite or a table of Postgres.
 
 ### Polars
 
@@ -76,8 +76,8 @@ mine = (
 print(mine)
 ```
 
-What changed since last night: who has a movie among the first ten that was not among last night's first ten. Who had
-no list last night does not count.
+What changed since last night: who has a movie among the first ten that was not among last night's first ten.
+Who had no list last night does not count.
 
 ```python
 last_night = nights["run_date"][-2]

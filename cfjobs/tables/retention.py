@@ -148,7 +148,8 @@ def _unreferenced(
 ) -> list[FileInfo]:
     """Files of a table that neither its latest version nor the version of a kept night holds."""
     named = (night.version if name == RUNS.name else night.table_versions.get(name) for night in kept)
-    first, *others = sorted({version for version in named if version is not None}) or [None]
+    versions = sorted({version for version in named if version is not None})
+    first = versions[0] if versions else None
     # The oldest first: it holds most of what the newest does not, and the newest then goes on from its log.
     table = delta.open_table(output, name, version=first)
     if table is None:
@@ -160,7 +161,7 @@ def _unreferenced(
     held = {path for path in paths(table) if not any(f"{RUN_DATE}={day}/" in path for day in gone)}
     there = {file.uri.removeprefix(root).lstrip("/"): file for file in storage.list_files(root)}
     left = there.keys() - held - oldest
-    for version in others:
+    for version in versions[1:]:
         if not left:
             break
         left -= paths(table_at(output, name, version=version))
