@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from cfjobs import storage
+from cfjobs.errors import DamagedFile
 from cfjobs.record import Record
 from cfjobs.storage import lease
 from cfjobs.storage.lease import COMMIT, leased
@@ -151,7 +152,10 @@ def _unreferenced(
     versions = sorted({version for version in named if version is not None})
     first = versions[0] if versions else None
     # The oldest first: it holds most of what the newest does not, and the newest then goes on from its log.
-    table = delta.open_table(output, name, version=first)
+    try:
+        table = delta.open_table(output, name, version=first)
+    except DamagedFile:  # it matters where files are left that it might hold
+        table, first = delta.open_table(output, name), None
     if table is None:
         return []
     oldest = set[str]() if first is None else paths(table)
@@ -161,7 +165,7 @@ def _unreferenced(
     held = {path for path in paths(table) if not any(f"{RUN_DATE}={day}/" in path for day in gone)}
     there = {file.uri.removeprefix(root).lstrip("/"): file for file in storage.list_files(root)}
     left = there.keys() - held - oldest
-    for version in versions[1:]:
+    for version in versions if first is None else versions[1:]:
         if not left:
             break
         left -= paths(table_at(output, name, version=version))
