@@ -362,7 +362,7 @@ def _explained(uri: str) -> Iterator[None]:
         told = re.sub(
             r"^[A-Z_]+: (\[libpq\] )?(.*'?: (ERROR|FATAL): +)?", "", _without_secrets(lines[0], uri)
         )
-        passing = state.startswith(_PASSING) if state else "authentication" not in told
+        passing = state.startswith(_PASSING) if state else not re.search("authentication|invalid", told)
         kind = StorageFault if passing else InputError
         raise kind(f"{shown(uri)}: {told[:300]}; what was there is as it was") from None
 
