@@ -19,7 +19,20 @@ from cfjobs.errors import CfjobsError
 import cfjobs.cli.night  # isort: skip  # the commands join the application, and its help, in this order
 import cfjobs.cli.query  # isort: skip
 import cfjobs.cli.history  # isort: skip
+import cfjobs.cli.export  # isort: skip
 import cfjobs.cli.data  # noqa: F401  # isort: skip
+
+PANELS = {
+    "cfjobs.cli.night": "Make a night",
+    "cfjobs.cli.query": "Look at what was published",
+    "cfjobs.cli.export": "Hand it on, and compare",
+    "cfjobs.cli.history": "Keep the nights in order",
+    "cfjobs.cli.data": "Data and settings",
+}
+"""The groups of commands in the help, by module."""
+
+for command in app.registered_commands:
+    command.rich_help_panel = PANELS[getattr(command.callback, "__module__", "")]
 
 __all__ = ["app", "log_to_stderr", "main", "plain", "run"]
 

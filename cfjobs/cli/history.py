@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from cfjobs.cli.app import app, console, plain, progress_bars, show
-from cfjobs.cli.options import AsJson, DryRun, NightOptions, OutputUri, with_options
+from cfjobs.cli.options import AsJson, DryRun, NightOptions, OutputUri, PublishedOutput, with_options
 from cfjobs.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def history(
-    output: OutputUri,
+    output: PublishedOutput,
     max_age: Annotated[
         str | None,
         typer.Option(

@@ -26,6 +26,10 @@ RatingsUri = Annotated[
 OutputUri = Annotated[
     str, typer.Option("--output", metavar="URI", help="Where tables and models are published.")
 ]
+PublishedOutput = Annotated[
+    str,
+    typer.Option("--output", metavar="URI", envvar="CFJOBS_OUTPUT", help="Where the tables were published."),
+]
 MoviesUri = Annotated[
     str | None,
     typer.Option("--movies", metavar="URI", help="Movies table: movie_id, title, any further columns."),
@@ -58,12 +62,16 @@ RunDate = Annotated[
     typer.Option(
         "--run-date",
         formats=["%Y-%m-%d"],
-        help="Date of the night, which uses the ratings up to its end; today (UTC) by default.",
+        help="The date that the night is published under, and the last day whose ratings it uses; today (UTC) by default.",
     ),
 ]
 PublishedDate = Annotated[
     datetime | None,
-    typer.Option("--run-date", formats=["%Y-%m-%d"], help="Which published night; the latest by default."),
+    typer.Option(
+        "--run-date",
+        formats=["%Y-%m-%d"],
+        help="Read the night that was published under this date, as it was then; the latest by default.",
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,

@@ -11,18 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cfjobs.cli.app import app, console, plain, show
-from cfjobs.cli.options import AsJson, ModelUri, OutputUri, PublishedDate, as_date
+from cfjobs.cli.options import AsJson, ModelUri, PublishedDate, PublishedOutput, as_date
 
 if TYPE_CHECKING:
     from cfjobs.query.lookup import UserList
 
 
-_MOVIES_SHOWN = 10
-
-
 @app.command()
 def recs(
-    output: OutputUri,
+    output: PublishedOutput,
     user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Whose list.")] = None,
     ratings_of: Annotated[
         str | None,
@@ -78,7 +75,9 @@ def predict(
         typer.Option("--out", metavar="PARQUET", help="Where to write the pairs with predicted_rating."),
     ] = None,
     user: Annotated[str | None, typer.Option("--user", metavar="ID", help="One user ...")] = None,
-    movie: Annotated[str | None, typer.Option("--movie", metavar="ID", help="... and one movie.")] = None,
+    movie: Annotated[
+        str | None, typer.Option("--movie", metavar="TITLE|ID", help="... and one movie.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict ratings: --pairs and --out for a file, --user and --movie for one pair."""
@@ -105,7 +104,7 @@ def predict(
 @app.command()
 def movies(
     search: Annotated[str, typer.Argument(help="Words of the title, or an id.")],
-    output: OutputUri,
+    output: PublishedOutput,
     n: Annotated[int, typer.Option("-n", min=1, help="Rows to print.")] = 20,
     run_date: PublishedDate = None,
     as_json: AsJson = False,
@@ -124,9 +123,9 @@ def movies(
 def similar(
     movie: Annotated[
         str,
-        typer.Argument(metavar="TITLE-or-ID", help="Its id, its title, or words found in no other title."),
+        typer.Argument(metavar="TITLE|ID", help="Its id, its title, or words found in no other title."),
     ],
-    output: OutputUri,
+    output: PublishedOutput,
     n: Annotated[int, typer.Option("-n", min=1, max=50, help="Rows to print.")] = 10,
     run_date: PublishedDate = None,
     as_json: AsJson = False,
@@ -145,8 +144,13 @@ def similar(
 @app.command()
 def explain(
     user: Annotated[str, typer.Option("--user", metavar="ID", help="Whose list.")],
-    movie: Annotated[str, typer.Option("--movie", metavar="ID", help="Which movie.")],
-    output: OutputUri,
+    movie: Annotated[
+        str,
+        typer.Option(
+            "--movie", metavar="TITLE|ID", help="Its id, its title, or words found in no other title."
+        ),
+    ],
+    output: PublishedOutput,
     ratings: Annotated[
         str | None,
         typer.Option("--ratings", metavar="URI", help="Rating files, if they have moved since the night."),
@@ -154,52 +158,25 @@ def explain(
     run_date: PublishedDate = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain a movie's score for a user: which of the user's own ratings contribute most to it."""
-    import polars as pl
-
-    from cfjobs.query import explain
+    """Explain why a user has, or has not, a movie in their list: what they liked, and the rest."""
+    from cfjobs.query import explain, reasons
 
     found = explain.explain(output, user, movie, run_date=as_date(run_date), ratings_uri=ratings)
     if as_json:
         show(explain.as_json(found), as_json=True)
         return
-    parts = found.parts
-    place = f"not listed: place {found.place} of {found.n_candidates:,}"
-    if found.rank:
-        place = f"rank {found.rank} of {found.n_candidates:,} movies that could be listed"
-    elif found.rated is not None:
-        place = f"not listed: the user has rated it {found.rated:g}"
-    elif found.seen:
-        place = "not listed: the user has chosen it already"
-    elif found.place is None:
-        place = "not listed: too few ratings"
-    name = plain(found.title or found.movie_id)
-    lines = [
-        f"{name} for user {plain(found.user_id)}, {found.run_date}: {place}"
-        + ("" if found.predicted_rating is None else f", predicted rating {found.predicted_rating:.2f}"),
-        f"score {parts.score:+.3f} = bias {parts.bias:+.3f} + embedding {parts.embedding:+.3f} + history {sum(parts.history):+.3f}"
-        + (
-            ""
-            if found.predicted_rating is None
-            else f" + stars {parts.stars:+.3f} (weight {found.stars_weight:g})"
-        ),
-    ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if parts.history:
-        contributions = found.frame.drop("movie_id").with_columns(pl.col("rated_at").dt.date())
-        unknown = [
-            name for name in ("rating", "rated_at") if contributions[name].null_count() == found.frame.height
-        ]
-        contributions = contributions.drop(unknown)
-        against = contributions.tail(3).filter(pl.col("part") < 0)
-        print_rows(contributions.head(_MOVIES_SHOWN).to_dicts(), title="Contribute most")
-        print_rows(against.to_dicts(), title="Contribute most against it")
+    told = reasons.of(found)
+    for line in told.begin:
+        console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+    for title, rows in told.groups:
+        print_rows(rows, title=title)
+    for line in told.end:
+        console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
 def report(
-    output: OutputUri,
+    output: PublishedOutput,
     run_date: PublishedDate = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: AsJson = False,
@@ -232,26 +209,62 @@ def local_copy(uri: str) -> Path:
 def print_list(found: "UserList", *, n: int) -> None:
     """A user's list as a table for people."""
     who = "A user without an id" if found.user_id is None else f"User {found.user_id}"
-    print_rows(found.rows[:n], title=f"{who}, {found.run_date}, {found.source}")
+    rows = [
+        {name: row[name] for name in ("rank", "movie_id", "title", "genres") if name in row}
+        | {"stars": _stars(row["predicted_rating"]), "score": row["score"]}
+        for row in found.rows[:n]
+    ]
+    if all(row["stars"] is None for row in rows):
+        rows = [{name: value for name, value in row.items() if name != "stars"} for row in rows]
+    print_rows(
+        rows,
+        title=f"{who}, {found.run_date}, {found.source}",
+        caption="stars: the predicted rating; score: what orders this list, comparable within it only",
+    )
     if found.unknown_movies:
         named = ", ".join(plain(movie) for movie in found.unknown_movies)
         console.print(f"left out, unknown to the model: {named}", markup=False, highlight=False)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
-    """Rows as a table for people: numbers and ids to the right, text that cannot steer the terminal."""
+def _stars(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1f}"
+
+
+_TEXT = ("title", "genres", "metric")
+"""Columns that may be broken into lines; all others stand whole."""
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str, caption: str | None = None) -> None:
+    """Rows as a table for people: numbers and ids to the right, text that cannot steer the terminal.
+
+    Where the width does not do, titles are broken into lines, and ids and numbers stand out over it.
+    """
     if not rows:
         return
     table = Table(title=Text(plain(title)), title_justify="left", box=None)
     for name in rows[0]:
-        text = name == "title" or isinstance(rows[0][name], date)
-        table.add_column(name, justify="left" if text else "right")
+        text = name in _TEXT or any(isinstance(row[name], date) for row in rows)
+        whole = name not in _TEXT
+        table.add_column(name, justify="left" if text else "right", no_wrap=whole, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
-    console.print(table)
+    least = sum(_width(rows, name) + 2 for name in rows[0])
+    if least > console.width:
+        table.width = least
+    console.print(table, crop=False, overflow="ignore")
+    if caption:
+        console.print(caption, markup=False, highlight=False, soft_wrap=True)
+
+
+def _width(rows: Sequence[Mapping[str, Any]], name: str) -> int:
+    """The least width of a column: of whole cells, or a little of a text."""
+    longest = max(len(name), *(len(_cell(row[name])) for row in rows))
+    return min(longest, 16) if name in _TEXT else longest
 
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(part) for part in value)
     return "" if value is None else plain(value)

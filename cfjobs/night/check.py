@@ -11,12 +11,12 @@ from cfjobs import storage, tables
 from cfjobs.config import Config
 from cfjobs.errors import DamagedFile, GateRefused
 from cfjobs.evaluation.gate import Written, list_comparisons, none_at_all, refusals
-from cfjobs.lists.read_ahead import ahead
 from cfjobs.night.records import Described, Night, Prepared, Scored, Shard, as_decided
 from cfjobs.night.score import score_again, shards
 from cfjobs.night.side_tables import schema_of, write_table
 from cfjobs.night.told import Listed, Told
 from cfjobs.storage.parquet import SortedFile, TableFile, parquet_bytes
+from cfjobs.storage.read_ahead import ahead
 from cfjobs.tables import runs
 from cfjobs.tables.parts import Part
 from cfjobs.tables.rules import list_faults

@@ -26,12 +26,12 @@ from cfjobs.config import Config
 from cfjobs.device import resolve_device
 from cfjobs.errors import InputError
 from cfjobs.lists.build import Batch, Limits
-from cfjobs.lists.read_ahead import ahead
 from cfjobs.lists.writer import PartsWriter
 from cfjobs.model_store.files import Model
 from cfjobs.model_store.slices import ModelSlices
 from cfjobs.night.records import Night, Prepared, Scored, Shard, Shards, Trained
 from cfjobs.storage.parquet import SortedFile, TableFile
+from cfjobs.storage.read_ahead import ahead
 from cfjobs.tables.parts import Part, is_whole, part_path
 from cfjobs.topn.packing import Kept
 from cfjobs.topn.problem import Pairs

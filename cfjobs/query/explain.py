@@ -21,6 +21,7 @@ from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.models.ranker import History, RankingModel
 from cfjobs.query.lookup import id_like
+from cfjobs.query.movies import one_movie
 from cfjobs.query.predict import predicted
 from cfjobs.ratings import history
 from cfjobs.tables.runs import Source, night_of
@@ -79,7 +80,7 @@ def explain(
     """
     night = night_of(output, run_date)
     model = model_store.load_model(night.run["model_uri"])
-    movie_row = _row(model.movies["movie_id"], movie, "movie")
+    movie_row = movie_row_of(model, movie)
     user_id = id_like(night.table(tables.TOP_N), "user_id", user)
     rated = _known(history.of_night(night.run, [user], ratings_uri=ratings_uri), model)
     if user_id is None or rated.is_empty():
@@ -240,6 +241,17 @@ def _titles(model: Model) -> pl.DataFrame:
     return model.movies.select(
         pl.int_range(pl.len(), dtype=pl.Int32).alias("movie_idx"), title.alias("title")
     )
+
+
+def movie_row_of(model: Model, movie: str) -> int:
+    """The row of the movie that an id, a title, or words of one title name.
+    InputError for none or several."""
+    row = int(ratings.rows_of(_id(movie, model.movies["movie_id"].dtype), model.movies["movie_id"])[0])
+    if row >= 0:
+        return row
+    titles = _titles(model).select("title", movie_id=model.movies["movie_id"])
+    chosen = one_movie(titles.to_dicts(), movie)
+    return int(ratings.rows_of(pl.Series([chosen["movie_id"]]), model.movies["movie_id"])[0])
 
 
 def _row(known: pl.Series, wanted: str, what: str) -> int:

@@ -1,5 +1,6 @@
 """A user's list, from the published tables."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +13,24 @@ from deltalake.schema import PrimitiveType
 from cfjobs import storage, tables
 from cfjobs.errors import InputError
 from cfjobs.tables import delta
-from cfjobs.tables.runs import night_of
+from cfjobs.tables.runs import Source, night_of
 
 Row = dict[str, Any]
 
-_COLUMNS = ("rank", "movie_id", "title", "score", "predicted_rating")
+_COLUMNS = ("rank", "movie_id", "title", "genres", "score", "predicted_rating")
+_WHERE_KNOWN = ("title", "genres", "predicted_rating")
 
 _LIST = """
-    select l.rank, l.movie_id, m.title, l.score, l.predicted_rating, l.source
-    from top_n l left join movie_embeddings m on m.run_date = l.run_date and m.movie_id = l.movie_id
+    select l.rank, l.movie_id, m.title, {genres} as genres, l.score, l.predicted_rating, l.source
+    from top_n l left join movie_embeddings m on m.run_date = l.run_date and m.movie_id = l.movie_id {described}
     where l.run_date = {run_date} and l.user_id = {user} order by l.rank
 """
 
 
 @dataclass(frozen=True)
 class UserList:
-    """One user's list. rows: rank, movie_id, title, score, predicted_rating; without titles where no movie
-    has one, and without predicted ratings where none are predicted.
+    """One user's list. rows: rank, movie_id, title, genres, score, predicted_rating; without titles, genres
+    or predicted ratings where no movie has any.
 
     user_id: None for a user who came without one. unknown_movies: rated ones that the model does not have.
     """
@@ -48,10 +50,18 @@ def user_list(output: str, user: str, *, run_date: date | None = None) -> UserLi
     wanted = id_like(top_n, "user_id", user)
     found: list[Row] = []
     if wanted is not None:
+        described = _described(night)
+        join = "left join described d on d.run_date = l.run_date and d.movie_id = l.movie_id"
         found = delta.select(
-            _LIST.format(run_date=delta.literal(day), user=delta.literal(wanted)),
+            _LIST.format(
+                run_date=delta.literal(day),
+                user=delta.literal(wanted),
+                genres="d.genres" if described else "null",
+                described=join if described else "",
+            ),
             top_n=top_n,
             movie_embeddings=night.table(tables.MOVIE_EMBEDDINGS),
+            **described,
         )
     if wanted is None or not found:
         raise InputError(
@@ -59,6 +69,14 @@ def user_list(output: str, user: str, *, run_date: date | None = None) -> UserLi
             "lists are made for the users of the ratings and users tables"
         )
     return UserList(wanted, day, found[0]["source"], for_people(found))
+
+
+def _described(night: Source) -> dict[str, DeltaTable]:
+    """The night's table of movies, where there is one with genres."""
+    version = json.loads(night.run["table_versions"]).get("movies")
+    movies = None if version is None else delta.open_table(night.output, "movies", version=version)
+    known = movies is not None and any(field.name == "genres" for field in movies.schema().fields)
+    return {"described": movies} if movies is not None and known else {}
 
 
 def id_like(table: DeltaTable, column: str, text: str) -> str | int | None:
@@ -70,7 +88,13 @@ def id_like(table: DeltaTable, column: str, text: str) -> str | int | None:
 
 
 def for_people(rows: Sequence[Row]) -> list[Row]:
-    """A list's columns for people, with titles and predicted ratings if there are any."""
-    absent = {name for name in ("title", "predicted_rating") if all(row.get(name) is None for row in rows)}
-    columns = [name for name in _COLUMNS if name not in absent]
-    return [{name: row[name] for name in columns} for row in rows]
+    """A list's columns for people, with titles, genres and predicted ratings if there are any."""
+    missing = [name for name in _WHERE_KNOWN if all(row.get(name) is None for row in rows)]
+    columns = [name for name in _COLUMNS if name not in missing]
+    return [{name: _genres(row[name]) if name == "genres" else row[name] for name in columns} for row in rows]
+
+
+def _genres(value: str | Sequence[str] | None) -> str | None:
+    """Genres as text: Drama, Crime."""
+    parts = re.split(r"[|;,]", value) if isinstance(value, str) else value
+    return ", ".join(part.strip() for part in parts if part) if parts else None

@@ -42,7 +42,7 @@ def search(output: str, text: str, *, run_date: date | None = None, n: int = 20)
     movie_id, title, n_ratings, bias, which is left out where no rating was given. InputError when there is
     none.
     """
-    found = _matching(_movies(night_of(output, run_date)), text)
+    found = matching(_movies(night_of(output, run_date)), text)
     if not found:
         raise InputError(f"movies: no title has {text!r} in it; try fewer letters, or the movie's id")
     if all(row["bias"] is None for row in found):
@@ -73,7 +73,7 @@ def one_movie(movies: Sequence[Row], text: str) -> Row:
     wanted = text.strip().lower()
     without_article = re.sub(r"^(the|a|an)\s+", "", wanted)
     titled = [row for row in movies if row["title"]]
-    by_words = _matching(movies, text)
+    by_words = matching(movies, text)
     for found in (
         [row for row in movies if str(row["movie_id"]) == text.strip()],
         [row for row in titled if _title(row) == wanted],
@@ -88,6 +88,7 @@ def one_movie(movies: Sequence[Row], text: str) -> Row:
     if not by_words:
         raise InputError(f"movie {text!r}: no id and no title is like it; `cfjobs movies` searches titles")
     some = "; ".join(f"{row['movie_id']} {row['title']}" for row in by_words[:5])
+    some += f"; and {len(by_words) - 5} more" if len(by_words) > 5 else ""
     raise InputError(f"movie {text!r}: fits {len(by_words)} movies ({some}); name one by its id")
 
 
@@ -97,7 +98,8 @@ def _movies(night: Source) -> list[Row]:
     return delta.select(query, movie_embeddings=night.table(tables.MOVIE_EMBEDDINGS))
 
 
-def _matching(movies: Sequence[Row], text: str) -> list[Row]:
+def matching(movies: Sequence[Row], text: str) -> list[Row]:
+    """The rows whose title has every word of the text, or whose id it is."""
     words = text.lower().split()
     return [
         row

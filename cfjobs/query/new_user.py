@@ -55,10 +55,12 @@ def list_of(
 
 
 def _titled(frame: pl.DataFrame, movies: pl.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a list, with titles where the movies have them."""
-    if "title" in movies.columns:
-        titles = movies.select("movie_id", "title")
-        frame = frame.join(titles, on="movie_id", how="left", maintain_order="left")
+    """The rows of a list, with titles and genres where the movies have them."""
+    known = [name for name in ("title", "genres") if name in movies.columns]
+    if known:
+        frame = frame.join(
+            movies.select("movie_id", *known), on="movie_id", how="left", maintain_order="left"
+        )
     return frame.to_dicts()
 
 

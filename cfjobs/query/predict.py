@@ -11,6 +11,7 @@ from cfjobs import model_store, ratings, storage
 from cfjobs.device import resolve_device
 from cfjobs.model_store.files import Model
 from cfjobs.models.predict import predict
+from cfjobs.query.movies import matching, one_movie
 from cfjobs.ratings import id_table
 from cfjobs.storage.parquet import parquet_bytes
 
@@ -38,17 +39,29 @@ def read_pairs(uri: str) -> pl.DataFrame:
 
 
 def predict_one(model_uri: str, user: str, movie: str, *, device: str = "auto") -> dict[str, Any]:
-    """The predicted rating of one pair, and whether the model knows its ids."""
+    """The predicted rating of one pair, and whether the model knows its ids.
+
+    movie: an id, a title, or words of one title; InputError for words of several.
+    """
     model = model_store.load_model(storage.normal(model_uri))
     users = pl.Series([user]).cast(model.users["user_id"].dtype, strict=False)
-    movies = pl.Series([movie]).cast(model.movies["movie_id"].dtype, strict=False)
+    movie_id = _movie_id(model, movie)
+    movies = pl.Series([movie_id]).cast(model.movies["movie_id"].dtype, strict=False)
     return {
         "user_id": user,
-        "movie_id": movie,
+        "movie_id": movie_id,
         "predicted_rating": float(predicted(model, users=users, movies=movies, device=device)[0]),
         "user_known": bool(_user_rows(users, model)[0] >= 0),
         "movie_known": bool(_movie_rows(movies, model)[0] >= 0),
     }
+
+
+def _movie_id(model: Model, movie: str) -> str:
+    """The id that a movie's title stands for; the text itself where no title has it."""
+    if "title" not in model.movies.columns:
+        return movie
+    titles = model.movies.select("movie_id", pl.col("title").cast(pl.String)).to_dicts()
+    return str(one_movie(titles, movie)["movie_id"]) if matching(titles, movie) else movie
 
 
 def predicted(model: Model, *, users: pl.Series, movies: pl.Series, device: str = "auto") -> pl.Series:

@@ -46,6 +46,11 @@ class TableFile:
         groups = [metadata.row_group(group).num_rows for group in range(n_groups)]
         self._start: NDArray[np.int64] = np.cumsum([0, *groups])
 
+    @property
+    def n_rows(self) -> int:
+        """The rows of the file."""
+        return int(self._start[-1])
+
     def rows(self, start: int, stop: int) -> pl.DataFrame:
         """The rows start..stop-1."""
         first = int(np.searchsorted(self._start, start, side="right")) - 1

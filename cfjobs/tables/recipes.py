@@ -44,6 +44,15 @@ RECIPES = """## Recipes
 - read every table at the version that the newest row of `runs` names. It holds for a date that is run again too. Each
   first block below does it. `out/latest.json` has the same: `{"run_date", "run_id", "tables": {"top_n": 7, ...}}`.
 
+**What changed since last night** has one meaning everywhere, here, in the view `changes`, on the page, in
+`churn_published` of `runs.metrics` and in `cfjobs compare`: ten against ten, for the users who have a list on
+both nights. A movie is new where it is among tonight's first ten and was not among last night's first ten.
+
+**Views.** `cfjobs views --engine duckdb --output out` (or `spark`, `athena`, `trino`) prints SQL that
+declares the tables and defines `tonight`, `tonight_titled`, `movie_reach` and `changes`; without `--output`
+the views alone, over tables that are there by their names, such as those of the first block for DuckDB below.
+**For an app**, `cfjobs export` writes the lists as CSV, JSON lines, Parquet, SQLite or a table of Postgres.
+
 ### Polars
 
 ```python
@@ -72,13 +81,16 @@ mine = (
 print(mine)
 ```
 
-What changed since last night: who has a movie among the first ten that was not in last night's list.
+What changed since last night: who has a movie among the first ten that was not among last night's first ten.
+Who had no list last night does not count.
 
 ```python
 last_night = nights["run_date"][-2]
-before = lists.filter(run_date=last_night).select("user_id", "movie_id")
+first = lists.filter(pl.col("rank") <= 10).select("run_date", "user_id", "rank", "movie_id")
+before = first.filter(run_date=last_night)
 new = (
-    lists.filter(pl.col("run_date") == tonight, pl.col("rank") <= 10)
+    first.filter(run_date=tonight)
+    .join(before, on="user_id", how="semi")
     .join(before, on=["user_id", "movie_id"], how="anti")
     .sort("user_id", "rank")
     .collect()
@@ -165,12 +177,14 @@ What changed since last night:
 
 ```python
 new = db.sql(\"\"\"
+    with before as (
+      select user_id, movie_id from top_n where run_date = getvariable('last_night') and rank <= 10
+    )
     select user_id, rank, movie_id
     from top_n
     where run_date = getvariable('tonight') and rank <= 10
-      and (user_id, movie_id) not in (
-        select (user_id, movie_id) from top_n where run_date = getvariable('last_night')
-      )
+      and user_id in (select user_id from before)
+      and (user_id, movie_id) not in (select (user_id, movie_id) from before)
     order by user_id, rank
 \"\"\")
 new.show()
@@ -236,9 +250,10 @@ print(mine[["rank", "movie_id", "title", "predicted_rating"]].head(10))
 What changed since last night:
 
 ```python
-lists = read("top_n", run_date=tonight)
-before = read("top_n", run_date=last_night)[["user_id", "movie_id"]]
-new = lists[lists["rank"] <= 10].merge(before, on=["user_id", "movie_id"], how="left", indicator=True)
+lists, before = read("top_n", run_date=tonight), read("top_n", run_date=last_night)
+first, before = lists[lists["rank"] <= 10], before[before["rank"] <= 10][["user_id", "movie_id"]]
+new = first[first["user_id"].isin(before["user_id"])]
+new = new.merge(before, on=["user_id", "movie_id"], how="left", indicator=True)
 new = new[new["_merge"] == "left_only"].sort_values(["user_id", "rank"])
 print(new["user_id"].nunique(), "users see something new")
 ```
@@ -262,6 +277,56 @@ as_published = read("top_n", version=versions["top_n"], run_date=last_night)
 print(len(past), len(as_published))
 ```
 
+### What stands in the JSON of `runs`
+
+A row of `runs` has what a night was in JSON, so that a new figure changes no column. Keys:
+
+| column | keys |
+|---|---|
+| `table_versions` | the name of each table |
+| `counts` | of ratings `read`, `kept`, `superseded`, `rejected`, `later` (than the night); `users`, `cold_users`, `movies`, `unrated_movies_listable`, `unrated_movies_left_out`; `lists`, `rows` |
+| `metrics` | a metric of the table above over `all`; with `_bias_only`, `_popular` and so on its baselines; with `_published` what the published lists are like; `ndcg_at_10_high`, the upper end of its interval; `users_measured`, `scale_low`, `scale_high`, `stars_weight` |
+| `seconds` | a stage: `prepare`, `split`, `train`, `evaluate`, `refit`, `score`, `check`, `publish`; and `window` |
+| `losses` | a list of `[epoch, training loss, holdout loss]` |
+| `config` | the settings that `cfjobs config` prints |
+| `inputs` | a list of `{"what", "uri", "size", "etag"}` |
+| `versions` | `cfjobs`, `python`, and the main packages |
+
+As rows, a night and a metric each, with Polars; the other objects in the same way:
+
+```python
+import json
+
+import polars as pl
+
+nights = pl.read_delta("out/runs").sort("run_date")
+figures = pl.DataFrame(
+    [
+        {"run_date": night, "metric": name, "value": value}
+        for night, text in nights.select("run_date", "metrics").iter_rows()
+        for name, value in json.loads(text).items()
+    ]
+)
+print(figures)
+```
+
+With DuckDB, over `runs` as registered above:
+
+```sql
+select run_date, key as metric, value::double as value from runs, json_each(metrics::json);
+select run_date, value ->> 'uri' as file, (value ->> 'size')::bigint as bytes from runs, json_each(inputs::json);
+```
+
+With Spark, and with Athena:
+
+```sql
+select run_date, metric, value from runs
+lateral view explode(from_json(metrics, 'map<string,double>')) as metric, value;
+
+select run_date, metric, value from runs
+cross join unnest(cast(json_parse(metrics) as map(varchar, double))) as t (metric, value);
+```
+
 ### Spark SQL
 
 With the Delta Lake package on the session (`io.delta.sql.DeltaSparkSessionExtension`):
@@ -281,12 +346,13 @@ where l.run_date = (select max(run_date) from runs) and l.user_id = 1
 order by l.rank;
 
 -- what changed since last night
-with nights as (select run_date, row_number() over (order by run_date desc) as back from runs)
+with nights as (select run_date, row_number() over (order by run_date desc) as back from runs),
+     before as (select b.user_id, b.movie_id from top_n b join nights n on b.run_date = n.run_date and n.back = 2
+                where b.rank <= 10)
 select t.user_id, t.rank, t.movie_id
 from top_n t join nights n on t.run_date = n.run_date and n.back = 1
-where t.rank <= 10 and not exists (
-  select 1 from top_n b join nights m on b.run_date = m.run_date and m.back = 2
-  where b.user_id = t.user_id and b.movie_id = t.movie_id);
+where t.rank <= 10 and t.user_id in (select user_id from before) and not exists (
+  select 1 from before b where b.user_id = t.user_id and b.movie_id = t.movie_id);
 
 -- which movies are recommended most
 select l.movie_id, m.title, count(*) as lists
@@ -320,10 +386,12 @@ order by l.rank;
 
 -- what changed since last night
 with nights as (select run_date, row_number() over (order by run_date desc) as back from runs),
-     before as (select user_id, movie_id from top_n where run_date = (select run_date from nights where back = 2))
+     before as (select user_id, movie_id from top_n
+                where run_date = (select run_date from nights where back = 2) and rank <= 10)
 select t.user_id, t.rank, t.movie_id
 from top_n t left join before b on b.user_id = t.user_id and b.movie_id = t.movie_id
-where t.run_date = (select run_date from nights where back = 1) and t.rank <= 10 and b.movie_id is null;
+where t.run_date = (select run_date from nights where back = 1) and t.rank <= 10 and b.movie_id is null
+  and t.user_id in (select user_id from before);
 
 -- which movies are recommended most
 select l.movie_id, m.title, count(*) as lists

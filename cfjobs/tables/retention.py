@@ -1,14 +1,16 @@
 """Removing old nights, and whatever no kept night needs."""
 
+import itertools
 import logging
+import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from cfjobs import storage
+from cfjobs.errors import DamagedFile
 from cfjobs.record import Record
 from cfjobs.storage import lease
 from cfjobs.storage.lease import COMMIT, leased
@@ -146,16 +148,24 @@ def _unreferenced(
     output: str, name: str, kept: Sequence[PublishedNight], *, gone: set[date]
 ) -> list[FileInfo]:
     """Files of a table that neither its latest version nor the version of a kept night holds."""
-    newest = delta.open_table(output, name)
-    if newest is None:
-        return []
-    root = storage.join(output, name)
-    held = {path for path in paths(newest) if not any(f"{RUN_DATE}={day}/" in path for day in gone)}
-    there = {file.uri.removeprefix(root).lstrip("/"): file for file in storage.list_files(root)}
-    left = there.keys() - held
     named = (night.version if name == RUNS.name else night.table_versions.get(name) for night in kept)
-    # The oldest first: it holds most of what the newest does not.
-    for version in sorted({version for version in named if version is not None}):
+    versions = sorted({version for version in named if version is not None})
+    first = versions[0] if versions else None
+    # The oldest first: it holds most of what the newest does not, and the newest then goes on from its log.
+    try:
+        table = delta.open_table(output, name, version=first)
+    except DamagedFile:  # it matters where files are left that it might hold
+        table, first = delta.open_table(output, name), None
+    if table is None:
+        return []
+    oldest = set[str]() if first is None else paths(table)
+    with storage.explained(table.table_uri):
+        table.update_incremental()
+    root = storage.join(output, name)
+    held = {path for path in paths(table) if not any(f"{RUN_DATE}={day}/" in path for day in gone)}
+    there = {file.uri.removeprefix(root).lstrip("/"): file for file in storage.list_files(root)}
+    left = there.keys() - held - oldest
+    for version in versions if first is None else versions[1:]:
         if not left:
             break
         left -= paths(table_at(output, name, version=version))
@@ -187,10 +197,15 @@ def _needed_by_work(output: str, *, besides: set[str]) -> set[str]:
 def _temporary(output: str, before: datetime) -> list[str]:
     """Half-written files of killed writers on this disk: those of the output,
     and those on their way to a store."""
-    folders: list[Any] = [] if storage.is_s3(output) else [Path(output).rglob("._*.part")]
+    folders: Iterable[tuple[str, list[str], list[str]]] = os.walk(output)
     if storage.is_s3(output):
-        folders.append(Path(tempfile.gettempdir()).glob("._*.part"))
-    found = [str(path) for folder in folders for path in folder if path.is_file()]
+        folders = itertools.islice(os.walk(tempfile.gettempdir()), 1)  # the folder itself
+    found = [
+        os.path.join(folder, name)
+        for folder, _, names in folders
+        for name in names
+        if name.startswith("._") and name.endswith(".part")
+    ]
     return sorted(path for path in found if storage.modified(path) < before)
 
 

@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 from bench import alike
 from cfjobs import model_store, tables
 from cfjobs.config import Config
-from cfjobs.evaluation import interpret
+from cfjobs.evaluation import churn, interpret
 from cfjobs.evaluation.metrics import BASELINES, NAMES
 from cfjobs.night import story
 from cfjobs.night.records import Inputs
@@ -179,7 +179,7 @@ def test_recipes_run_as_printed(published: Path, tool: str, monkeypatch: pytest.
     lists = tonight(published, "top_n")
     of_one = lists.filter(user_id=1).sort("rank")["movie_id"].to_list()
     before = pl.read_delta(str(published / "out" / "top_n")).filter(run_date=NIGHT - timedelta(days=1))
-    new = lists.filter(pl.col("rank") <= 10).join(before, on=["user_id", "movie_id"], how="anti")
+    new = changed(published)
     most = (
         lists.filter(pl.col("rank") <= 10)
         .group_by("movie_id")
@@ -195,6 +195,13 @@ def test_recipes_run_as_printed(published: Path, tool: str, monkeypatch: pytest.
     )
     assert found["most"]["movie_id"].to_list()[:5] == most["movie_id"].to_list()[:5]
     assert found["past"].height == found["as_published"].height == before.height
+
+
+def changed(published: Path) -> pl.DataFrame:
+    """Tonight's new movies by the one definition."""
+    lists = pl.scan_delta(str(published / "out" / "top_n")).filter(pl.col("rank") <= 10)
+    days = [lists.filter(run_date=day) for day in (NIGHT, NIGHT - timedelta(days=1))]
+    return churn.moved(*days).filter(churn.in_tonight(), churn.is_new()).collect()
 
 
 def as_polars(frame: Any) -> pl.DataFrame:
@@ -223,9 +230,7 @@ def test_queries_for_the_other_engines_are_right_where_duckdb_speaks_their_langu
     mine, new, most, past = (connection.sql(query).pl() for query in queries)
     lists = tonight(published, "top_n")
     assert mine["movie_id"].to_list() == lists.filter(user_id=1).sort("rank")["movie_id"].to_list()
-    before = pl.read_delta(str(published / "out" / "top_n")).filter(run_date=NIGHT - timedelta(days=1))
-    first = lists.filter(pl.col("rank") <= 10)
-    assert new.height == first.join(before, on=["user_id", "movie_id"], how="anti").height > 0
+    assert new.height == changed(published).height > 0
     assert most["lists"].is_sorted(descending=True)
     assert past.height == lists.height
 

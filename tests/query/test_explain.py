@@ -76,7 +76,7 @@ def test_who_cannot_be_explained_is_told_why(two_nights: Path) -> None:
     output = str(two_nights / "out")
     with pytest.raises(InputError, match="gets the popularity list"):
         explain(output, "900001", str(top_n(two_nights / "out")["movie_id"][0]))
-    with pytest.raises(InputError, match="movie nonsense: is unknown"):
+    with pytest.raises(InputError, match=r"movie .nonsense.: no id and no title"):
         explain(output, "1", "nonsense")
     with pytest.raises(InputError, match="no night of 2020-01-01"):
         explain(output, "1", "1", run_date=date(2020, 1, 1))

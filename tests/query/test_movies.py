@@ -63,4 +63,4 @@ def test_explain_prints_a_sum_and_the_ratings_that_speak_most(two_nights: Path) 
     assert told["ratings"][0]["part"] >= told["ratings"][-1]["part"]
     printed = run(*asked)
     assert f"rank {row['rank']}" in printed
-    assert "Contribute most" in printed
+    assert "score " in printed
