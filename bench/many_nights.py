@@ -38,7 +38,7 @@ CONFIG = Config(
     gate_beat_popularity=False,
     threads=1,
 )
-FIRST = date(2026, 1, 1)
+FIRST = date(2024, 1, 1)
 IDLE_SECONDS = 11
 """Tokio, which reads and writes the files of Delta tables, keeps an idle thread for ten seconds."""
 
