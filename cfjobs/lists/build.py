@@ -242,7 +242,7 @@ def rows(
     if because is not None:
         first = column < because.shape[1]
         reason[first] = because[place[first], column[first]]
-    apart = spread(model.network, *_pairs(model, user_idx, movie_idx))
+    apart = None if model.stars is None else spread(model.stars, *_pairs(model, user_idx, movie_idx))
     spoken = pl.Series(batch.by_model[place] & (reason != NO_MOVIE))
     return pl.DataFrame(
         {

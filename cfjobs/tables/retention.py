@@ -9,10 +9,13 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from deltalake.exceptions import DeltaError
+
 from cfjobs import storage
 from cfjobs.errors import DamagedFile
 from cfjobs.record import Record
 from cfjobs.storage import lease
+from cfjobs.storage.faults import first_line
 from cfjobs.storage.lease import COMMIT, leased
 from cfjobs.storage.uri import FileInfo
 from cfjobs.tables import delta, latest
@@ -159,8 +162,11 @@ def _unreferenced(
     if table is None:
         return []
     oldest = set[str]() if first is None else paths(table)
-    with storage.explained(table.table_uri):
-        table.update_incremental()
+    try:
+        with storage.explained(table.table_uri):
+            table.update_incremental()
+    except DeltaError as error:
+        raise DamagedFile(f"table {name}: its log cannot be read ({first_line(error)})") from error
     root = storage.join(output, name)
     held = {path for path in paths(table) if not any(f"{RUN_DATE}={day}/" in path for day in gone)}
     there = {file.uri.removeprefix(root).lstrip("/"): file for file in storage.list_files(root)}

@@ -61,7 +61,6 @@ def test_it_tells_what_a_night_then_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "config", "line"),
     [
-        (pl.col("rating").clip(3, 3), FEW, "every rating is 3"),
         (pl.col("rating"), Config(top_n=50), "add --set top_n=12"),
         (
             pl.when(pl.int_range(pl.len()) < 9).then(pl.lit(None)).otherwise(pl.col("rating")),

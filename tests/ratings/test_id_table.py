@@ -40,7 +40,7 @@ def _own(uri: str) -> pl.DataFrame:
     model = SimpleNamespace(
         movies=pl.DataFrame({"movie_id": text}),
         users=text.to_frame(),
-        network=SimpleNamespace(settings=settings),
+        stars=SimpleNamespace(settings=settings),
     )
     return new_user.read(uri, config=Config(), model=cast(Any, model)).frame.select("movie_id")
 

@@ -86,7 +86,10 @@ def test_other_tables_have_their_ids_and_titles_found(
     assert ratings.read_table(str(tmp_path), key="movie_id", name="movie").to_dicts() == [
         {"movie_id": 1, "title": "a"}
     ]
-    assert caplog.messages == ["movies: movie_id from 'itemId', title from 'name' (recognised by name)"]
+    assert caplog.messages == [
+        "movies: movie_id from 'itemId' (recognised by name)",
+        "movies: title from 'name' (recognised by name)",
+    ]
     assert names.recognised(["user_id", "customer_id"], "user_column") == "user_id"
     assert names.recognised(["userId", "customer_id"], "user_column") is None
     keys = {"user_column": "uid", "movie_column": "movieId"}

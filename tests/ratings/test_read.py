@@ -646,7 +646,7 @@ def test_a_file_that_changes_while_it_is_read_ends_the_run(
 
 
 def test_too_many_rejected_rows_end_the_run(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", rating=[1.0] * 18 + [math.nan, None], user_id=list(range(20)))
+    write(tmp_path / "a.parquet", rating=[1.0] * 17 + [2.0, math.nan, None], user_id=list(range(20)))
     assert clean(tmp_path, Config(max_rejected=0.1)).counts["rejected"] == 2
     assert message(tmp_path, Config(max_rejected=0.09)) == (
         "ratings: 2 of 20 rows are rejected, most often because the rating is missing (1); "

@@ -152,14 +152,14 @@ def test_columns_of_delta_partitions_are_those_of_a_small_table(tmp_path: Path) 
 
 def test_columns_of_delta_partitions_are_those_of_ratings(tmp_path: Path) -> None:
     days = pl.Series([date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 1), date(2026, 1, 3)])
-    FRAME.with_columns(timestamp=days, rating=pl.lit(4)).write_delta(
+    FRAME.with_columns(timestamp=days, rating=pl.Series([4, 4, 4, 5])).write_delta(
         str(tmp_path), delta_write_options={"partition_by": ["timestamp", "rating"]}
     )
     found = ratings.read_ratings(
         ratings.list_parquet(str(tmp_path), what="ratings"), config=Config(), until=NOW, now=NOW
     )
     assert found.ratings.frame["timestamp"].cast(pl.Date).to_list() == days.to_list()
-    assert found.ratings.frame["rating"].to_list() == [4.0] * 4
+    assert found.ratings.frame["rating"].to_list() == [4.0, 4.0, 4.0, 5.0]
 
 
 @pytest.mark.parametrize("feature", ["columnMapping", "somethingNew"])
