@@ -176,7 +176,9 @@ def prepare(night: Night) -> Prepared:
     side_tables.input_columns(night.output, clean.movies)
     low, high = config.y_range or (float(clean.frame["rating"].min()), float(clean.frame["rating"].max()))  # type: ignore[arg-type]
     if low == high and not implicit:
-        raise InputError(f"ratings: every rating is {low}; give y_range to say what the scale is")
+        raise InputError(
+            f"ratings: every rating is {low}; give y_range to say what the scale is, or set feedback=implicit to leave the values aside"
+        )
     log.info("feedback: %s%s", cleaned.feedback, "" if cleaned.timed else ", without times")
     log.info("ratings: %s; %d users, %d movies", cleaned.counts, clean.users.len(), clean.movies.height)
     prepared = Prepared(

@@ -99,7 +99,7 @@ def read_ratings(
     intake.check_share()
     intake.times.widen()
     good = intake.columns.head(intake.n_good)
-    if is_one_value(good.rating, config):
+    if is_one_value(good.rating, config) and not intake.n_rejected_by_rating:
         log.warning("ratings: every rating is %g, so they are implicit feedback", good.rating[0])
         del intake, good
         config = config.model_copy(update={"feedback": "implicit"})
@@ -261,6 +261,14 @@ class _Intake:
         self.columns.rating[here] = batch["rating"].to_numpy()
         self.times.append(batch["timestamp"].to_numpy())
         self.n_good += batch.height
+
+    @property
+    def n_rejected_by_rating(self) -> int:
+        """Rows set aside for their rating: next to them, one value for all others is no proof of a column
+        that says nothing."""
+        return sum(
+            int(n) for n, why in zip(self._n_reasons, validate.REASONS, strict=True) if "rating" in why
+        )
 
     def rejected(self) -> pl.DataFrame:
         """Every rejected row, by file and row."""

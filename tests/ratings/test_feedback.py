@@ -84,6 +84,11 @@ def test_one_value_is_as_good_as_none(tmp_path: Path) -> None:
     assert without.counts == with_one.counts
     scale = Config(y_range=(1, 5))
     assert read(tmp_path, events(rating=[3.5] * 6), scale).feedback == "ratings"
+    shown = read(tmp_path, events(rating=[1.0, None, 1.0, 1.0, None, 1.0]), Config(max_rejected=1))
+    assert (shown.feedback, shown.counts["rejected"]) == (
+        "ratings",
+        2,
+    )  # a null may be a movie that was shown
 
 
 def test_missing_times_are_as_good_as_one_time_for_all(tmp_path: Path) -> None:
