@@ -63,7 +63,7 @@ class Places:
 
         Returns user_id, novelty, diversity, genre_distance of each list.
         """
-        movie = ratings.rows_of(rows["movie_id"], self.movie_ids)
+        movie = ratings.rows_of(rows["movie_id"], self.movie_ids).astype(np.int64)
         rank = rows["rank"].to_numpy().astype(np.int64)
         self._count(movie, rank)
         first = rank <= K
