@@ -40,5 +40,5 @@ def genre_matrix(movies: pl.DataFrame) -> NDArray[np.float64] | None:
     rows = movies.select("movie_id").with_row_index("row").join(found, on="movie_id")
     matrix = np.zeros((movies.height, names.len()))
     matrix[rows["row"].to_numpy(), names.search_sorted(rows["genre"]).to_numpy()] = 1.0
-    matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
-    return matrix
+    shares: NDArray[np.float64] = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
+    return shares

@@ -259,19 +259,19 @@ def write_metrics(night: Night, _model: Model) -> Ready:
     if not _there(night, "measures"):
         return write_table(night, tables.METRICS, schema, iter([]))
     told = night.load("described", Described) or Described()
-    described = told.figures
     frame = night.frame("measures")
-    of_all = frame.filter(pl.col("metric").is_in(list(described)), band=ALL)
-    published = of_all.with_columns(
-        pl.col("metric") + OF_PUBLISHED,
-        pl.col("metric").replace_strict(described, return_dtype=pl.Float64).alias("value"),
-        pl.col("value").alias("baseline"),
-        pl.lit(None, pl.Float64).alias("low"),
-        pl.lit(None, pl.Float64).alias("high"),
-    )
-    churns = pl.DataFrame(told.churns, schema=frame.schema)
-    frame = pl.concat([frame, published.select(frame.columns), churns])
-    return write_table(night, tables.METRICS, schema, iter([_with_last_night(night, frame)]))
+    every = [frame, pl.DataFrame(told.churns, schema=frame.schema)]
+    if told.figures:
+        of_all = frame.filter(pl.col("metric").is_in(list(told.figures)), band=ALL)
+        published = of_all.with_columns(
+            pl.col("metric") + OF_PUBLISHED,
+            pl.col("metric").replace_strict(told.figures, return_dtype=pl.Float64).alias("value"),
+            pl.col("value").alias("baseline"),
+            pl.lit(None, pl.Float64).alias("low"),
+            pl.lit(None, pl.Float64).alias("high"),
+        )
+        every.insert(1, published.select(frame.columns))
+    return write_table(night, tables.METRICS, schema, iter([_with_last_night(night, pl.concat(every))]))
 
 
 def _with_last_night(night: Night, frame: pl.DataFrame) -> pl.DataFrame:

@@ -3,7 +3,7 @@ and the movies that nobody has rated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -108,7 +108,7 @@ _REFUSED = " ,;{}()\n\t="
 
 def _plain(column: pl.Series) -> pl.Series:
     """The column in a type that Delta tables have."""
-    kind = column.dtype
+    kind: Any = column.dtype
     if isinstance(kind, (pl.List, pl.Array)) and (plain := _PLAIN.get(kind.inner.base_type())) is not None:
         return column.cast(pl.List(plain))
     if (plain := _PLAIN.get(kind.base_type())) is not None:
@@ -117,8 +117,8 @@ def _plain(column: pl.Series) -> pl.Series:
             column = column.dt.convert_time_zone("UTC") if zone else column.dt.replace_time_zone("UTC")
         return column.cast(plain)
     if kind == pl.UInt64:
-        most = int(column.drop_nulls().to_numpy().max(initial=0))
-        return column.cast(pl.Int64 if most < 2**63 else pl.String)
+        fits = bool((column.fill_null(0) < 2**63).all())
+        return column.cast(pl.Int64 if fits else pl.String)
     if isinstance(kind, pl.Struct):
         return column.struct.json_encode()
     if kind in {pl.Binary, pl.Object} or kind.is_nested():
