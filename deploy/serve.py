@@ -238,10 +238,14 @@ def install(parts: Parts, folder: Path, environment: Mapping[str, str]) -> str:
 
 
 def start_worker(parts: Parts, pool: str, environment: Mapping[str, str]) -> None:
-    """A worker that takes the runs of one pool."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", f"{pool} here"]
+    """A worker that takes the runs of one pool. What a killed one left of its runs in its folder of temporary
+    files goes as it is started again."""
+    temporary = Path(environment["PREFECT_HOME"]).parent / "tmp" / pool
+    temporary.mkdir(parents=True, exist_ok=True)
+    command = ["sh", "-c", 'rm -rf "$TMPDIR"/prefect-workspace-attempt-*; exec "$0" "$@"']
+    command += [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", f"{pool} here"]
     command += ["--type", "process"]  # so that it starts while the server does not answer
-    parts.start(f"worker-{pool}", command, environment)
+    parts.start(f"worker-{pool}", command, {**environment, "TMPDIR": str(temporary)})
 
 
 def start_server(parts: Parts, environment: Mapping[str, str]) -> None:
@@ -270,6 +274,8 @@ def environment_of(folder: Path, *, port: int, s3_port: int) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # In memory, as by default, a restart loses the leases, and Prefect ends the nights that hold one.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        # In memory, as by default, a restart loses the events that wait for an earlier one, and their alerts.
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect.server.events.ordering.db",
         "PREFECT_SERVER_METRICS_ENABLED": "true",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "3",
@@ -317,7 +323,8 @@ def start_store(parts: Parts, folder: Path, environment: Mapping[str, str]) -> N
         command.append(f"-{name}.port={free_port(0)}")
     inside = _keys(folder / "keys.json")["s3_inside"]
     tokens = ("JWT_SIGNING_KEY", "JWT_FILER_SIGNING_KEY", "JWT_FILER_SIGNING_READ_KEY", "ADMIN_PASSWORD")
-    parts.start("s3", command, {**environment, **{f"WEED_{name}": inside for name in tokens}})
+    heap = {"GOMEMLIMIT": "256MiB"}  # its garbage collector would let it grow with the requests of a day
+    parts.start("s3", command, {**environment, **heap, **{f"WEED_{name}": inside for name in tokens}})
     parts.wait_for("s3", endpoint)
 
 
