@@ -1,4 +1,4 @@
-"""Every knob of the night, in one place: name, default, bound, and why it is there.
+"""Every setting of the night, in one place: name, default, bound, and why it is there.
 
 The same model is the parameter of the Prefect flow (its run form shows and checks it), the TOML file and
 `--set KEY=VALUE` of the command line.

@@ -153,7 +153,7 @@ def _tally(files: Sequence[FileInfo], config: Config, now: datetime) -> dict[str
         n: NDArray[np.int64] = np.zeros(len(validate.REASONS), np.int64)
         examples: list[pl.DataFrame] = []
         for group in groups:
-            for batch in scan.judged_batches(group, ids=ids, config=config, now=now):
+            for batch in scan.validated_batches(group, ids=ids, config=config, now=now):
                 before = n.copy()
                 n += np.bincount(batch["code"].to_numpy(), minlength=n.size)
                 new = [

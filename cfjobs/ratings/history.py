@@ -45,7 +45,7 @@ def read_histories(
     """user_id, movie_id (as text), rating, timestamp of these users up to the end of the date,
     by user and time; the timestamp is null without times.
 
-    Only these users' rows are kept in memory. They are judged as the night judged them, and the latest of a
+    Only these users' rows are kept in memory. They are validated as the night validated them, and the latest of a
     pair counts; implicit feedback has null ratings. now: ratings after this moment are none; naive UTC.
     Raises InputError for a file that is gone.
     """
@@ -55,7 +55,7 @@ def read_histories(
     config = as_found(config, footers)
     implicit, timed = config.feedback == "implicit", config.timestamp_column is not None
     parts = [
-        scan.judged_rows_of(wanted, group, ids=_TEXT, config=config, now=now).select(
+        scan.validated_rows_of(wanted, group, ids=_TEXT, config=config, now=now).select(
             pl.col("user").alias("user_id"), pl.col("movie").alias("movie_id"), "rating", "timestamp", "code"
         )
         for group in scan.group_files(footers, config=config)

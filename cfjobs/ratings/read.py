@@ -1,9 +1,9 @@
 """Rating files in, a clean indexed table out; every row kept, superseded, or rejected with its reason.
 
-    files -> footers, groups of equal types, batches of judged rows           (rating_files, cleaning)
-          -> rejected rows set aside; good ones into columns, ids numbered     (here)
-          -> ids to rows 0..U-1 and 0..M-1 in the order of the ids             (numbering)
-          -> sorted by user, time, movie, the latest of each pair kept, in place   (arrange)
+    files -> footers, groups of equal types, batches of validated rows              (source, scan, validate)
+          -> rejected rows set aside; good ones into columns, ids encoded           (here, ids)
+          -> ids to rows 0..U-1 and 0..M-1 in the order of the ids                  (ids)
+          -> sorted by user, time, movie, the latest of each pair kept, in place    (sort)
 
 A night of R input rows takes 20 R bytes (16 R while it reads, if times are whole seconds), and what a few
 batches and the rejected rows take.
@@ -27,7 +27,7 @@ from cfjobs.ratings import id_table, names, scan, validate
 from cfjobs.ratings.feedback import Feedback, as_found, is_one_value
 from cfjobs.ratings.ids import IntegerIds, TextIds, relabel
 from cfjobs.ratings.scan import Group
-from cfjobs.ratings.sort import Columns, Times, arrange
+from cfjobs.ratings.sort import Columns, Times, sort_and_deduplicate
 from cfjobs.storage.uri import FileInfo
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def read_ratings(
     ids = validate.id_types(group.types for group in groups)
     intake = _Intake(sum(group.n_rows for group in groups), ids, config=config, until=until)
     for group in groups:
-        for batch in scan.judged_batches(group, ids=ids, config=config, now=now):
+        for batch in scan.validated_batches(group, ids=ids, config=config, now=now):
             intake.add(batch, group)
     scan.check_unchanged(files)
     intake.check_share()
@@ -107,7 +107,9 @@ def read_ratings(
     implicit = config.feedback == "implicit"
     user_ids = relabel(good.user, intake.users.seen().alias("user_id"))
     movie_ids = relabel(good.movie, intake.movies.seen().alias("movie_id"))
-    n_kept = arrange(good, n_users=user_ids.len(), n_movies=movie_ids.len(), added_up=implicit).user.size
+    n_kept = sort_and_deduplicate(
+        good, n_users=user_ids.len(), n_movies=movie_ids.len(), added_up=implicit
+    ).user.size
     intake.columns.shrink(n_kept)
     counts = intake.counts | {"kept": n_kept, "superseded": intake.n_good - n_kept}
     catalogue, cold = _described(movie_ids, movies), _cold(user_ids, users)
@@ -221,7 +223,7 @@ def rows_of(ids: pl.Series, known: pl.Series) -> NDArray[np.int32]:
 
 
 class _Intake:
-    """Takes batches of judged rows: good ones into columns, with their ids numbered, rejected ones apart."""
+    """Takes batches of validated rows: good ones into columns, with their ids numbered, rejected ones apart."""
 
     def __init__(self, n_rows: int, ids: validate.IdTypes, *, config: Config, until: datetime) -> None:
         self.columns = Columns.empty(n_rows)

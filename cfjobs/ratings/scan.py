@@ -1,8 +1,8 @@
-"""Rating files, from footers to batches of judged rows; whatever is wrong with a file becomes one line.
+"""Rating files, from footers to batches of validated rows; whatever is wrong with a file becomes one line.
 
 listing -> footer of each file: its rows and column types, a few kilobytes read
         -> groups of files with equal types, one scan a group: many small files are few scans
-        -> batches of judged rows, as the streaming engine delivers them
+        -> batches of validated rows, as the streaming engine delivers them
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from cfjobs.config import Config
 from cfjobs.errors import CfjobsError, InputError
 from cfjobs.ratings import column_types, source
 from cfjobs.ratings.source import Said
-from cfjobs.ratings.validate import ROW, IdTypes, check_columns, columns_of, judged
+from cfjobs.ratings.validate import ROW, IdTypes, check_columns, columns_of, validated
 from cfjobs.storage.uri import FileInfo
 
 _TAIL_BYTES = 1 << 16
@@ -130,12 +130,12 @@ def group_files(footers: Sequence[Footer], *, config: Config) -> list[Group]:
     return [group for alike in groups.values() for group in alike]
 
 
-def judged_batches(group: Group, *, ids: IdTypes, config: Config, now: datetime) -> Iterator[pl.DataFrame]:
-    """The rows of a group as `cleaning.judged` gives them, in batches of any size and in any order.
+def validated_batches(group: Group, *, ids: IdTypes, config: Config, now: datetime) -> Iterator[pl.DataFrame]:
+    """The rows of a group as `validate.validated` gives them, in batches of any size and in any order.
 
     `ROW` numbers them through the group. Raises InputError for a file that is damaged or changes meanwhile.
     """
-    query = judged(_rows(group, config), group.types, ids=ids, config=config, now=now)
+    query = validated(_rows(group, config), group.types, ids=ids, config=config, now=now)
     n_rows = 0
     try:
         for batch in query.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=False, engine="streaming"):
@@ -154,17 +154,17 @@ def judged_batches(group: Group, *, ids: IdTypes, config: Config, now: datetime)
         )
 
 
-def judged_rows_of(
+def validated_rows_of(
     users: pl.Series, group: Group, *, ids: IdTypes, config: Config, now: datetime
 ) -> pl.DataFrame:
-    """The rows of a few users as `cleaning.judged` gives them; the others' are left behind while reading.
+    """The rows of a few users as `validate.validated` gives them; the others' are left behind while reading.
 
     users: ids as text. Raises InputError for a file that is gone or damaged.
     """
     mine = pl.col(config.user_column).cast(pl.String).is_in(users.implode())
     query = _rows(group, config).filter(mine)
     try:
-        return judged(query, group.types, ids=ids, config=config, now=now).collect(engine="streaming")
+        return validated(query, group.types, ids=ids, config=config, now=now).collect(engine="streaming")
     except DAMAGE as error:
         raise _damage(group, error, config=config) from error
 

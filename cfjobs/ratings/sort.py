@@ -81,7 +81,7 @@ class Times:
             self._seconds = None
 
 
-def arrange(columns: Columns, *, n_users: int, n_movies: int, added_up: bool = False) -> Columns:
+def sort_and_deduplicate(columns: Columns, *, n_users: int, n_movies: int, added_up: bool = False) -> Columns:
     """Sort by user, timestamp, movie and keep one row of each (user, movie) pair, in place.
 
     The row with the latest timestamp stays; of several at the same time the highest rating, so that neither

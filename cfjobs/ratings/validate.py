@@ -1,6 +1,6 @@
 """What a rating must be: the accepted column types, and the reason for which a row is set aside.
 
-Types are a matter of the file, judged once from its footer; values are a matter of the row, judged by one
+Types are a matter of the file, checked once from its footer; values are a matter of the row, checked by one
 Polars expression, so that the streaming engine does it as it reads.
 """
 
@@ -116,7 +116,7 @@ def id_type(dtype: pl.DataType) -> pl.DataType:
     return pl.Int64() if _fits_int64(dtype) else pl.String()
 
 
-def judged(
+def validated(
     query: pl.LazyFrame,
     types: tuple[pl.DataType, ...],
     *,

@@ -196,7 +196,7 @@ def test_lists_like_those_of_last_night_pass_and_so_do_the_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("worse", "knob"),
+    ("worse", "setting"),
     [
         ({"lists": 50}, "gate_max_lists_shrink"),
         ({"rows": 1000}, "gate_max_lists_shrink"),
@@ -205,13 +205,13 @@ def test_lists_like_those_of_last_night_pass_and_so_do_the_first() -> None:
         ({"churn": 0.99}, "gate_max_churn"),
     ],
 )
-def test_lists_unlike_those_of_last_night_are_refused_by_a_knob_that_can_be_switched_off(
-    worse: dict[str, Any], knob: str
+def test_lists_unlike_those_of_last_night_are_refused_by_a_setting_that_can_be_switched_off(
+    worse: dict[str, Any], setting: str
 ) -> None:
     refused = judged_lists(**worse)
     assert len(refused) == 1
-    assert knob in refused[0]
-    assert judged_lists(**worse, config=Config(**{knob: None})) == []
+    assert setting in refused[0]
+    assert judged_lists(**worse, config=Config(**{setting: None})) == []
 
 
 def test_variety_is_not_compared_with_lists_of_another_kind() -> None:

@@ -119,12 +119,12 @@ def test_last_nights_weight_stays_while_tonights_is_near_and_it_is_allowed(
 
 
 @pytest.mark.parametrize(
-    ("knobs", "found"), [({"stars_weight": 1.3}, 1.3), ({"model": "net"}, 0.0), ({}, None)]
+    ("settings", "found"), [({"stars_weight": 1.3}, 1.3), ({"model": "net"}, 0.0), ({}, None)]
 )
 def test_the_weight_is_the_configured_one_or_one_of_those_tried(
-    knobs: dict[str, object], found: float | None, ratings: pl.DataFrame
+    settings: dict[str, object], found: float | None, ratings: pl.DataFrame
 ) -> None:
-    config = QUICK.model_copy(update=knobs)
+    config = QUICK.model_copy(update=settings)
     chosen = choose.choose(task(config, ratings), device=torch.device("cpu"))
     if found is not None:
         assert chosen.weight == found

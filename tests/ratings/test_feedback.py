@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cfjobs import ratings
 from cfjobs.config import Config, as_toml, load_config, validated
 from cfjobs.errors import InputError
-from cfjobs.ratings.sort import Columns, arrange
+from cfjobs.ratings.sort import Columns, sort_and_deduplicate
 
 NOW = datetime(2026, 3, 1)
 SHOP = Config(event_column="event", event_weights={"view": 1, "cart": 3, "login": 0}, max_rejected=1)
@@ -39,7 +39,7 @@ def test_a_pair_is_added_up_and_as_late_as_its_latest(rows: list[tuple[int, int,
     columns = Columns(
         user.astype(np.int32), movie.astype(np.int32), weight.astype(np.float32), time.astype(np.int64)
     )
-    found = arrange(columns, n_users=3, n_movies=4, added_up=True)
+    found = sort_and_deduplicate(columns, n_users=3, n_movies=4, added_up=True)
     total: dict[tuple[int, int], list[int]] = {}
     for u, m, w, t in rows:
         before = total.setdefault((u, m), [0, 0])

@@ -20,7 +20,7 @@ from cfjobs.errors import InputError
 from cfjobs.ratings import scan as rating_files
 from cfjobs.ratings.ids import IntegerIds, TextIds
 from cfjobs.ratings.read import Cleaned
-from cfjobs.ratings.sort import Columns, Times, arrange
+from cfjobs.ratings.sort import Columns, Times, sort_and_deduplicate
 
 NOW = datetime(2026, 11, 24)
 THEN = datetime(2016, 10, 1, 12, 0, 0)
@@ -243,7 +243,7 @@ def test_arranging_many_ranges_equals_sorting() -> None:
 
 def check_arranged(rows: pl.DataFrame, *, n_users: int, n_movies: int) -> None:
     columns = Columns(*(rows[name].to_numpy(writable=True) for name in "umrt"))
-    kept = arrange(columns, n_users=n_users, n_movies=n_movies)
+    kept = sort_and_deduplicate(columns, n_users=n_users, n_movies=n_movies)
     wanted = rows.sort("u", "t", "m", "r").unique(["u", "m"], keep="last", maintain_order=True)
     found = {"u": kept.user, "m": kept.movie, "r": kept.rating, "t": kept.timestamp}
     assert pl.DataFrame(found).equals(wanted)
