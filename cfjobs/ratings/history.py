@@ -45,8 +45,8 @@ def read_histories(
     """user_id, movie_id (as text), rating, timestamp of these users up to the end of the date,
     by user and time; the timestamp is null without times.
 
-    Only these users' rows are kept in memory. They are validated as the night validated them, and the latest of a
-    pair counts; implicit feedback has null ratings. now: ratings after this moment are none; naive UTC.
+    Only these users' rows are kept in memory. They are validated as in the night, and the latest of a pair
+    counts; implicit feedback has null ratings. now: ratings after this moment are none; naive UTC.
     Raises InputError for a file that is gone.
     """
     wanted = pl.Series([str(user) for user in users], dtype=pl.String)

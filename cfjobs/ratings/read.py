@@ -223,7 +223,7 @@ def rows_of(ids: pl.Series, known: pl.Series) -> NDArray[np.int32]:
 
 
 class _Intake:
-    """Takes batches of validated rows: good ones into columns, with their ids numbered, rejected ones apart."""
+    """Takes batches of validated rows: good ones into columns, their ids encoded, rejected ones apart."""
 
     def __init__(self, n_rows: int, ids: validate.IdTypes, *, config: Config, until: datetime) -> None:
         self.columns = Columns.empty(n_rows)
