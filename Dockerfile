@@ -38,6 +38,8 @@ COPY flows flows
 COPY deploy deploy
 COPY cfjobs cfjobs
 ARG GIT_COMMIT=""
+# buildah takes ENV and LABEL from its cache whatever the argument says; with RUN before them it does not.
+RUN : "$GIT_COMMIT"
 ENV CFJOBS_GIT_COMMIT=$GIT_COMMIT
 LABEL org.opencontainers.image.revision=$GIT_COMMIT
 CMD ["prefect", "worker", "start", "--pool", "cfjobs"]
