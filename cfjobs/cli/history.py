@@ -76,9 +76,12 @@ def rollback(
     Nights published after it are no longer visible.
     User and reason are recorded in each table's log and in `rollbacks`.
     """
+    from cfjobs import report
     from cfjobs.tables import rollback
 
     done = rollback.rollback(output, to=to, who=_who(), why=reason, dry_run=dry_run)
+    if not dry_run:
+        report.build_nights(output)
     show(done.model_dump(mode="json"), as_json=as_json)
 
 
@@ -98,9 +101,12 @@ def retain(
     as_json: AsJson = False,
 ) -> None:
     """Remove old nights, files that no remaining night needs, old models and the work of abandoned runs."""
+    from cfjobs import report
     from cfjobs.tables import retention
 
     done = retention.retain(output, nights=nights, min_age=timedelta(hours=min_age_hours), dry_run=dry_run)
+    if done.removed_nights and not dry_run:
+        report.build_nights(output)
     show(done.model_dump(mode="json"), as_json=as_json)
 
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 import polars as pl
 from deltalake import DeltaTable
 
-from cfjobs import model_store, storage, tables
+from cfjobs import model_store, report, storage, tables
 from cfjobs.errors import CfjobsError, DamagedFile, InputError
 from cfjobs.record import Record
 from cfjobs.storage import lease
@@ -92,6 +92,7 @@ def _repair(output: str, findings: list[Finding], now: datetime) -> None:
         version = max(night.version for night in found if night.version is not None)
         words = "; ".join(finding.words for finding in half)
         rollback.rollback(output, to=str(version), who="cfjobs doctor", why=words[:500])
+        report.build_nights(output)
     latest.write(output)
     with leased(output, COMMIT, wait_s=120):
         left = retention.leftovers(output, kept=found, before=now - MIN_AGE)

@@ -16,7 +16,7 @@ import logging
 from datetime import date
 
 from cfjobs import storage
-from cfjobs.report import facts, page
+from cfjobs.report import nights
 from cfjobs.tables.runs import published_nights
 from cfjobs.tables.schema import RUN_DATE
 
@@ -28,15 +28,34 @@ def uri(output: str, run_date: date) -> str:
     return storage.join(output, "reports", f"{RUN_DATE}={run_date.isoformat()}", "index.html")
 
 
+def nights_uri(output: str) -> str:
+    """Where the page of all nights is."""
+    return storage.join(output, "reports", "index.html")
+
+
 def build(output: str, *, run_date: date | None = None) -> str:
-    """Write the page of a published night, the latest by default, and the page of all nights.
+    """Write the page of a published night, the latest by default, and then the page of all nights.
     Returns the URI of the first."""
+    from cfjobs.report import facts, page  # here: the page of all nights does without torch
+
     found = facts.gather(output, run_date=run_date)
     where = uri(output, found.run["run_date"])
     storage.write_bytes(where, page.document(found).encode("utf-8"))
-    nights = page.nights_document(published_nights(output))
-    storage.write_bytes(storage.join(output, "reports", "index.html"), nights.encode("utf-8"))
+    build_nights(output)
     return where
+
+
+def build_nights(output: str) -> None:
+    """Write the page of all nights from `runs` as it is now; whatever goes wrong is logged,
+    for the tables stand."""
+    output = storage.normal(output)
+    where = nights_uri(output)
+    try:
+        storage.write_bytes(where, nights.document(published_nights(output)).encode("utf-8"))
+    except Exception:
+        log.warning(
+            "%s: the page of all nights was not written; `cfjobs report` makes it again", where, exc_info=True
+        )
 
 
 def build_after_publishing(output: str, *, run_date: date) -> None:

@@ -11,9 +11,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from cfjobs.report import charts
 from cfjobs.report.charts import Chart
 
 LONGEST_TITLE = 160
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 TEXT, NUMBER, RANGE = "text", "number", "number range"
 """Kinds of columns; a range may break into two lines."""
@@ -48,8 +51,9 @@ class Figure:
 
 
 def render(template: str, **values: object) -> str:
-    """A template of this package as HTML."""
-    return _environment().get_template(template).render(**values)
+    """A template of this package as HTML, with the look and the policy of every page."""
+    styles = [charts.style(), resource("page.css")]
+    return _environment().get_template(template).render(policy=_POLICY, styles=styles, **values)
 
 
 def resource(name: str) -> Markup:

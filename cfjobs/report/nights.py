@@ -1,51 +1,103 @@
-"""The page of all nights: metrics over time, and a link to the page of each night."""
+"""The page of all nights: metrics over time, what each night was, and a link to its page.
+It is made of the rows of `runs` alone."""
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any
 
-from cfjobs.report import charts, metric_names
-from cfjobs.report.charts import Chart
-from cfjobs.report.html import NUMBER, TEXT, Figure, Table, from_json
+from cfjobs.report import charts, html, metric_names
+from cfjobs.report.charts import Chart, Ticks
+from cfjobs.report.html import NUMBER, TEXT, Cell, Figure, Table, from_json
 from cfjobs.report.metric_names import MetricName
 from cfjobs.tables.schema import OF_PUBLISHED, RUN_DATE
 
-MOST_NIGHTS = 366
+MOST_TABLED = 100
+"""Nights with a row in the table; charts have a point for each."""
 
-_TABLED = ("rmse", "ndcg_at_10", "coverage" + OF_PUBLISHED)
-_DRAWN = (*_TABLED, "popular_share_at_10" + OF_PUBLISHED)
-_COUNTS = ("users", "movies", "lists", "kept", "rejected")
+_COVERAGE, _CHURN = "coverage" + OF_PUBLISHED, "churn" + OF_PUBLISHED
+_POPULAR_SHARE = "popular_share_at_10" + OF_PUBLISHED
+_TABLED = ("ndcg_at_10", "rmse", _COVERAGE, _CHURN)
+_SECONDS = MetricName("Seconds of the night", "{:,.0f}", better=0)
+_VERDICTS = {
+    "no holdout": "no holdout, nothing measured",
+    "existing model": "an existing model, nothing measured",
+}
+_OVERRIDDEN = "overridden: "
 
 
-def view(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the template shows of the rows of `runs`, which are by date and at least one."""
-    shown = runs[-MOST_NIGHTS:]
-    metrics = [from_json(run, "metrics") for run in shown]
-    counts = [from_json(run, "counts") for run in shown]
-    series = [
-        *((metric_names.of(metric), [night.get(metric) for night in metrics]) for metric in _DRAWN),
-        (_count("Lists"), [night.get("lists") for night in counts]),
-        (_count("Ratings kept"), [night.get("kept") for night in counts]),
+@dataclass(frozen=True)
+class _Night:
+    """A row of `runs`, read. seconds: from its start until it was published."""
+
+    run: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    counts: Mapping[str, Any]
+    seconds: float
+
+    @classmethod
+    def of(cls, run: Mapping[str, Any]) -> "_Night":
+        spent: timedelta = run["finished_at"] - run["started_at"]
+        return cls(run, from_json(run, "metrics"), from_json(run, "counts"), spent.total_seconds())
+
+    @property
+    def day(self) -> date:
+        found: date = self.run[RUN_DATE]
+        return found
+
+    def metric(self, name: str) -> float | None:
+        """A metric; None where it was not measured."""
+        return _finite(self.metrics.get(name))
+
+    def count(self, name: str) -> float | None:
+        return _finite(self.counts.get(name))
+
+
+def document(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The page as HTML: rows of `runs` by date, at least one."""
+    nights = [_Night.of(run) for run in runs]
+    newest_first = nights[::-1]
+    return html.render(
+        "nights.html.j2",
+        n_nights=len(nights),
+        first=nights[0].day,
+        last=nights[-1].day,
+        figures=_figures(nights),
+        **_table(nights),
+        older=[_link(night) for night in newest_first[MOST_TABLED:]],
+    )
+
+
+# Over time ------------------------------------------------------------------------------------------
+
+
+def _figures(nights: Sequence[_Night]) -> list[tuple[Figure, str]]:
+    """The charts that have enough to show, each with what its caption says."""
+
+    def metric(name: str, caption: str, *, baseline: str = "") -> tuple[Figure, str] | None:
+        before = [night.metric(baseline) for night in nights] if baseline else None
+        figure = _over_time(metric_names.of(name), nights, [night.metric(name) for night in nights], before)
+        return figure and (figure, caption)
+
+    def other(about: MetricName, values: Sequence[float | None], caption: str) -> tuple[Figure, str] | None:
+        figure = _over_time(about, nights, values)
+        return figure and (figure, caption)
+
+    found = [
+        metric("ndcg_at_10", "On the holdout. More is better.", baseline="ndcg_at_10_popular"),
+        metric("rmse", "On the holdout. Less is better.", baseline="rmse_bias_only"),
+        metric(_COVERAGE, "Of the published lists."),
+        metric(_CHURN, "Of the published lists, over users who had one the night before."),
+        metric(_POPULAR_SHARE, "Of the published lists."),
+        other(_SECONDS, [night.seconds for night in nights], "From its start until it was published."),
+        other(_count("Lists"), [night.count("lists") for night in nights], "Published."),
+        other(
+            _count("Ratings kept"), [night.count("kept") for night in nights], "What the night read, cleaned."
+        ),
     ]
-    nights = [
-        {
-            "date": run[RUN_DATE].isoformat(),
-            "link": f"{RUN_DATE}={run[RUN_DATE].isoformat()}/index.html",
-            "gate": run["gate"],
-            "values": [
-                *(metric_names.of(metric).written(measured.get(metric)) for metric in _TABLED),
-                *(_count(name).written(counted.get(name)) for name in _COUNTS),
-            ],
-        }
-        for run, measured, counted in zip(shown, metrics, counts, strict=True)
-    ]
-    return {
-        "n_nights": len(runs),
-        "first": runs[0][RUN_DATE],
-        "last": runs[-1][RUN_DATE],
-        "figures": [found for about, values in series if (found := _over_time(about, shown, values))],
-        "columns": [*(metric_names.of(metric).name for metric in _TABLED), *_COUNTS],
-        "nights": nights[::-1],
-    }
+    return [one for one in found if one is not None]
 
 
 def _count(name: str) -> MetricName:
@@ -53,29 +105,146 @@ def _count(name: str) -> MetricName:
 
 
 def _over_time(
-    about: MetricName, runs: Sequence[dict[str, Any]], values: Sequence[float | None]
+    about: MetricName,
+    nights: Sequence[_Night],
+    values: Sequence[float | None],
+    baseline: Sequence[float | None] | None = None,
 ) -> Figure | None:
-    """A metric by night; nothing for fewer than three nights that have it."""
-    known = [(place, value) for place, value in enumerate(values) if value is not None]
-    if len(known) < 3:
+    """A metric by night, beside its baseline; nothing for fewer than three nights that have it."""
+    ours, theirs = _points(nights, values), _points(nights, baseline or ())
+    if len(ours) < 3:
         return None
-    last = len(runs) - 1
-    ends = charts.limits([value for _, value in known])
+    span = (nights[-1].day - nights[0].day).days
+    ends = charts.limits([value for _, value in (*ours, *theirs)])
     chart = Chart(
         about.name,
         "night",
         "",
-        (-0.05 * last, 1.05 * last),
+        (-0.05 * span, 1.05 * span),
         ends,
         x_ticks=[
-            (place, f"{runs[place][RUN_DATE]:%m-%d}\n{runs[place][RUN_DATE]:%Y}")
-            for place in sorted({0, last // 2, last})
+            (at, f"{nights[0].day + timedelta(days=at):%m-%d\n%Y}") for at in sorted({0, span // 2, span})
         ],
-        y_ticks=[(at, about.written(at)) for at, _ in charts.ticks(*ends, at_most=5)],
+        y_ticks=_ticks(about, ends),
+        key=(("main", "model"), ("second", about.baseline)) if theirs else (),
     )
-    chart.line(known, kind="main")
-    dates = [run[RUN_DATE].isoformat() for run in runs]
-    for place, value in known:
-        chart.dot(place, value, kind="main", tip=f"{dates[place]}: {about.written(value)}", radius=2.5)
-    numbers = [(dates[place], about.written(value)) for place, value in reversed(known)]
-    return Figure(chart, Table(about.name, (("night", TEXT), ("value", NUMBER)), numbers))
+    radius = 2.5 if len(nights) <= MOST_TABLED else 1.5
+    for points, kind, whose in ((theirs, "second", f", {about.baseline}"), (ours, "main", "")):
+        chart.line(points, kind=kind)
+        for at, value in points:
+            day = nights[0].day + timedelta(days=at)
+            chart.dot(at, value, kind=kind, tip=f"{day}{whose}: {about.written(value)}", radius=radius)
+    columns = [("night", TEXT), ("model" if theirs else "value", NUMBER)]
+    besides = dict(theirs)
+    rows = []
+    for at, value in ours[: -MOST_TABLED - 1 : -1]:
+        row = [f"{nights[0].day + timedelta(days=at)}", about.written(value)]
+        rows.append([*row, about.written(besides.get(at))] if theirs else row)
+    if theirs:
+        columns.append((about.baseline, NUMBER))
+    return Figure(chart, Table(about.name, columns, rows))
+
+
+def _points(nights: Sequence[_Night], values: Sequence[float | None]) -> list[tuple[int, float]]:
+    """(days since the first night, value) of the nights that have one."""
+    first = nights[0].day
+    return [
+        ((night.day - first).days, value)
+        for night, value in zip(nights, values, strict=False)
+        if value is not None
+    ]
+
+
+def _ticks(about: MetricName, ends: tuple[float, float]) -> Ticks:
+    """Round numbers with as many digits as tell them apart."""
+    if "%" not in about.form:
+        return charts.ticks(*ends, at_most=5)
+    return [(at / 100, f"{text}%") for at, text in charts.ticks(100 * ends[0], 100 * ends[1], at_most=5)]
+
+
+# The table ------------------------------------------------------------------------------------------
+
+
+def _table(nights: Sequence[_Night]) -> dict[str, Any]:
+    """columns: (name, kind); rows of the newest nights, newest first: a link, and cells.
+    A column that no night fills is left out."""
+    before = [None, *nights[:-1]]
+    newest = list(zip(nights, before, strict=True))[: -MOST_TABLED - 1 : -1]
+    names = [metric_names.of(name) for name in _TABLED]
+    columns = [
+        ("gate", "text verdict"),
+        *((name, NUMBER) for name in ("lists", "ratings read", "rejected", "users", "movies")),
+        *((about.name, NUMBER) for about in names),
+        ("model", "date"),
+        ("time taken", NUMBER),
+    ]
+    cells = [
+        [
+            _verdict(str(night.run["gate"])),
+            *(Cell(_written(night.count(name)), "") for name in ("lists", "read", "rejected")),
+            *(Cell(_counted(night, last, name), "") for name in ("users", "movies")),
+            *(
+                Cell(about.written(night.metric(name)), "")
+                for name, about in zip(_TABLED, names, strict=True)
+            ),
+            Cell(_model(night.run), ""),
+            Cell(duration(night.seconds), ""),
+        ]
+        for night, last in newest
+    ]
+    filled = [place for place in range(len(columns)) if any(row[place].text for row in cells)]
+    return {
+        "columns": [columns[place] for place in filled],
+        "rows": [
+            (_link(night), [row[place] for place in filled])
+            for (night, _), row in zip(newest, cells, strict=True)
+        ],
+    }
+
+
+def _link(night: _Night) -> dict[str, str]:
+    """The date of a night, and where its page is from here."""
+    day = night.day.isoformat()
+    return {"date": day, "to": f"{RUN_DATE}={day}/index.html"}
+
+
+def _verdict(gate: str) -> Cell:
+    """What the gate said, in words."""
+    if gate.startswith(_OVERRIDDEN):
+        return Cell(f"published although the gate refused: {gate.removeprefix(_OVERRIDDEN)}", "worse")
+    return Cell(_VERDICTS.get(gate, gate), "")
+
+
+def _model(run: Mapping[str, Any]) -> str:
+    """The kind of network, or the folder of the existing model that the night took."""
+    config = json.loads(run["config"])
+    folder = str(run["model_uri"]).rstrip("/").rpartition("/")[2]
+    if run["gate"] == "existing model":
+        return folder
+    return "ranking alone" if config.get("feedback") == "implicit" else str(config.get("model", folder))
+
+
+def _counted(night: _Night, last: _Night | None, name: str) -> str:
+    """A count, and in brackets what it has more or fewer than last night's."""
+    now, before = night.count(name), last.count(name) if last else None
+    if now is None or before is None or now == before:
+        return _written(now)
+    return f"{_written(now)} ({now - before:+,.0f})".replace("-", "−")
+
+
+def _written(count: float | None) -> str:
+    return "" if count is None else f"{count:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Such as 1 h 12 min, 3 min 5 s or 42 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {left} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _finite(value: Any) -> float | None:
+    """A number out of JSON; None for what is none."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,18 +1,13 @@
-"""The pages as HTML: that of a night, with its head, its five numbers and its sections,
-and that of all nights."""
+"""The page of a night as HTML: its head, its five numbers and its sections."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
-from cfjobs.report import charts, html, lists, metric_names, movies, nights, rating_errors, run
+from cfjobs.report import charts, html, lists, metric_names, movies, rating_errors, run
 from cfjobs.report.facts import Facts
 from cfjobs.report.html import from_json
 from cfjobs.report.metric_names import METRICS, MetricName
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 View = dict[str, Any] | None
 
@@ -41,29 +36,18 @@ SECTIONS = (
 )
 
 
-def nights_document(runs: Sequence[dict[str, Any]]) -> str:
-    """The page of all nights: rows of `runs` by date, at least one."""
-    return html.render("nights.html.j2", policy=_POLICY, styles=_styles(), **nights.view(runs))
-
-
 def document(facts: Facts) -> str:
     """The whole page, self-contained: no style, script, font or picture comes from anywhere else."""
     views = [(section, section.view(facts)) for section in SECTIONS]
     return html.render(
         "page.html.j2",
-        policy=_POLICY,
         run=facts.run,
         counts=from_json(facts.run, "counts"),
         tiles=_tiles(facts),
         sections=[(section, view) for section, view in views if view is not None],
         map_data=html.script_json(movies.map_data(facts)),
-        styles=_styles(),
         script=html.resource("page.js"),
     )
-
-
-def _styles() -> list[Markup]:
-    return [charts.style(), html.resource("page.css")]
 
 
 @dataclass(frozen=True)

@@ -298,6 +298,7 @@ def test_an_operator_lists_goes_back_and_cleans_up(
     assert len(answer("history")["nights"]) == 2
     assert answer("rollback", "--to", "2026-03-01", "--reason", "a test")["who"] == "ada"
     assert len(answer("history")["nights"]) == 1
+    assert "2026-03-02" not in (output / "reports" / "index.html").read_text(encoding="utf-8")
     assert answer("retain", "--nights", "1", "--dry-run")["kept"] == ["2026-03-01"]
 
 

@@ -1,10 +1,11 @@
 """The page of a night: whole, harmless whatever the titles say, and quiet and legible in a real browser."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cfjobs.cli import app, query
 from cfjobs.config import Config
 from cfjobs.night import story
 from cfjobs.night.records import Inputs
-from cfjobs.report import facts, metric_names, nights, page
+from cfjobs.report import facts, metric_names, nights
 from tests.browser import Tab, browser, chromium
 from tests.conftest import HOSTILE_TITLES
 
@@ -160,32 +161,88 @@ def test_churn_of_users_without_new_ratings(two_nights: Path) -> None:
     assert with_new <= found.changed["changed"]
 
 
+def _pages(found: Elements) -> list[str]:
+    """Where the page of all nights leads to, beside places on itself."""
+    return [href for link in found.named("a") if not (href := str(link["href"])).startswith("#")]
+
+
 def test_the_page_of_all_nights_links_to_each(two_nights: Path) -> None:
     index = two_nights / "out" / "reports" / "index.html"
     found = Elements(index.read_text(encoding="utf-8"))
-    links = [str(link["href"]) for link in found.named("a")]
+    links = _pages(found)
     assert links == [f"run_date={night}/index.html" for night in ("2026-03-01", "2026-02-28")]
     assert all((index.parent / link).exists() for link in links)
     runs = pl.read_delta(str(two_nights / "out" / "runs"))
-    for metrics in runs["metrics"]:
-        assert metric_names.of("rmse").written(json.loads(metrics)["rmse"]) in found.said
+    for run in runs.to_dicts():
+        metrics, counts = json.loads(run["metrics"]), json.loads(run["counts"])
+        assert metric_names.of("rmse").written(metrics["rmse"]) in found.said
+        assert f"{counts['read']:,}" in found.said
+
+
+def _run(number: int, **columns: Any) -> dict[str, Any]:
+    """A row of `runs`, with what the page of all nights reads."""
+    began = datetime(2024, 1, 1, 1, 30, tzinfo=UTC) + timedelta(days=number)
+    metrics = {
+        "ndcg_at_10": 0.1 + number % 5 / 100,
+        "ndcg_at_10_popular": 0.05,
+        "rmse": 0.8 + number % 7 / 100,
+    }
+    return {
+        "run_date": began.date(),
+        "started_at": began,
+        "finished_at": began + timedelta(minutes=3, seconds=5),
+        "metrics": json.dumps(metrics | {"coverage_published": None, "churn_published": math.nan}),
+        "counts": json.dumps(
+            {"read": 1234, "lists": 10, "kept": 10 + number, "users": 10 + number, "movies": 9}
+        ),
+        "config": json.dumps({"model": "dot_bias"}),
+        "model_uri": f"out/models/night-{number}",
+        "gate": f"overridden: {HOSTILE_TITLES[0]}",
+    } | columns
 
 
 @pytest.mark.parametrize("n_nights", [1, 2, 3, 400])
 def test_the_page_of_all_nights_draws_from_the_third_night_on_and_stays_small(n_nights: int) -> None:
-    runs = [
-        {
-            "run_date": date(2026, 1, 1) + timedelta(days=number),
-            "metrics": json.dumps({"rmse": 0.8 + number % 7 / 100, "coverage_published": None}),
-            "counts": json.dumps({"lists": 10, "kept": 10 + number}),
-            "gate": HOSTILE_TITLES[0],
-        }
-        for number in range(n_nights)
-    ]
-    found = Elements(page.nights_document(runs))
-    assert len(found.named("figure")) == (3 if n_nights >= 3 else 0)
-    assert len(found.named("a")) == min(n_nights, nights.MOST_NIGHTS)
-    assert not found.named("script")
+    html = nights.document([_run(number) for number in range(n_nights)])
+    found = Elements(html)
+    assert len(html.encode()) < 1_000_000
+    assert len(found.named("figure")) == (5 if n_nights >= 3 else 0)  # nDCG, RMSE, seconds, lists, ratings
+    assert len(found.named("circle")) == (6 * n_nights if n_nights >= 3 else 0)  # nDCG has popularity's too
+    newest_first = [f"run_date={_run(number)['run_date']}/index.html" for number in range(n_nights)][::-1]
+    assert _pages(found) == newest_first
+    table = html.split('<table class="nights">')[1].split("</table>")[0]
+    assert table.count('<th scope="row"') == min(n_nights, nights.MOST_TABLED)
+    assert f"published although the gate refused: {HOSTILE_TITLES[0]}" in found.said
+    assert not [name for name, _ in found.tags if name in {"script", "img", "b"}]
+    assert "3 min 5 s" in table
+    assert ("(+1)" in table) == (n_nights > 1)
+    assert "nan" not in html
+    assert "Places that are new" not in html
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"gate": "no holdout"}, "no holdout, nothing measured"),
+        ({"gate": "existing model", "model_uri": "s3://lake/models/<night>"}, "<night>"),
+        ({"gate": "passed", "config": json.dumps({"feedback": "implicit"})}, "ranking alone"),
+    ],
+)
+def test_the_page_of_all_nights_tells_nights_without_metrics(columns: dict[str, Any], said: str) -> None:
+    runs = [_run(number, **columns, metrics="{}") for number in range(3)]
+    found = Elements(nights.document(runs))
+    assert said in found.said
+    assert "nDCG" not in found.said
+    assert len(found.named("figure")) == 3
+
+
+def test_a_page_of_all_nights_that_fails_is_a_warning(
+    two_nights: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
+    monkeypatch.setattr(nights, "document", lambda _: 1 / 0)
+    report.build_nights(str(two_nights / "out"))
+    assert "the page of all nights was not written" in caplog.text
 
 
 def test_a_past_night_is_told_as_it_was(two_nights: Path) -> None:
@@ -270,14 +327,19 @@ SMALLEST_TEXT = """(() => {
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (360, False)])
+@pytest.mark.parametrize("of_all", [False, True])
 def test_a_browser_shows_it_without_a_word_or_a_request(
-    two_nights: Path, tab: Tab, width: int, dark: bool
+    two_nights: Path, tmp_path: Path, tab: Tab, width: int, dark: bool, of_all: bool
 ) -> None:
-    url = Path(report.uri(str(two_nights / "out"), NIGHT)).as_uri()
-    tab.open(url, width=width, dark=dark)
+    file = Path(report.uri(str(two_nights / "out"), NIGHT))
+    if of_all:
+        file = tmp_path / "index.html"
+        file.write_text(nights.document([_run(number) for number in range(30)]), encoding="utf-8")
+    tab.open(file.as_uri(), width=width, dark=dark)
     assert tab.complaints() == []
-    assert tab.requests() == [url]
-    assert tab.evaluate("document.title") == "Recommendations of 2026-03-01"
+    assert tab.requests() == [file.as_uri()]
+    title = "Nights of recommendations" if of_all else "Recommendations of 2026-03-01"
+    assert tab.evaluate("document.title") == title
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(21, 23, 26)") == dark
