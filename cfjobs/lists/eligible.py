@@ -51,8 +51,8 @@ def unavailable(movies: pl.DataFrame | None, *, config: Config, on: date) -> pl.
     starts, ends = (_days(movies, setting, config=config) for setting in _SETTINGS)
     if movies is None or (starts is None and ends is None):
         return None
-    early = pl.lit(value=False) if starts is None else (starts > on).fill_null(value=False)
-    late = pl.lit(value=False) if ends is None else (ends < on).fill_null(value=False)
+    early = pl.lit(value=False) if starts is None else starts > on
+    late = pl.lit(value=False) if ends is None else ends < on
     found = movies.filter(early | late).select("movie_id")
     log.info("availability: %d of %d movies are not available on %s", found.height, movies.height, on)
     return found
@@ -92,7 +92,7 @@ def excluded_pairs(user_ids: pl.Series, movie_ids: pl.Series, pairs: pl.DataFram
     return rows.filter((pl.col("user_idx") >= 0) & (pl.col("movie_idx") >= 0)).unique().sort(pl.all())
 
 
-def _days(movies: pl.DataFrame | None, setting: str, *, config: Config) -> pl.Series | None:
+def _days(movies: pl.DataFrame | None, setting: str, *, config: Config) -> pl.Expr | None:
     """The days of a column of the movies table, of datetimes in UTC; None where it is not there."""
     name = getattr(config, setting)
     if name is None:
@@ -105,13 +105,13 @@ def _days(movies: pl.DataFrame | None, setting: str, *, config: Config) -> pl.Se
             f"configuration key {setting}: got {name!r}, but the movies table {there}; leave the key out, or name a column"
         )
     kind = movies.schema[name]
-    if kind not in {pl.Date, pl.Datetime, pl.Null}:
+    if kind.base_type() not in {pl.Date, pl.Datetime, pl.Null}:
         raise InputError(
             f"movies: column {name!r} is {kind}, expected a date or a datetime; cast it on export, or set {setting}=null"
         )
     if isinstance(kind, pl.Datetime) and kind.time_zone:
-        return movies[name].dt.convert_time_zone("UTC").dt.date()
-    return movies[name].cast(pl.Date)
+        return pl.col(name).dt.convert_time_zone("UTC").dt.date()
+    return pl.col(name).cast(pl.Date)
 
 
 def _among(movie_ids: pl.Series, table: pl.DataFrame, *, what: str) -> NDArray[np.bool_]:

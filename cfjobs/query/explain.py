@@ -53,8 +53,9 @@ class Explanation:
     frame: movie_id, title, rating, rated_at, weight, part; the user's ratings, those that speak most for the
     movie first. rank, published_score: in the published list; None where the movie is not in it. place: among
     all n_candidates movies that could be listed; None for one that could not, because the user has rated it
-    (seen), too few have, or other rules withheld it from everybody (withheld). stars_weight: of the predicted stars in the score. Of implicit feedback
-    predicted_rating and the ratings are None, and so is rated_at of ratings without times.
+    (seen), too few have, or another rule of the night withheld it from everybody (withheld). stars_weight: of
+    the predicted stars in the score. Of implicit feedback predicted_rating and the ratings are None, and so
+    is rated_at of ratings without times.
     """
 
     user_id: str | int
