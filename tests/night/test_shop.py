@@ -37,7 +37,7 @@ def shop(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     ends = [NIGHT + timedelta(days=int(n + m)) for n, m in zip(first, length, strict=True)]
     open_ = pl.Series(rng.random(movies.height) < 0.3)
     table = movies.with_columns(pl.Series("available_from", starts), pl.Series("available_until", ends))
-    table = table.with_columns(pl.when(~open_).then("available_from", "available_until"))
+    table = table.with_columns(pl.when(~open_).then(pl.col("available_from", "available_until")))
     table.write_parquet(folder / "movies.parquet")
     rated = movie_ids(data_set)
 
@@ -119,23 +119,22 @@ def test_days_that_leave_nothing_are_refused(data_set: Path, tmp_path: Path) -> 
 
 
 def test_what_popularity_lists_go_by(data_set: Path, tmp_path: Path) -> None:
-    ratings = pl.read_parquet(data_set / "ratings.parquet")
-    newest = ratings["timestamp"].max()
-    span = (newest - ratings["timestamp"].min()).days + 1  # type: ignore[operator]
-    rated = ratings.group_by("movie_id").len()
-    days = next(
-        n
-        for n in range(1, span)
-        if ratings.filter(pl.col("timestamp") > newest - timedelta(days=n))["movie_id"].n_unique() > 5  # type: ignore[operator]
+    at, row = pl.col("timestamp"), pl.int_range(pl.len())
+    ratings = pl.read_parquet(data_set / "ratings.parquet").with_columns(
+        pl.when(row % 600 == 0).then(at.max() + timedelta(days=30)).otherwise(at).alias("timestamp")
     )
-    late = ratings.filter(pl.col("timestamp") > newest - timedelta(days=days))["movie_id"].value_counts()  # type: ignore[operator]
-    every = rated.join(late, on="movie_id", how="left").with_columns(pl.col("count").fill_null(0))
+    ratings.write_parquet(tmp_path / "ratings.parquet")
+    more = {name: str(data_set / f"{name}.parquet") for name in ("movies", "users")}
+    span = ratings.select((at.max() - at.min()).dt.total_days()).item() + 1
+    late = ratings.filter(at > at.max() - timedelta(days=7))["movie_id"].value_counts()
+    every = ratings.group_by("movie_id").len().join(late, on="movie_id", how="left")
+    every = every.with_columns(pl.col("count").fill_null(0))
     filled = pl.when(pl.col("count") > 0).then(0).otherwise("len")
     order = every.sort("count", filled, "movie_id", descending=[True, True, False])
     found = {}
-    for name, window in (("all", None), ("span", span), ("late", days)):
+    for name, window in (("all", None), ("span", span), ("late", 7)):
         config = QUICK.model_copy(update={"popular_days": window, "shard_users": 50 if window else None})
-        run(data_set, str(tmp_path / name), config=config)
+        run(tmp_path, str(tmp_path / name), config=config, **more)
         found[name] = rows(str(tmp_path / name))
     assert found["span"].equals(found["all"])
     cold = pl.col("source") == "popular"
