@@ -75,6 +75,16 @@ class Config(BaseModel):
         {},
         description="What a row of each event counts, such as {view = 1, cart = 3, purchase = 5}, times its weight where weight_column is set. 0 leaves the event out; a row with an event that is not here is rejected.",
     )
+    available_from_column: str | None = Field(
+        "available_from",
+        min_length=1,
+        description="Column of the movies table with the first day on which a movie may be listed, a date or a datetime (its day in UTC); without a value there is no first day. A movie that is not available on the night's date is trained on and listed nowhere. null looks for no such column.",
+    )
+    available_until_column: str | None = Field(
+        "available_until",
+        min_length=1,
+        description="Column of the movies table with the last day on which a movie may be listed, itself included; as available_from_column.",
+    )
     max_rejected: float = Field(
         0.05,
         ge=0,
@@ -370,6 +380,12 @@ class Config(BaseModel):
     min_score: float | None = Field(
         None,
         description="Least score of a movie in a model's list, which may get shorter by it; popularity lists are left alone.",
+    )
+    popular_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_525,
+        description="Popularity lists, of users whom the model cannot rank for, go by the ratings of so many days up to the night's newest one, then by those of all time where that gives too few movies; without it, by those of all time. The ratings need times.",
     )
     similar_min_ratings: int = Field(
         5,

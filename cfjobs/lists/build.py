@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cfjobs import tables
 from cfjobs.lists import blend
-from cfjobs.lists.popularity import first_unseen
+from cfjobs.lists.popularity import first_unseen, popularity_order
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import UNKNOWN, DotScores, MlpScores
 from cfjobs.models.predict import predict, spread
@@ -51,11 +51,13 @@ _SPARE = 16
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What may be listed. listed [M]: False for a movie that must not be. excluded: pairs never listed beside
-    the seen ones. min_score: the least score of a model's list."""
+    the seen ones. min_score: the least score of a model's list. n_recent [M]: the ratings by which popularity
+    lists go; without them, by all that the model was trained on."""
 
     listed: NDArray[np.bool_]
     excluded: Pairs | None = None
     min_score: float | None = None
+    n_recent: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def best(asked: Asked, *, n: int, **engine: Any) -> Iterator[Batch]:
     if asked.scores is None:
         yield from popular(model, seen, n=n, first_user=first_user, limits=limits)
         return
-    order = _by_popularity(model, limits)
+    order, counted = _by_popularity(model, limits)
     spare = 0 if model.ranking is None or model.stars is None else _SPARE
     found = top_n(
         asked.scores, n=n + spare, seen=seen, candidates=limits.listed, min_score=limits.min_score, **engine
@@ -124,7 +126,7 @@ def best(asked: Asked, *, n: int, **engine: Any) -> Iterator[Batch]:
     for lists in found:
         own = asked.by_model[lists.first_user : lists.first_user + len(lists.movie_idx)]
         for row in np.flatnonzero(~own).tolist():
-            _fill(lists, row, order, seen.of_user(lists.first_user + row), model)
+            _fill(lists, row, order, seen.of_user(lists.first_user + row), counted)
         if spare:
             _begin_with_liked(asked, lists, own, n=n)
         yield Batch(
@@ -218,15 +220,15 @@ def popular(
     batch_users: int = 1024,
     limits: Limits | None = None,
 ) -> Iterator[Batch]:
-    """For each user of `seen`, pairs that must not be listed, the movies with most training ratings, ties by
-    row. Score: the number of ratings."""
+    """For each user of `seen`, pairs that must not be listed, the movies with most training ratings, or most
+    recent ones where the limits have these, ties by row. Score: the number of those ratings."""
     limits = limits or Limits(listed=candidates(model))
-    order, n_ratings = _by_popularity(model, limits), model.movies["n_ratings"].to_numpy()
+    order, counted = _by_popularity(model, limits)
     n_users = len(seen.indptr) - 1
     for start in range(0, n_users, batch_users):
         users = range(start, min(start + batch_users, n_users))
         movie_idx = first_unseen(order, seen, users=users, n=n)
-        score = np.where(movie_idx == NO_MOVIE, -np.inf, n_ratings[movie_idx]).astype(np.float32)
+        score = np.where(movie_idx == NO_MOVIE, -np.inf, counted[movie_idx]).astype(np.float32)
         yield Batch(start + first_user, movie_idx, score, np.zeros(len(users), np.bool_))
 
 
@@ -285,18 +287,26 @@ def _ranked_by_model(model: Model, mine: pl.DataFrame, *, users: range) -> NDArr
     return rated
 
 
-def _by_popularity(model: Model, limits: Limits) -> NDArray[np.int32]:
+def _by_popularity(model: Model, limits: Limits) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The movies of popularity lists, first to last, and each movie's score in them [M]."""
     n_ratings = model.movies["n_ratings"].to_numpy()
-    order = np.argsort(-n_ratings, kind="stable")
-    return order[(limits.listed & (n_ratings > 0))[order]].astype(np.int32)
+    counted = n_ratings if limits.n_recent is None else limits.n_recent
+    order = popularity_order(n_ratings, counted)
+    return order[(limits.listed & (n_ratings > 0))[order]].astype(np.int32), counted
 
 
-def _fill(lists: Lists, row: int, order: NDArray[np.int32], seen: NDArray[np.int32], model: Model) -> None:
-    """Put the first unseen movies of an order into one row of the lists."""
+def _fill(
+    lists: Lists,
+    row: int,
+    order: NDArray[np.int32],
+    seen: NDArray[np.int32],
+    counted: NDArray[np.int64],
+) -> None:
+    """Put the first unseen movies of an order into one row of the lists. counted [M]: their scores."""
     n = lists.movie_idx.shape[1]
     unseen = order[: n + seen.size]
     unseen = unseen[~np.isin(unseen, seen)][:n]
     lists.movie_idx[row] = NO_MOVIE
     lists.movie_idx[row, : unseen.size] = unseen
     lists.score[row] = -np.inf
-    lists.score[row, : unseen.size] = model.movies["n_ratings"].to_numpy()[unseen]
+    lists.score[row, : unseen.size] = counted[unseen]

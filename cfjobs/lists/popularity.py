@@ -1,10 +1,26 @@
 """The popularity list of each user: the first movies of one order that the user has not seen,
-without a loop over users."""
+without a loop over users; and the ratings of a window, by which the order may go."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cfjobs.topn.problem import NO_MOVIE, Pairs
+
+
+def recent_ratings(
+    movie_idx: NDArray[np.int32], timestamp: NDArray[np.datetime64], *, days: int, n_movies: int
+) -> NDArray[np.int64]:
+    """Ratings of each movie [M] in so many days up to the newest rating of all: those later than it less the
+    days. movie_idx, timestamp [R]."""
+    since = timestamp.max() - np.timedelta64(days, "D")
+    counted: NDArray[np.int64] = np.bincount(movie_idx[timestamp > since], minlength=n_movies)
+    return counted
+
+
+def popularity_order(n_ratings: NDArray[np.int64], n_recent: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Movies by their ratings of a window, most first, ties by row; behind them those without any by their
+    ratings of all time [M]."""
+    return np.lexsort((-np.where(n_recent > 0, 0, n_ratings), -n_recent))
 
 
 def first_unseen(order: NDArray[np.int32], seen: Pairs, *, users: range, n: int) -> NDArray[np.int32]:

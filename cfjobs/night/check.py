@@ -99,11 +99,14 @@ def _check(
         if not storage.exists(uri):
             raise DamagedFile(f"{uri}: is gone")
     after = 0
+    withheld = _withheld(night, prepared, told.places.movie_ids)
     n_left = {part.path: part.rows for part in _parts(record)}
     for block in ahead(_blocks(night, shard, record, told)):
         faults = block.faults(after=after)
         y_range = None if prepared.implicit else prepared.y_range
-        faults += list_faults(block.rows, seen=block.seen, top_n=night.config.top_n, y_range=y_range)
+        faults += list_faults(
+            block.rows, seen=block.seen, top_n=night.config.top_n, y_range=y_range, withheld=withheld
+        )
         _refuse(block.path, faults)
         yield told.add(block.told, cold=shard.cold)
         if block.path:
@@ -111,6 +114,11 @@ def _check(
             n_left[block.path] -= block.rows.height
     for path, n in n_left.items():
         _refuse(path, [f"{abs(n):,} rows {'fewer' if n > 0 else 'more'} than were written"] * (n != 0))
+
+
+def _withheld(night: Night, prepared: Prepared, movie_ids: pl.Series) -> pl.Series | None:
+    """The movies that must not be listed; None where all may be."""
+    return movie_ids.filter(~night.frame("listed")["listed"]) if prepared.limited else None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from cfjobs.device import resolve_device
 from cfjobs.errors import DamagedFile, InputError, Stale
 from cfjobs.evaluation.gate import Scale
 from cfjobs.lists import eligible
+from cfjobs.lists.popularity import recent_ratings
 from cfjobs.night import side_tables
 from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.night.score import top_n_schema
@@ -127,7 +128,7 @@ def resumed(night: Night) -> Night:
 def prepare(night: Night) -> Prepared:
     """Read, clean and index the ratings into the work folder.
     Nothing is written for an input that is refused."""
-    if (done := night.load("prepared", Prepared)) and _is_whole(night):
+    if (done := night.load("prepared", Prepared)) and _is_whole(night, done):
         return done
     config = night.config
     files = ratings.list_parquet(night.inputs.ratings, what="ratings")
@@ -145,6 +146,9 @@ def prepare(night: Night) -> Prepared:
     if known is not None:
         config = _like_model(config, known)
     limits = eligible.read(night.inputs.limits, config=config)
+    unavailable = eligible.unavailable(
+        known.movies if movies is None and known is not None else movies, config=config, on=night.run_date
+    )
     until = datetime.combine(night.run_date + timedelta(days=1), datetime.min.time())
     now = night.started_at.astimezone(UTC).replace(tzinfo=None) + timedelta(days=1)
     cleaned = ratings.read_ratings(files, config=config, until=until, now=now, movies=movies, users=users)
@@ -184,7 +188,8 @@ def prepare(night: Night) -> Prepared:
     prepared = Prepared(
         counts=cleaned.counts
         | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()}
-        | ({} if night.inputs.model else catalogue.unrated_counts(config, found=clean, movies=movies)),
+        | ({} if night.inputs.model else catalogue.unrated_counts(config, found=clean, movies=movies))
+        | ({} if unavailable is None else {"unavailable_movies": unavailable.height}),
         n_users=clean.users.len(),
         n_movies=clean.movies.height,
         n_cold_users=clean.cold_users.len(),
@@ -193,12 +198,14 @@ def prepare(night: Night) -> Prepared:
         scale=None if implicit else astuple(Scale.of(clean.frame["rating"], rows=config.gate_scale_rows)),
         feedback=cleaned.feedback,
         timed=cleaned.timed,
+        limited=bool(night.inputs.allow or night.inputs.deny) or unavailable is not None,
     )
     listings = listings_of(night.inputs) | {"ratings": files}
     read = [{"what": what, **file.as_record()} for what, found in listings.items() for file in found]
     night.write("inputs.json", json.dumps(read).encode())
     night.write("night.json", night.model_dump_json().encode())
-    _write_candidates(night, limits, user_ids, clean.movies["movie_id"])
+    _write_candidates(night, limits, user_ids, clean.movies["movie_id"], unavailable=unavailable)
+    _write_recent(night, clean)
     ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
     for name, frame in (
         ("movies", clean.movies),
@@ -233,6 +240,8 @@ def _check_like_model(cleaned: ratings.Cleaned, model: model_store.Model) -> Non
 def _question(clean: ratings.Ratings, config: Config, *, timed: bool) -> Question:
     """What the ratings are asked: as configured, as a random holdout asks, or as their times allow."""
     if not timed:
+        if config.popular_days is not None:
+            raise InputError(no_times_for_popular_days(config))
         for key, wrong, right in (("question", "next", "any"), ("holdout", "temporal", "random")):
             if getattr(config, key) == wrong:
                 raise InputError(
@@ -262,10 +271,19 @@ def check_titles(movies: pl.DataFrame) -> None:
         raise InputError(f"movies: column 'title' is {kind}, expected text; cast it on export")
 
 
-def _is_whole(night: Night) -> bool:
+def no_times_for_popular_days(config: Config) -> str:
+    """What to say of a window that ratings without times cannot have."""
+    return (
+        f"configuration key popular_days: got {config.popular_days}, but the ratings have no times; "
+        "leave the key out, or export the times"
+    )
+
+
+def _is_whole(night: Night, prepared: Prepared) -> bool:
     """Whether what a run has prepared is still there, its Parquet footers whole."""
     names = ["ratings", "movies", "rejected", "users"]
-    names += ["listed"] * bool(night.inputs.allow or night.inputs.deny)
+    names += ["listed"] * prepared.limited
+    names += ["recent"] * (night.config.popular_days is not None)
     names += ["excluded"] * bool(night.inputs.exclude)
     try:
         for name in names:
@@ -277,15 +295,33 @@ def _is_whole(night: Night) -> bool:
 
 
 def _write_candidates(
-    night: Night, limits: dict[str, pl.DataFrame], user_ids: pl.Series, movie_ids: pl.Series
+    night: Night,
+    limits: dict[str, pl.DataFrame],
+    user_ids: pl.Series,
+    movie_ids: pl.Series,
+    *,
+    unavailable: pl.DataFrame | None,
 ) -> None:
     """What may be listed, into the work folder, where the night says so."""
     allow, deny, exclude = (limits.get(what) for what in (eligible.ALLOW, eligible.DENY, eligible.EXCLUDE))
-    if allow is not None or deny is not None:
-        listed = eligible.listed_movies(movie_ids, allow=allow, deny=deny)
+    if any(table is not None for table in (allow, deny, unavailable)):
+        listed = eligible.listed_movies(movie_ids, allow=allow, deny=deny, unavailable=unavailable)
         night.write("listed.parquet", parquet_bytes(pl.DataFrame({"listed": listed})))
     if exclude is not None:
         night.write("excluded.parquet", parquet_bytes(eligible.excluded_pairs(user_ids, movie_ids, exclude)))
+
+
+def _write_recent(night: Night, clean: ratings.Ratings) -> None:
+    """The ratings by which popularity lists go, into the work folder, where they are those of a window."""
+    if night.config.popular_days is None:
+        return
+    n_recent = recent_ratings(
+        clean.frame["movie_idx"].to_numpy(),
+        clean.frame["timestamp"].to_numpy(),
+        days=night.config.popular_days,
+        n_movies=clean.movies.height,
+    )
+    night.write("recent.parquet", parquet_bytes(pl.DataFrame({"n_recent": n_recent})))
 
 
 def listings_of(inputs: Inputs) -> dict[str, list[storage.FileInfo]]:

@@ -122,7 +122,8 @@ class Prepared(Record):
     User rows 0..n_users - 1 are the model's, those up to n_users + n_cold_users get the popularity list:
     users without a rating and, when an existing model scores, users that it does not know. y_range: of the
     ratings, or of the weights of implicit feedback, which is no scale. scale: the fields of
-    `evaluation.gate.Scale`. timed: whether the ratings have times.
+    `evaluation.gate.Scale`. timed: whether the ratings have times. limited: whether the work folder says
+    which movies may be listed.
     """
 
     counts: dict[str, int]
@@ -134,6 +135,7 @@ class Prepared(Record):
     question: Question = "next"
     feedback: Feedback = "ratings"
     timed: bool = True
+    limited: bool = False
 
     @property
     def implicit(self) -> bool:

@@ -18,8 +18,10 @@ from functools import partial
 from typing import Any, Self
 from uuid import uuid4
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from cfjobs import lists, storage, tables
 from cfjobs.config import Config
@@ -166,6 +168,14 @@ def top_n_schema(user_type: pl.DataType, movie_type: pl.DataType) -> pa.Schema:
     )
 
 
+def listable(night: Night, prepared: Prepared, model: Model) -> NDArray[np.bool_]:
+    """Which movies the night may list [M], by all its rules: ratings, allow, deny and availability."""
+    listed = lists.candidates(model, min_ratings=night.config.min_ratings)
+    if prepared.limited:
+        listed &= night.frame("listed")["listed"].to_numpy()
+    return listed
+
+
 @dataclass(frozen=True)
 class _Chunk:
     """Consecutive users with all that their lists take; row 0 is the first of them."""
@@ -196,9 +206,8 @@ class _Work:
 
         model = ModelSlices(trained.model_uri, device=resolve_device(night.config.device))
         known = model.without_users
-        listed = lists.candidates(known, min_ratings=night.config.min_ratings)
-        if night.inputs.allow or night.inputs.deny:
-            listed &= night.frame("listed")["listed"].to_numpy()
+        n_recent = None if night.config.popular_days is None else night.frame("recent")["n_recent"].to_numpy()
+        listed = listable(night, prepared, known)
         pair = ["user_idx", "movie_idx"]
         user_ids = TableFile(file("users"), columns=["user_id"])
         schema = top_n_schema(user_ids.rows(0, 0)["user_id"].dtype, known.movies["movie_id"].dtype)
@@ -210,7 +219,7 @@ class _Work:
             if night.inputs.exclude
             else None,
             user_ids=user_ids,
-            limits=Limits(listed=listed, min_score=night.config.min_score),
+            limits=Limits(listed=listed, min_score=night.config.min_score, n_recent=n_recent),
             schema=schema.remove(schema.get_field_index(tables.RUN_DATE)),
             room=_Room.of(night.config, known),
             reasons=lists.Reasons.of(known.ranking) if known.ranking else None,

@@ -27,6 +27,7 @@ from cfjobs.evaluation.metrics import Measure
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.night.records import Described, Night, Prepared, Written
+from cfjobs.night.score import listable
 from cfjobs.ratings import catalogue
 from cfjobs.storage.faults import first_line
 from cfjobs.storage.parquet import parquet_bytes
@@ -100,8 +101,8 @@ def users_ready(night: Night) -> Ready:
     return Ready(tables.USERS, schema_of(night, tables.USERS), parts)
 
 
-def write_movies(night: Night, _model: Model) -> Ready:
-    """`movies`: what `check` counted, beside the columns of the input."""
+def write_movies(night: Night, model: Model) -> Ready:
+    """`movies`: what `check` counted and which may be listed, beside the columns of the input."""
     movies, told = night.frame("movies"), night.frame("reach")
     described, schema = input_columns(night.output, movies), movies_schema(night)
     before = _reach_before(night, movies["movie_id"].dtype)
@@ -110,7 +111,10 @@ def write_movies(night: Night, _model: Model) -> Ready:
     if before is not None:
         frame = frame.join(before, on="movie_id", how="left", maintain_order="left")
         reach_change = pl.col("reach") - pl.col("reach_before")
-    frame = frame.with_columns(reach_change.alias("reach_change")).hstack(described)
+    prepared = night.load("prepared", Prepared)
+    may = [None] * frame.height if prepared is None else listable(night, prepared, model)
+    frame = frame.with_columns(reach_change.alias("reach_change"), pl.Series("listable", may, pl.Boolean))
+    frame = frame.hstack(described)
     return write_table(night, tables.MOVIES, schema, frame.iter_slices(PART_ROWS))
 
 

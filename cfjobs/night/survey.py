@@ -19,6 +19,7 @@ from cfjobs import models, ratings, resources
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.evaluation.gate import Scale, scale_alone
+from cfjobs.lists import eligible
 from cfjobs.night import prepare
 from cfjobs.night.records import Inputs
 from cfjobs.ratings import catalogue, holdout, scan, validate
@@ -74,6 +75,7 @@ def survey(
     try:
         movies = _table(inputs.movies, named.movie_column, "movie")
         users = _table(inputs.users, named.user_column, "user")
+        unavailable = eligible.unavailable(movies, config=named, on=run_date)
         cleaned = ratings.read_ratings(
             files, config=named, until=until, now=moment, movies=movies, users=users
         )
@@ -89,6 +91,8 @@ def survey(
     found["counts"] = cleaned.counts
     found["rejected"] = _reasons(cleaned.rejected)
     found |= _people(clean, movies=movies, users=users)
+    if unavailable is not None:
+        found["movies"]["unavailable"] = unavailable.height
     found["feedback"] = cleaned.feedback
     scale = {"problems": []} if implicit else _scale(clean.frame["rating"], named)
     problems = scale.pop("problems")
@@ -97,6 +101,8 @@ def survey(
     found["times"] = _times(clean, now=now) if cleaned.timed else NO_TIMES
     found["question"] = _question(clean, named, found["times"])
     found["estimate"] = _estimate(clean, named, n_rows=rows)
+    if named.popular_days is not None and not cleaned.timed:
+        problems.append(prepare.no_times_for_popular_days(named))
     found["problems"] = [
         *problems,
         *_problems(clean, users, config=named, question=found["question"]["question"]),
@@ -422,7 +428,8 @@ def _line(name: str, text: str) -> str:
 def _beside(about: Mapping[str, Any]) -> str:
     if "in_movies_table" in about:
         titles = "" if about["titles"] else ", without titles"
-        return f"; {about['rated_and_described']:,} of them in the movies table of {about['in_movies_table']:,}{titles}"
+        held = f"; {about['unavailable']:,} not available that day" if "unavailable" in about else ""
+        return f"; {about['rated_and_described']:,} of them in the movies table of {about['in_movies_table']:,}{titles}{held}"
     if "in_users_table" in about:
         return f"; {about['without_ratings']:,} more in the users table, without ratings"
     return ""

@@ -12,14 +12,17 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from cfjobs import lists, model_store, ratings, tables
 from cfjobs.errors import InputError
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.models.ranker import History, RankingModel
+from cfjobs.query import listable
 from cfjobs.query.lookup import id_like
 from cfjobs.query.movies import one_movie
 from cfjobs.query.predict import predicted
@@ -50,8 +53,9 @@ class Explanation:
     frame: movie_id, title, rating, rated_at, weight, part; the user's ratings, those that speak most for the
     movie first. rank, published_score: in the published list; None where the movie is not in it. place: among
     all n_candidates movies that could be listed; None for one that could not, because the user has rated it
-    (seen) or too few have. stars_weight: of the predicted stars in the score. Of implicit feedback
-    predicted_rating and the ratings are None, and so is rated_at of ratings without times.
+    (seen), too few have, or another rule of the night withheld it from everybody (withheld). stars_weight: of
+    the predicted stars in the score. Of implicit feedback predicted_rating and the ratings are None, and so
+    is rated_at of ratings without times.
     """
 
     user_id: str | int
@@ -65,6 +69,7 @@ class Explanation:
     published_score: float | None
     rated: float | None
     seen: bool
+    withheld: bool
     place: int | None
     n_candidates: int
     frame: pl.DataFrame
@@ -91,7 +96,8 @@ def explain(
     weights, parts = take_apart(model, asked, user=user, movie_row=movie_row)
     movie_id = model.movies["movie_id"][movie_row]
     listed = _published(night, user_id, movie_id)
-    order = _order(model, asked, user=user)
+    may = listable.of_night(night, model)
+    order = _order(model, asked, user=user, listed=may)
     place = order.index(movie_row) + 1 if movie_row in order else None
     titles = _titles(model)
     frame = (
@@ -119,6 +125,7 @@ def explain(
         published_score=listed.get("score"),
         rated=mine["rating"][0] if mine.height else None,
         seen=mine.height > 0,
+        withheld=bool(lists.candidates(model)[movie_row] and not may[movie_row]),
         place=place,
         n_candidates=len(order),
         frame=frame,
@@ -193,15 +200,17 @@ def as_json(found: Explanation) -> dict[str, Any]:
         "n_candidates": found.n_candidates,
         "rated": found.rated,
         "seen": found.seen,
+        "withheld": found.withheld,
         "ratings": rows,
     }
 
 
-def _order(model: Model, rated: pl.DataFrame, *, user: str) -> list[int]:
+def _order(model: Model, rated: pl.DataFrame, *, user: str, listed: NDArray[np.bool_]) -> list[int]:
     """Every movie that could be in the user's list, best first."""
     row = _user_row(model, user)
     mine = rated.select(pl.lit(row, pl.Int32).alias("user_idx"), "movie_idx", "rating")
-    (batch,) = lists.best(lists.ask(model, mine, users=range(row, row + 1)), n=model.movies.height)
+    asked = lists.ask(model, mine, users=range(row, row + 1), limits=lists.Limits(listed=listed))
+    (batch,) = lists.best(asked, n=model.movies.height)
     return [movie for movie in batch.movie_idx[0].tolist() if movie != NO_MOVIE]
 
 

@@ -14,6 +14,7 @@ from cfjobs import lists, model_store, models, ratings, storage, tables
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.model_store.files import Model
+from cfjobs.query import listable
 from cfjobs.query.lookup import UserList, for_people
 from cfjobs.ratings import id_table, names, validate
 from cfjobs.storage.faults import first_line
@@ -41,16 +42,18 @@ def list_of(
     ratings_of: URI of a .csv or Parquet file as `read` takes it. With exactly the ratings that the night
     had of a user, the list is the published one.
     """
-    night = night_of(output, run_date).run
-    model = model_store.load_model(night["model_uri"])
+    night = night_of(output, run_date)
+    model = model_store.load_model(night.run["model_uri"])
     one = read(ratings_of, user=user, config=model.config, model=model)
     known, unknown = known_movies(one, model)
     alone = model_of(one, known, model)
-    batch = next(lists.best(lists.ask(alone, known, users=range(1)), n=model.config.top_n))
+    limits = lists.Limits(listed=listable.of_night(night, model))
+    asked = lists.ask(alone, known, users=range(1), limits=limits)
+    batch = next(lists.best(asked, n=model.config.top_n))
     frame = lists.rows(batch, alone, alone.users["user_id"])
     source = frame["source"][0] if frame.height else tables.SOURCE_MODEL
     return UserList(
-        one.user, night["run_date"], source, for_people(_titled(frame, model.movies)), tuple(unknown)
+        one.user, night.run["run_date"], source, for_people(_titled(frame, model.movies)), tuple(unknown)
     )
 
 

@@ -39,6 +39,8 @@ def _begin(found: Explanation) -> list[str]:
         place = f"not listed: the user has rated it {found.rated:g}"
     elif found.seen:
         place = "not listed: the user has chosen it already"
+    elif found.withheld:
+        place = "not listed: withheld that night, by allow, deny or its days of availability"
     elif found.place is None:
         place = "not listed: too few ratings"
     name = found.title or found.movie_id

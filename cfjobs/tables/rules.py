@@ -6,13 +6,18 @@ from cfjobs.tables.schema import SOURCE_MODEL, SOURCE_POPULAR, TOP_N
 
 
 def list_faults(
-    lists: pl.DataFrame, *, seen: pl.DataFrame, top_n: int, y_range: tuple[float, float] | None
+    lists: pl.DataFrame,
+    *,
+    seen: pl.DataFrame,
+    top_n: int,
+    y_range: tuple[float, float] | None,
+    withheld: pl.Series | None = None,
 ) -> list[str]:
     """What is wrong with rows of `top_n`, each fault with its number of rows; empty when every rule holds.
 
     lists: the rows in the order in which they were written. seen: user_id, movie_id of the night's ratings;
     without a row where they are not at hand. y_range: None for implicit feedback, of which no rating is
-    predicted.
+    predicted. withheld: ids of movies that must not be listed that night.
     """
     filled = [c.name for c in TOP_N.columns if not c.nullable and c.name in lists.columns]
     filled += ["predicted_rating"] * (y_range is not None)
@@ -21,6 +26,7 @@ def list_faults(
         reasons = lists.filter(pl.col("because").is_not_null())
     same_user = pl.col("user_id") == pl.col("user_id").shift(1)
     number = [name for name, kind in lists.schema.items() if kind.is_float()]
+    held = pl.lit(value=False) if withheld is None else pl.col("movie_id").is_in(withheld.implode())
     found = {
         "hold a null": lists.filter(pl.any_horizontal(pl.col(filled).is_null())).height,
         "hold a number that is not finite": lists.filter(
@@ -38,6 +44,7 @@ def list_faults(
         "show a movie that the user has rated": lists.join(
             seen, on=["user_id", "movie_id"], how="semi"
         ).height,
+        "show a movie that may not be listed": lists.filter(held).height,
         "name as a reason a movie that the user has not rated": reasons.join(
             seen, left_on=["user_id", "because"], right_on=["user_id", "movie_id"], how="anti"
         ).height,

@@ -83,7 +83,12 @@ TOP_N = Table(
         Column("user_id", "user", "Whose list it is; the outside id, as in the ratings.", "42"),
         Column("rank", "int16", "Place in the list.", "1", unit="1 is best"),
         Column("movie_id", "movie", "The movie to show.", "318"),
-        Column("score", "float32", "What orders the list; compare it within one user only.", "2.913"),
+        Column(
+            "score",
+            "float32",
+            "What orders the list; compare it within one user only. In a popularity list the number of ratings, in the days of `popular_days` where it is set.",
+            "2.913",
+        ),
         Column(
             "predicted_rating",
             "float32",
@@ -153,12 +158,20 @@ MOVIES = Table(
             "-0.02",
             nullable=True,
         ),
+        Column(
+            "listable",
+            "bool",
+            "Whether it could be listed tonight, by all rules together: `min_ratings`, allow, deny, and the days on which it is available. Null in nights of versions that did not tell.",
+            "true",
+            nullable=True,
+        ),
     ),
     (
         "One row for every movie with a rating, or with side features that the model uses.",
         "Then the columns of the input movies table, all that there have ever been: text, numbers, truth values, "
         "dates, times and lists of these keep their type, what else there is becomes text. A name that is taken is "
         "published as `input_NAME`; signs that Delta refuses in a name become `_`.",
+        "Every movie of tonight's `top_n` is `listable`.",
         "`n_top_10` adds up to the places up to rank 10 in `top_n`, `n_top_100` to those up to 100; "
         "`n_ratings` to `runs.counts` kept.",
     ),
@@ -465,7 +478,7 @@ RUNS = Table(
         Column(
             "counts",
             "string",
-            "JSON object of integers: `read`, `kept`, `superseded`, `rejected` ratings; `users` and `movies` with ratings, `cold_users` without; `unrated_movies_listable`, `unrated_movies_left_out`; `lists` and their `rows`.",
+            "JSON object of integers: `read`, `kept`, `superseded`, `rejected` ratings; `users` and `movies` with ratings, `cold_users` without; `unrated_movies_listable`, `unrated_movies_left_out`; `unavailable_movies` of the movies table, where it says when they are available; `lists` and their `rows`.",
             '{"read": 100004}',
         ),
         Column(

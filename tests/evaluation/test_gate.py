@@ -146,8 +146,10 @@ def test_each_broken_rule_of_the_lists_is_found(column: str, values: list[Any], 
     assert any(fault in words for words in found), found
 
 
-def test_lists_that_are_too_long_or_come_twice_are_found() -> None:
+def test_lists_that_are_too_long_or_come_twice_or_show_what_is_withheld_are_found() -> None:
     assert list_faults(LISTS, seen=SEEN, top_n=2, y_range=(0.5, 5.0)) == ["1 rows are beyond rank 2"]
+    held = list_faults(LISTS, seen=SEEN, top_n=3, y_range=(0.5, 5.0), withheld=pl.Series([13, 99]))
+    assert held == ["1 rows show a movie that may not be listed"]
     again = pl.concat([LISTS, LISTS.head(2).with_columns(pl.col("movie_id") + 50)])
     assert any("second list" in words for words in list_faults(again, seen=SEEN, top_n=3, y_range=(0.5, 5.0)))
 
