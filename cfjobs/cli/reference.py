@@ -1,4 +1,4 @@
-"""The pages that are printed from the code: `python -m cfjobs.cli.reference command-line` and `configuration`.
+"""The pages that are printed from the code: `python -m cfjobs.cli.reference command-line` or `configuration`.
 
 They are docs/command-line.md and docs/configuration.md; a test holds them to what is printed.
 """
