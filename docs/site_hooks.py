@@ -1,5 +1,5 @@
-"""What mkdocs is told beside mkdocs.yml: pages that lie beside the code they are about become pages of the site,
-and links to other files of the repository become plain words, as the site does not have them."""
+"""What mkdocs is told beside mkdocs.yml: pages that lie beside the code they are about become pages of the
+site, and links to other files of the repository become plain words, as the site does not have them."""
 
 import re
 from pathlib import Path, PurePosixPath
