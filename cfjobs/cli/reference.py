@@ -53,8 +53,8 @@ def _command(name: str, command: Any) -> str:
         *(_option(p) for p in required),
         "[OPTIONS]",
     ]
-    rows = [f"| `{_cell(p.metavar or p.name.upper())}` | {_meaning(p)} |" for p in arguments]
-    rows += [f"| `{_cell(_option(p))}` | {_meaning(p)} |" for p in options]
+    rows = [f"| {_code(p.metavar or p.name.upper())} | {_meaning(p)} |" for p in arguments]
+    rows += [f"| {_code(_option(p))} | {_meaning(p)} |" for p in options]
     words = inspect.cleandoc(command.help).replace("\\[", "[")
     table = "\n".join(["| argument or option | meaning |", "|---|---|", *rows])
     return f"### cfjobs {name}\n\n{words}\n\n    cfjobs {' '.join(usage)}\n\n{table}\n"
@@ -89,6 +89,11 @@ def _choices(annotation: Any) -> str:
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     words = [f"`{word}`" for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     return f" One of {', '.join(words)}." if len(words) > 1 else ""
+
+
+def _code(text: str) -> str:
+    """Code in a cell of a table; GitHub and mkdocs do not agree on how a | is escaped in backticks."""
+    return f"<code>{text.replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
 
 
 def _cell(text: str) -> str:
