@@ -77,7 +77,7 @@ def _meaning(parameter: Any) -> str:
     text = str(parameter.help).replace("\\[", "[")
     if parameter.required:
         text += " Required."
-    elif parameter.default not in (None, ()) and not isinstance(parameter.default, bool):
+    elif parameter.default not in (None, (), "") and not isinstance(parameter.default, bool):
         text += f" Default: {parameter.default}."
     if parameter.envvar:
         text += f" `{parameter.envvar}` stands for it."
