@@ -1,6 +1,7 @@
 # make demo   one night through the real flow, on generated data (RATINGS=path-or-uri for your own)
 # make serve  a whole installation on this machine: Prefect, workers, an object store, until Ctrl-C
 # make image  the container image, with docker, podman or buildah (TORCH_INDEX_URL=URL for another build of torch)
+# make docs   the pages of docs/ as a site, in site/
 # make laws   the tests that take long: every fault, each network, a Ray cluster, the runbook word by word
 # make soak   an installation lived in: nights by the schedule, faults, a judge (NIGHTS=60 EVERY=60 FAULTS=27 SEED=1)
 # make image-test   the image built from nothing with buildah and debootstrap, and lived in
@@ -13,7 +14,7 @@ BIN := .venv/bin
 # Python compiles what it imports; compiling all that is installed takes a third of the set-up.
 INSTALL = $(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help demo serve image image-test soak test laws lint types imports kernels tests format clean
+.PHONY: help demo serve docs image image-test soak test laws lint types imports kernels tests format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -23,6 +24,10 @@ demo: .venv/installed
 
 serve: .venv/installed-dev
 	@exec $(BIN)/python -m deploy.serve
+
+docs: .venv/installed-docs
+	@$(BIN)/mkdocs build --quiet
+	@echo "open site/index.html"
 
 image:
 	@$(PYTHON) -m deploy.image --torch-index-url "$(TORCH_INDEX_URL)" -- $(ENGINE_ARGUMENTS)
@@ -76,5 +81,9 @@ format: .venv/installed-dev
 	@$(INSTALL) '.[dev]'
 	@touch $@
 
+.venv/installed-docs: .venv/installed
+	@$(INSTALL) '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf .venv .demo .serve
+	rm -rf .venv .demo .serve site

@@ -535,13 +535,14 @@ def as_toml(config: Config) -> str:
         if value is None:
             lines.append(f"# {name} =\n")
             continue
-        lines.append(f"{name} = {_toml_text(value)}\n")
+        lines.append(f"{name} = {toml_text(value)}\n")
     return "\n".join(lines)
 
 
-def _toml_text(value: Any) -> str:
+def toml_text(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml_text(of)}" for key, of in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml_text(of)}" for key, of in value.items()) + "}"
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 

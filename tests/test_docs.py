@@ -1,4 +1,4 @@
-"""The commands of docs/training.md run, on a small data set and with less work than they ask for."""
+"""Links lead somewhere; the commands of docs/training.md run, on a small data set and with less work."""
 
 import os
 import re
@@ -49,6 +49,42 @@ def test_the_commands_of_the_page_on_training_run(data_set: Path, tmp_path: Path
         )
         if done.returncode != 0:
             pytest.fail(f"{command}\n{done.stdout[-500:]}\n{done.stderr[-1500:]}")
+
+
+ROOT = DOCS.parent
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name / "README.md" for name in ("deploy", "bench", "cfjobs/models")),
+    *DOCS.rglob("*.md"),
+]
+
+
+def prose(page: Path) -> str:
+    """The text of a page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target in re.findall(r"\[[^\]]+\]\((?!https?:)([^)\s]+)\)", prose(page)):
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page}: {target}"
+        assert not anchor or anchor in anchors(file), f"{page}: {target}"
+
+
+def test_every_page_has_its_place_in_the_order_and_on_the_site() -> None:
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    order = set(re.findall(r"\]\(([^)#]+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8")))
+    site = set(re.findall(r"\S+\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert pages - order == {"index.md"}
+    assert not pages - site
 
 
 SMALL = {

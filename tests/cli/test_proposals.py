@@ -36,7 +36,7 @@ def proposed() -> list[str]:
     found = set()
     for text in texts().values():
         found |= set(re.findall(r"`(cfjobs [a-z][^`\n]*)`", text))
-        found |= set(re.findall(r"^ {4,}(cfjobs [a-z-]+ [^\n]*)$", text, flags=re.MULTILINE))
+        found |= set(re.findall(r"^(?: {4,}|\.venv/bin/)(cfjobs [a-z-]+ [^\n]*)$", text, flags=re.MULTILINE))
     lines = {re.split(r"\s{2,}#| \.\.\. | \\\\$|\s+\|\s", line)[0].strip() for line in found}
     return sorted(line for line in lines if "{" not in line)
 
