@@ -79,11 +79,11 @@ def _figures(nights: Sequence[_Night]) -> list[tuple[Figure, str]]:
     def metric(name: str, caption: str, *, baseline: str = "") -> tuple[Figure, str] | None:
         before = [night.metric(baseline) for night in nights] if baseline else None
         figure = _over_time(metric_names.of(name), nights, [night.metric(name) for night in nights], before)
-        return figure and (figure, caption)
+        return (figure, caption) if figure else None
 
     def other(about: MetricName, values: Sequence[float | None], caption: str) -> tuple[Figure, str] | None:
         figure = _over_time(about, nights, values)
-        return figure and (figure, caption)
+        return (figure, caption) if figure else None
 
     found = [
         metric("ndcg_at_10", "On the holdout. More is better.", baseline="ndcg_at_10_popular"),
