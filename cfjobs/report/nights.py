@@ -19,7 +19,7 @@ MOST_TABLED = 100
 
 _COVERAGE, _CHURN = "coverage" + OF_PUBLISHED, "churn" + OF_PUBLISHED
 _POPULAR_SHARE = "popular_share_at_10" + OF_PUBLISHED
-_TABLED = ("ndcg_at_10", "rmse", _COVERAGE, _CHURN)
+_TABLED = {"ndcg_at_10": "nDCG@10", "rmse": "RMSE", _COVERAGE: "coverage", _CHURN: "new places"}
 _SECONDS = MetricName("Seconds of the night", "{:,.0f}", better=0)
 _VERDICTS = {
     "no holdout": "no holdout, nothing measured",
@@ -174,8 +174,8 @@ def _table(nights: Sequence[_Night]) -> dict[str, Any]:
     columns = [
         ("gate", "text verdict"),
         *((name, NUMBER) for name in ("lists", "ratings read", "rejected", "users", "movies")),
-        *((about.name, NUMBER) for about in names),
-        ("model", "date"),
+        *((short, NUMBER) for short in _TABLED.values()),
+        ("model", "text model"),
         ("time taken", NUMBER),
     ]
     cells = [
