@@ -26,7 +26,7 @@ serve: .venv/installed-dev
 	@exec $(BIN)/python -m deploy.serve
 
 docs: .venv/installed-docs
-	@$(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "open site/index.html"
 
 image:
