@@ -101,6 +101,7 @@ def explained(**more: object) -> Explanation:
         "published_score": 1.15,
         "rated": None,
         "seen": False,
+        "withheld": False,
         "place": 2,
         "n_candidates": 1200,
         "frame": frame,
