@@ -37,6 +37,7 @@ from deploy import serve
 
 DATE = date(2026, 3, 1)
 CONFIG = Config(
+    gate_beat_popularity=False,
     epochs=1, top_n=20, n_factors=8, ranking_factors=8, ranking_steps=5, refit=False, shard_users=6, part_rows=1_000
 )  # fmt: skip
 

@@ -44,6 +44,7 @@ def test_a_ray_cluster_makes_the_same_rows(
     monkeypatch.setattr(story, "score", _not_here)
     with free_gpus() as left:
         scored = score_all(night, prepared, trained)
+    story.check(night, prepared, scored)
     story.commit(night, prepared, trained, scored, metrics={}, verdict="no holdout", seconds={})
     assert len(scored) == 3
     assert min(left) in {0.0, 0.5}, "shards took their share of the GPU"
