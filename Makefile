@@ -5,11 +5,11 @@
 # make laws   the tests that take long: every fault, each network, a Ray cluster, the runbook word by word
 # make soak   an installation lived in: nights by the schedule, faults, a judge (NIGHTS=60 EVERY=60 FAULTS=27 SEED=1)
 # make image-test   the image built from nothing with buildah and debootstrap, and lived in
-# make test   lint, types, import contracts, tests (three at a time, since those of the installation mostly wait)
+# make test   lint, types, import contracts, tests (two at a time; WORKERS=4 for more)
 # Both set up .venv from constraints.txt by themselves.
 
 PYTHON ?= python3
-WORKERS ?= 3
+WORKERS ?= 2
 BIN := .venv/bin
 # Python compiles what it imports; compiling all that is installed takes a third of the set-up.
 INSTALL = $(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable

@@ -430,6 +430,12 @@ def test_any_other_table_is_taken_by_its_columns(
     assert [tuple(row.values()) for row in rows["ratings"]] == expected
 
 
+def test_columns_that_are_left_out_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "club.csv").write_text("member,film,points,seen_at\n1,2,5,2026-01-01\n3,2,4,2026-01-02\n")
+    importing.import_to(str(tmp_path / "club.csv"), str(tmp_path / "out"))
+    assert "leaves out 'points', 'seen_at'" in caplog.text
+
+
 def test_ids_become_text_where_a_later_one_is_none_of_a_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

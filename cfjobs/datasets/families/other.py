@@ -1,6 +1,7 @@
 """Any table of ratings with a first line of names that people use, such as Kaggle's; movies and users beside
 it."""
 
+import logging
 from collections.abc import Sequence
 
 import polars as pl
@@ -9,6 +10,8 @@ from cfjobs.datasets.archive import Member
 from cfjobs.datasets.family import Family, Found, beside, header, one_of, plain, with_header
 from cfjobs.datasets.table import by_names
 from cfjobs.ratings import names
+
+log = logging.getLogger(__name__)
 
 _ANY = {"user_id": None, "movie_id": None}
 
@@ -21,6 +24,14 @@ def _find(members: Sequence[Member]) -> Found | None:
     if not pairs:
         return None
     ratings = one_of(rated or pairs)
+    taken = wanted[ratings.name]
+    if left := [name for name in heads[ratings.name].names if name and plain(name) not in taken]:
+        log.warning(
+            "%s: takes %s, and leaves out %s; where one of these is meant, say so by --columns",
+            ratings.name,
+            ", ".join(f"{ours} from {name!r}" for name, ours in taken.items()),
+            ", ".join(map(repr, left)),
+        )
     others = [m for m in members if m.name in heads and m not in pairs]
     movies = beside(
         [m for m in others if _is_of(wanted[m.name], "movie_id") and _title(heads[m.name].names)], ratings
