@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 LOCK_SECONDS, TRIES = 2, 20
 """How long a swap waits at the lock, while new readers wait behind it, and how often it tries."""
+ENDING_S = 2.0
+"""How long an export waits for another one of the same table to end."""
 
 _TYPES: dict[type[pl.DataType], str] = {
     pl.Date: "date",
@@ -95,8 +97,7 @@ def _load(
     in_place: bool,
 ) -> None:
     target = f"{quoted(schema)}.{quoted(name)}"
-    if not database.one(f"select pg_try_advisory_lock(hashtextextended({_text(target)}, 0))")[0]:
-        raise StorageFault(f"{what}: another export is loading {target}; retry when it has ended")
+    _lock(database, target, what=what)
     old = _table(database, schema, name)
     if old is None:
         with database.transaction():
@@ -194,6 +195,15 @@ class _Table:
     @property
     def target(self) -> str:
         return f"{quoted(self.schema)}.{quoted(self.name)}"
+
+
+def _lock(database: _Database, target: str, *, what: str) -> None:
+    """One export a table. The session of one that has just ended may hold its lock a moment longer."""
+    until = time.monotonic() + ENDING_S
+    while not database.one(f"select pg_try_advisory_lock(hashtextextended({_text(target)}, 0))")[0]:
+        if time.monotonic() > until:
+            raise StorageFault(f"{what}: another export is loading {target}; retry when it has ended")
+        time.sleep(0.2)
 
 
 def _table(database: _Database, schema: str, name: str) -> _Table | None:
