@@ -11,10 +11,10 @@ from cfjobs import storage, tables
 from cfjobs.config import Config
 from cfjobs.errors import DamagedFile, GateRefused
 from cfjobs.evaluation.gate import Written, list_comparisons, none_at_all, refusals
+from cfjobs.night.list_statistics import Listed, ListStatistics
 from cfjobs.night.records import Described, Night, Prepared, Scored, Shard, as_decided
 from cfjobs.night.score import score_again, shards
 from cfjobs.night.side_tables import schema_of, write_table
-from cfjobs.night.told import Listed, Told
 from cfjobs.storage.parquet import SortedFile, TableFile, parquet_bytes
 from cfjobs.storage.read_ahead import ahead
 from cfjobs.tables import runs
@@ -38,17 +38,17 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
     """
     last = runs.last(night.output, before=night.run_date)
     try:
-        told = Told.of(night, prepared, last)
+        statistics = ListStatistics.of(night, prepared, last)
     except DamagedFile as error:
         raise night.damaged(str(error).partition(": ")[0], error) from error
     users = write_table(
-        night, tables.USERS, schema_of(night, tables.USERS), _users(night, prepared, scored, told)
+        night, tables.USERS, schema_of(night, tables.USERS), _users(night, prepared, scored, statistics)
     )
-    log.info("checked %d rows of %d lists", told.n_rows, told.n_lists)
-    night.write("reach.parquet", parquet_bytes(told.movies()))
-    figures, churns = told.places.figures(), told.churns()
+    log.info("checked %d rows of %d lists", statistics.n_rows, statistics.n_lists)
+    night.write("reach.parquet", parquet_bytes(statistics.movies()))
+    figures, churns = statistics.places.figures(), statistics.churns()
     churn = churns[0]["value"] if churns else None
-    written = Written(told.n_lists, told.n_rows, figures, churn)
+    written = Written(statistics.n_lists, statistics.n_rows, figures, churn)
     overridden = _judge(as_decided(night, prepared), written, last)
     described = Described(
         figures=figures,
@@ -58,14 +58,16 @@ def check(night: Night, prepared: Prepared, scored: Sequence[Scored]) -> int:
         users=[asdict(part) for part in users.parts],
     )
     night.done("described", described)
-    return told.n_rows
+    return statistics.n_rows
 
 
-def _users(night: Night, prepared: Prepared, scored: Sequence[Scored], told: Told) -> Iterator[pl.DataFrame]:
+def _users(
+    night: Night, prepared: Prepared, scored: Sequence[Scored], statistics: ListStatistics
+) -> Iterator[pl.DataFrame]:
     """Rows of `users`, block after block of lists that keep the rules."""
     for shard, record in zip(shards(night, prepared), scored, strict=True):
         try:
-            yield from _check(night, prepared, shard, record, told)
+            yield from _check(night, prepared, shard, record, statistics)
         except DamagedFile as error:
             if str(error).startswith(night.work):
                 raise night.damaged(str(error).partition(": ")[0], error) from error
@@ -91,7 +93,7 @@ def _judge(config: Config, written: Written, last: LastNight | None) -> list[str
 
 
 def _check(
-    night: Night, prepared: Prepared, shard: Shard, record: Scored, told: Told
+    night: Night, prepared: Prepared, shard: Shard, record: Scored, statistics: ListStatistics
 ) -> Iterator[pl.DataFrame]:
     """The rows of `users` of a shard."""
     for part in _parts(record):
@@ -99,16 +101,16 @@ def _check(
         if not storage.exists(uri):
             raise DamagedFile(f"{uri}: is gone")
     after = 0
-    withheld = _withheld(night, prepared, told.places.movie_ids)
+    withheld = _withheld(night, prepared, statistics.places.movie_ids)
     n_left = {part.path: part.rows for part in _parts(record)}
-    for block in ahead(_blocks(night, shard, record, told)):
+    for block in ahead(_blocks(night, shard, record, statistics)):
         faults = block.faults(after=after)
         y_range = None if prepared.implicit else prepared.y_range
         faults += list_faults(
             block.rows, seen=block.seen, top_n=night.config.top_n, y_range=y_range, withheld=withheld
         )
         _refuse(block.path, faults)
-        yield told.add(block.told, cold=shard.cold)
+        yield statistics.add(block.listed, cold=shard.cold)
         if block.path:
             after = block.users.stop - shard.start
             n_left[block.path] -= block.rows.height
@@ -131,7 +133,7 @@ class _Block:
     ids: pl.Series  # of the shard's users, ascending
     users: range  # of these rows, by the first and the last of them
     seen: pl.DataFrame  # user_id, movie_id
-    told: Listed
+    listed: Listed
 
     def faults(self, *, after: int) -> list[str]:
         """What is wrong with the users. after: where those of the block before end in the shard."""
@@ -146,13 +148,13 @@ class _Block:
         return faults
 
 
-def _blocks(night: Night, shard: Shard, record: Scored, told: Told) -> Iterator[_Block]:
+def _blocks(night: Night, shard: Shard, record: Scored, statistics: ListStatistics) -> Iterator[_Block]:
     """What was written of a shard, read back; the users without a list are among those of the next block."""
     rated = SortedFile(
-        storage.join(night.work, "ratings.parquet"), key="user_idx", columns=told.rating_columns
+        storage.join(night.work, "ratings.parquet"), key="user_idx", columns=statistics.rating_columns
     )
     user_ids = TableFile(storage.join(night.work, "users.parquet"), columns=["user_id"])
-    movie_ids = told.places.movie_ids
+    movie_ids = statistics.places.movie_ids
     ids = user_ids.rows(shard.start, shard.stop)["user_id"]
     columns = [column.name for column in tables.TOP_N.columns if column.name != tables.RUN_DATE]
     at, rows = shard.start, _no_rows(ids, movie_ids)
@@ -161,7 +163,7 @@ def _blocks(night: Night, shard: Shard, record: Scored, told: Told) -> Iterator[
         here = rated.between(covered.start, covered.stop)
         seen = {"user_id": ids[here["user_idx"] - shard.start], "movie_id": movie_ids[here["movie_idx"]]}
         own = ids[covered.start - shard.start : covered.stop - shard.start]
-        listed = Listed(rows, here, covered, own, *told.before.of(own))
+        listed = Listed(rows, here, covered, own, *statistics.before.of(own))
         return _Block(path, rows, shard, ids, users, pl.DataFrame(seen), listed)
 
     for path in (part.path for part in _parts(record)):

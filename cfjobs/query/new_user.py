@@ -180,7 +180,7 @@ def _read(uri: str, config: Config) -> pl.DataFrame:
             raise InputError(f"{about}: is no CSV with a header ({first_line(error)}); mend it") from error
         table = table.filter(~pl.all_horizontal(pl.all().is_null()))
     if renamed := names.renaming(table.columns, keys):
-        log.info("ratings of one user: %s", names.said(renamed))
+        log.info("ratings of one user: %s", names.words_of(renamed))
     table = table.rename(renamed)
     for setting in ("user_column", "rating_column"):
         name = getattr(config, setting)

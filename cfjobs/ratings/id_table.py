@@ -13,7 +13,7 @@ import pyarrow as pa
 from cfjobs import storage
 from cfjobs.errors import InputError
 from cfjobs.ratings import column_types, names, scan, source, validate
-from cfjobs.ratings.source import Said
+from cfjobs.ratings.source import TableEntry
 from cfjobs.storage.uri import FileInfo
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def read(uri: str, *, what: str, keys: Mapping[str, str], others: bool = False) 
     is absent or of a wrong type, and columns of different kinds in its files.
     """
     files = source.list_parquet(uri, what=what)
-    tables = source.said_of(files, what=what)
+    tables = source.entries_of(files, what=what)
     frames, renamed = [], dict[str, str]()
     for file in files:
         metadata = scan.read_footer(file, what=what)
@@ -36,12 +36,12 @@ def read(uri: str, *, what: str, keys: Mapping[str, str], others: bool = False) 
             continue  # exporters give the columns of an empty table any type
         about = f"{what} {file.uri}"
         schema = column_types.footer_schema(metadata, file=about)
-        said = tables.get(file.uri, Said())
-        recognised = names.renaming([*schema.names, *said.columns], keys)
-        frames.append(_read(file, schema, said, recognised, what=what, keys=keys, others=others))
+        entry = tables.get(file.uri, TableEntry())
+        recognised = names.renaming([*schema.names, *entry.columns], keys)
+        frames.append(_read(file, schema, entry, recognised, what=what, keys=keys, others=others))
         renamed |= recognised
     if renamed:
-        log.info("%s: %s", what, names.said(renamed))
+        log.info("%s: %s", what, names.words_of(renamed))
     if not frames:
         return pl.DataFrame(schema=dict.fromkeys(keys.values(), pl.Null))
     return _together(frames, keys.values(), about=f"{what} {uri}")
@@ -75,7 +75,7 @@ def as_text(values: pl.Series) -> pl.Series:
 def _read(
     file: FileInfo,
     schema: pa.Schema,
-    said: Said,
+    entry: TableEntry,
     recognised: Mapping[str, str],
     *,
     what: str,
@@ -87,9 +87,9 @@ def _read(
     wanted = keys
     own = {new: old for old, new in recognised.items()}
     keys = {setting: own.get(column, column) for setting, column in keys.items()}
-    source.check_columns(schema, said, columns=schema.names if others else list(keys.values()), file=about)
+    source.check_columns(schema, entry, columns=schema.names if others else list(keys.values()), file=about)
     for setting, column in keys.items():
-        if column not in schema.names and column not in said.columns:
+        if column not in schema.names and column not in entry.columns:
             raise InputError(
                 f"{about}: has no column {wanted[setting]!r} (got {', '.join(schema.names)}); rename it or set {setting}"
             )
@@ -109,13 +109,13 @@ def _read(
             )
         except scan.DAMAGE as error:
             raise scan.explained_damage(file, error, what=what) from error
-    for name, value in said.columns.items():
+    for name, value in entry.columns.items():
         if others or name in keys.values():
             frame = frame.with_columns(pl.lit(value).alias(name))
     for setting, column in keys.items():
         validate.check_type(frame.schema[column], setting, column=column, file=about)
-    if said.deleted.size:
-        frame = frame.filter(~pl.col(validate.ROW).is_in(pl.Series(said.deleted).implode()))
+    if entry.deleted.size:
+        frame = frame.filter(~pl.col(validate.ROW).is_in(pl.Series(entry.deleted).implode()))
     return frame.drop(validate.ROW).rename(recognised)
 
 

@@ -108,7 +108,7 @@ def words(settings: Mapping[str, str]) -> str:
     return f"{taken} (recognised by name; as {_as_options(settings)} would)"
 
 
-def said(renamed: Mapping[str, str]) -> str:
+def words_of(renamed: Mapping[str, str]) -> str:
     """What was recognised in another table, as the log says it."""
     return ", ".join(f"{new} from {old!r}" for old, new in renamed.items()) + " (recognised by name)"
 

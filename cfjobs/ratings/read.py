@@ -133,7 +133,7 @@ def with_names(files: Sequence[FileInfo], config: Config) -> Config:
         (footer,) = scan.read_footers([file], columns=(), what="ratings")
         if footer.n_rows == 0:
             continue
-        schema = {name: pl.Series([value]).dtype for name, value in footer.said.columns.items()}
+        schema = {name: pl.Series([value]).dtype for name, value in footer.entry.columns.items()}
         schema |= scan.schema_of(file)
         if any(f"/{name}=" in file.uri for name in validate.columns_of(config)):
             return config  # a folder's name is no column: `validate` says so
@@ -165,7 +165,7 @@ def read_table(uri: str, *, key: str, name: str) -> pl.DataFrame:
     """
     table = id_table.read(uri, what=f"{name}s", keys={f"{name}_column": key}, others=True)
     if name == "movie" and (titled := names.titled(table.columns)):
-        log.info("movies: %s", names.said(titled))
+        log.info("movies: %s", names.words_of(titled))
         table = table.rename(titled)
     if table.is_empty() and name == "movie":
         raise InputError(f"movies {uri}: holds no rows; check the export, or leave movies out")

@@ -21,7 +21,7 @@ from cfjobs import storage
 from cfjobs.config import Config
 from cfjobs.errors import CfjobsError, InputError
 from cfjobs.ratings import column_types, source
-from cfjobs.ratings.source import Said
+from cfjobs.ratings.source import TableEntry
 from cfjobs.ratings.validate import ROW, IdTypes, check_columns, columns_of, validated
 from cfjobs.storage.uri import FileInfo
 
@@ -41,13 +41,13 @@ DAMAGE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 @dataclass(frozen=True)
 class Footer:
     """What a file says of itself: its rows, the Arrow types of the columns asked for, as one text, and the
-    names of all. said: what its table says of it."""
+    names of all. entry: what its table says of it."""
 
     file: FileInfo
     n_rows: int
     types: str
     names: tuple[str, ...] = ()
-    said: Said = field(default_factory=Said)
+    entry: TableEntry = field(default_factory=TableEntry)
 
 
 @dataclass
@@ -68,8 +68,8 @@ class Group:
 
     def add(self, footer: Footer) -> None:
         self.files.append(footer.file)
-        if footer.said.deleted.size:
-            self.deleted.append(self.first_rows[-1] + footer.said.deleted)
+        if footer.entry.deleted.size:
+            self.deleted.append(self.first_rows[-1] + footer.entry.deleted)
         self.first_rows.append(self.first_rows[-1] + footer.n_rows)
 
     def has_room_for(self, footer: Footer) -> bool:
@@ -85,21 +85,21 @@ class Group:
 def read_footers(files: Sequence[FileInfo], *, columns: Sequence[str], what: str) -> list[Footer]:
     """The footers, in the order of the files. Raises InputError for a file that is not whole Parquet, and for
     one of the columns that cannot be read as it is meant."""
-    tables = source.said_of(files, what=what)
+    tables = source.entries_of(files, what=what)
 
     def read(file: FileInfo) -> Footer:
-        metadata, said = read_footer(file, what=what), tables.get(file.uri, Said())
+        metadata, entry = read_footer(file, what=what), tables.get(file.uri, TableEntry())
         if metadata.num_rows == 0:
-            return Footer(file, 0, "", said=said)
+            return Footer(file, 0, "", entry=entry)
         about = f"{what} {file.uri}"
         schema = column_types.footer_schema(metadata, file=about)
-        source.check_columns(schema, said, columns=columns, file=about)
+        source.check_columns(schema, entry, columns=columns, file=about)
         column_types.check(schema, columns, file=about)
         places = [schema.get_field_index(column) for column in columns]
         types = "; ".join(_type_text(schema.field(place)) if place >= 0 else "-" for place in places)
         old = sorted(column_types.int96(metadata) & set(columns))
-        names = (*schema.names, *said.columns)
-        return Footer(file, metadata.num_rows, f"{types} {old}", names, said)
+        names = (*schema.names, *entry.columns)
+        return Footer(file, metadata.num_rows, f"{types} {old}", names, entry)
 
     if not files or not storage.is_s3(files[0].uri):
         return [read(file) for file in files]
@@ -118,7 +118,7 @@ def group_files(footers: Sequence[Footer], *, config: Config) -> list[Group]:
     for footer in footers:
         if footer.n_rows == 0:
             continue
-        constants = {n: v for n, v in footer.said.columns.items() if n in columns_of(config)}
+        constants = {n: v for n, v in footer.entry.columns.items() if n in columns_of(config)}
         kind = f"{footer.types} {constants}"
         if kind not in types:
             schema = {n: pl.Series([value]).dtype for n, value in constants.items()} | schema_of(footer.file)

@@ -46,7 +46,7 @@ _NO_ROWS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
-class Said:
+class TableEntry:
     """What a table says of one of its files. deleted: the row numbers that are no rows of the table. columns:
     those that are not in the file, by name. ids: the number of each column, by which a renamed one shows."""
 
@@ -60,7 +60,7 @@ class _Named:
     """A table of one version, and its files."""
 
     uri: str
-    files: Mapping[str, tuple[FileInfo, Said]]
+    files: Mapping[str, tuple[FileInfo, TableEntry]]
 
 
 def list_parquet(uri: str, *, what: str) -> list[FileInfo]:
@@ -84,7 +84,7 @@ def list_parquet(uri: str, *, what: str) -> list[FileInfo]:
     if not files:
         raise InputError(
             f"{what} {uri}: holds no .parquet file; give a Parquet file, a folder of them, or a Delta or Iceberg "
-            "table (GroupLens files: `cfjobs import`)"
+            "table (other files: `cfjobs import`)"
         )
     return files
 
@@ -105,26 +105,26 @@ def pinned(uri: str, *, what: str) -> str:
     return _named(bare, kind, asked=(asked, value), what=what).uri if kind else uri
 
 
-def said_of(files: Iterable[FileInfo], *, what: str) -> dict[str, Said]:
+def entries_of(files: Iterable[FileInfo], *, what: str) -> dict[str, TableEntry]:
     """What tables say of their files, by the file's URI; nothing of a file that no table names."""
-    found: dict[str, Said] = {}
+    found: dict[str, TableEntry] = {}
     for table in sorted({file.table for file in files} - {""}):
         bare, asked, value = storage.split_version(table)
         named = _named(bare, _kind_of(bare) or _DELTA, asked=(asked, value), what=what)
-        found |= {uri: said for uri, (_, said) in named.files.items()}
+        found |= {uri: entry for uri, (_, entry) in named.files.items()}
     return found
 
 
-def check_columns(schema: pa.Schema, said: Said, *, columns: Sequence[str], file: str) -> None:
+def check_columns(schema: pa.Schema, entry: TableEntry, *, columns: Sequence[str], file: str) -> None:
     """InputError for a column that stands twice, and for one of these that a table has renamed since."""
     if twice := [name for name in schema.names if schema.names.count(name) > 1]:
         raise InputError(f"{file}: column {twice[0]!r} stands twice; rename one on export")
-    names = {number: name for name, number in said.ids.items()}
+    names = {number: name for name, number in entry.ids.items()}
     for column in schema:
         number = int((column.metadata or {}).get(b"PARQUET:field_id", -1))
         is_asked = column.name in columns or names.get(number) in columns
         renamed = names.get(number, column.name) != column.name
-        if is_asked and number >= 0 and (renamed or said.ids.get(column.name, number) != number):
+        if is_asked and number >= 0 and (renamed or entry.ids.get(column.name, number) != number):
             raise InputError(
                 f"{file}: column {column.name!r} is {names.get(number, 'another one')!r} in the table by now; "
                 "rewrite its data files (rewrite_data_files), or export the table"
@@ -224,7 +224,7 @@ def _named(uri: str, kind: str, *, asked: tuple[str, str], what: str) -> _Named:
             {
                 part.uri: (
                     FileInfo(part.uri, part.size, f"snapshot-{table.snapshot}", named),
-                    Said(deleted=part.deleted, ids=table.ids),
+                    TableEntry(deleted=part.deleted, ids=table.ids),
                 )
                 for part in table.parts
             },
@@ -277,8 +277,8 @@ def _delta(uri: str, *, version: int | None, moment: datetime | None, about: str
         path = unquote(row["path"])
         file = FileInfo(_absolute(uri, path), row["size_bytes"], f"version-{table.version()}", named)
         columns = {name.removeprefix("partition."): row[name] for name in constants}
-        files[file.uri] = (file, Said(deleted=deleted.pop(file.uri, _NO_ROWS), columns=columns))
-    if sum(said.deleted.size for _, said in files.values()) != n_deleted:
+        files[file.uri] = (file, TableEntry(deleted=deleted.pop(file.uri, _NO_ROWS), columns=columns))
+    if sum(entry.deleted.size for _, entry in files.values()) != n_deleted:
         raise InputError(f"{about}: deletes rows of files that are not found by name; run OPTIMIZE on it")
     return _Named(named, files)
 

@@ -1,4 +1,4 @@
-"""What the tables `users`, `movies` and `metrics` tell of the written lists, gathered as `check` reads them
+"""What the tables `users`, `movies` and `metrics` have of the written lists, gathered as `check` reads them
 back.
 
 Nothing grows with the users: a few numbers for each movie, and the rows of one block of lists at a time,
@@ -133,7 +133,7 @@ _CHURNS = {"churn": None, "churn_unchanged": False, "churn_changed": True}
 
 
 @dataclass
-class Told:
+class ListStatistics:
     """What has been read so far."""
 
     activity: Activity
