@@ -57,8 +57,9 @@ def main() -> int:
         f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/layers"\nrunroot = "{folder}/run"\n'
     )
     os.environ["CONTAINERS_STORAGE_CONF"] = str(configuration)
+    of = commit()  # now: the source may change while the image is lived in
     try:
-        rows = [*built(folder), *([] if arguments.build_only else lived_in(folder))]
+        rows = [*built(folder), *([] if arguments.build_only else lived_in(folder, of=of))]
     finally:
         if not arguments.folder:
             buildah("rm", "--all")
@@ -175,8 +176,8 @@ def size_of_files() -> int:
 # Living ---------------------------------------------------------------------------------------------
 
 
-def lived_in(folder: Path) -> Iterator[Row]:
-    """Server and workers from the image; deployed from inside; two nights by the schedule."""
+def lived_in(folder: Path, *, of: str) -> Iterator[Row]:
+    """Server and workers from the image; deployed from inside; two nights by the schedule. of: the commit."""
     port = serve.free_port(0)
     environment = {
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
@@ -238,7 +239,7 @@ def lived_in(folder: Path) -> Iterator[Row]:
             yield "two nights by the schedule", states == ["Completed"] * 2, ", ".join(states)
             rows = DeltaTable(f"{root}{HOME}/out/runs").to_pyarrow_table().to_pylist()
             commits = {str(row["git_commit"]) for row in rows}
-            yield "the commit is in `runs`", commits == {commit()} and len(rows) == 2, ", ".join(commits)
+            yield "the commit is in `runs`", commits == {of} and len(rows) == 2, ", ".join(commits)
         finally:
             parts.end()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.soak import postgres_command as command
 from tests.conftest import end, free_port
 
 
@@ -48,9 +49,3 @@ def running() -> Iterator[str]:
     finally:
         end(process)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def command(name: str) -> str:
-    """The path of one of Postgres' commands; empty when there is none."""
-    folders = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
-    return shutil.which(name, path=os.pathsep.join([*folders, os.environ["PATH"]])) or ""

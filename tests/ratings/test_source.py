@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import struct
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import polars as pl
 import pytest
 from deltalake import DeltaTable
+from pyiceberg.catalog.memory import InMemoryCatalog
+from pyiceberg.manifest import FileFormat
 
 from cfjobs import ratings, storage
 from cfjobs.config import Config
@@ -174,8 +177,7 @@ def test_a_delta_table_that_cannot_be_read_exactly_is_refused(feature: str, tmp_
 
 
 def test_an_iceberg_table_is_its_current_snapshot_or_the_one_asked_for(tmp_path: Path) -> None:
-    memory = pytest.importorskip("pyiceberg.catalog.memory")
-    catalog = memory.InMemoryCatalog("test", warehouse=f"file://{tmp_path}")
+    catalog = InMemoryCatalog("test", warehouse=f"file://{tmp_path}")
     catalog.create_namespace("lake")
     table = catalog.create_table("lake.ratings", FRAME.to_arrow().schema)
     uri = str(tmp_path / "lake" / "ratings")
@@ -203,10 +205,25 @@ def test_an_iceberg_table_is_its_current_snapshot_or_the_one_asked_for(tmp_path:
         users_of(uri)
 
 
+def test_an_iceberg_table_in_a_store_is_every_input(bucket: str) -> None:
+    keys = {"s3.endpoint": "AWS_ENDPOINT_URL", "s3.region": "AWS_REGION"}
+    keys |= {"s3.access-key-id": "AWS_ACCESS_KEY_ID", "s3.secret-access-key": "AWS_SECRET_ACCESS_KEY"}
+    catalog = InMemoryCatalog(
+        "test", warehouse=bucket, **{name: os.environ[value] for name, value in keys.items()}
+    )
+    catalog.create_namespace("lake")
+    table = catalog.create_table("lake.ratings", FRAME.to_arrow().schema)
+    table.append(FRAME.to_arrow())
+    table.delete("user_id == 2")
+    uri = f"{bucket}/lake/ratings"
+    assert users_of(uri) == [1, 3, 4]
+    assert eligible.read({"deny": uri}, config=Config())["deny"]["movie_id"].sort().to_list() == [10, 30, 40]
+    assert ratings.read_table(uri, key="user_id", name="user")["user_id"].sort().to_list() == [1, 3, 4]
+
+
 def test_rows_that_a_file_of_positions_deletes_are_none(tmp_path: Path) -> None:
     """As Spark and Flink leave them; tables of plain metadata are written by copying only."""
-    manifest = pytest.importorskip("pyiceberg.manifest")
-    kind = manifest.FileFormat.PARQUET
+    kind = FileFormat.PARQUET
     data, delete = f"file://{tmp_path}/a.parquet", str(tmp_path / "delete.parquet")
     rows = {"file_path": [data, data, f"{data}2"], "pos": [3, 1, 2]}
     pl.DataFrame(rows).write_parquet(delete)
