@@ -104,14 +104,15 @@ def name_of(source: str) -> str:
 
 
 def is_download(source: str) -> bool:
-    """Whether this has to be imported first: an archive, a file that is no Parquet, or a folder without
-    any."""
-    from cfjobs import storage
+    """Whether this has to be imported first: it holds nothing that a night reads as it is."""
+    from cfjobs import ratings
+    from cfjobs.errors import InputError
 
-    path = Path(source)
-    if path.is_dir():
-        return not storage.list_files(source)
-    return source.endswith((".zip", ".gz", ".tgz", ".zst")) or (path.is_file() and path.suffix != ".parquet")
+    try:
+        ratings.list_parquet(source, what="ratings")
+    except InputError:
+        return True
+    return False
 
 
 if __name__ == "__main__":
