@@ -105,11 +105,14 @@ def name_of(source: str) -> str:
 
 def is_download(source: str) -> bool:
     """Whether this has to be imported first: it holds nothing that a night reads as it is."""
-    from cfjobs import ratings
+    from cfjobs import ratings, storage
     from cfjobs.errors import InputError
 
+    uri = storage.normal(source)
+    if not storage.is_folder(storage.split_version(uri)[0]):
+        return storage.read_range(uri, 0, 4) != b"PAR1"
     try:
-        ratings.list_parquet(source, what="ratings")
+        ratings.list_parquet(uri, what="ratings")
     except InputError:
         return True
     return False
