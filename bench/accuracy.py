@@ -19,10 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 from lesson import data_folder, lesson_split, measure
 
 from cfjobs import evaluation
@@ -32,6 +31,9 @@ from cfjobs.night import story
 from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs
 from cfjobs.training.epochs import Examples
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 Row = dict[str, Any]
 
@@ -92,11 +94,12 @@ def damped_mean(value: np.ndarray, idx: np.ndarray, n: int, *, damping: float = 
 
 def by_myfm(learn: Examples, valid: Examples) -> np.ndarray:
     import myfm
+    import scipy.sparse as sp
 
     n_users = int(max(learn.user_idx.max(), valid.user_idx.max())) + 1
     n_movies = int(max(learn.movie_idx.max(), valid.movie_idx.max())) + 1
 
-    def one_hot(examples: Examples) -> sp.csr_matrix:
+    def one_hot(examples: Examples) -> "sp.csr_matrix":
         n = len(examples)
         columns = np.concatenate([examples.user_idx.numpy(), n_users + examples.movie_idx.numpy()])
         rows = np.tile(np.arange(n), 2)
@@ -157,6 +160,8 @@ def held_out_night(ratings: str, folder: str, config: Config) -> tuple[Night, Pr
 
 
 def peers_ranked(night: Night, prepared: Prepared) -> Iterator[Row]:
+    import scipy.sparse as sp
+
     frame = night.frame("ratings")
     held_out = night.frame("holdout")["held_out"].to_numpy()
     kept, test = frame.filter(~held_out), frame.filter(held_out)
@@ -187,7 +192,7 @@ def peers_ranked(night: Night, prepared: Prepared) -> Iterator[Row]:
         }
 
 
-def by_ease(matrix: sp.csr_matrix) -> np.ndarray:
+def by_ease(matrix: "sp.csr_matrix") -> np.ndarray:
     """Closed form (Steck, 2019): B = I - P / diag(P), P = (X'X + lambda I)^-1."""
     gram = (matrix.T @ matrix).toarray().astype(np.float64)
     gram[np.diag_indices_from(gram)] += 400
@@ -198,7 +203,7 @@ def by_ease(matrix: sp.csr_matrix) -> np.ndarray:
     return found
 
 
-def by_implicit(matrix: sp.csr_matrix) -> np.ndarray:
+def by_implicit(matrix: "sp.csr_matrix") -> np.ndarray:
     from implicit.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(factors=64, iterations=15, random_state=42)

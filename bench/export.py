@@ -25,9 +25,9 @@ import polars as pl
 import pyarrow as pa
 from deltalake import WriterProperties, write_deltalake
 
+from bench import postgres
 from cfjobs import tables
 from cfjobs.lists.writer import GROUP_ROWS
-from tests import postgres
 
 NIGHT, MOVIES, TOP, CHUNK = date(2026, 3, 1), 10_000, 10, 100_000
 FORMS = ("csv", "jsonl", "parquet", "sqlite", "postgres")

@@ -37,6 +37,7 @@ import polars as pl
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from bench.postgres import command as postgres_command
 from cfjobs.datasets import synthetic
 from cfjobs.storage.parquet import parquet_bytes
 from deploy import serve
@@ -227,12 +228,6 @@ def start_postgres(soak: Soak) -> None:
         if time.monotonic() > until:
             raise serve.Failed(f"postgres does not answer; see {soak.parts.logs / 'postgres.log'}")
         time.sleep(0.2)
-
-
-def postgres_command(name: str) -> str:
-    """The path of one of Postgres' commands; empty when there is none."""
-    folders = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
-    return shutil.which(name, path=os.pathsep.join([*folders, os.environ["PATH"]])) or ""
 
 
 @contextmanager

@@ -97,7 +97,7 @@ the others train for minutes and only say here what they take."""
 
 
 def named_benches() -> list[str]:
-    pages = [page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md")]
+    pages = [page.read_text(encoding="utf-8") for page in PAGES]
     return sorted({name for page in pages for name in re.findall(r"python bench/([a-z_]+\.py)", page)})
 
 
@@ -114,15 +114,13 @@ def test_the_benches_run_at_a_small_size(name: str) -> None:
 
 def ran(name: str, *arguments: str) -> None:
     command = [sys.executable, str(DOCS.parent / "bench" / name), *arguments]
-    environment = os.environ | {"PYTHONPATH": str(DOCS.parent)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-1500:]
 
 
 def test_the_bench_of_ingest_agrees_with_pandas() -> None:
     """On what is kept and what is held out; at this size it is no match for speed."""
     command = [sys.executable, str(DOCS.parent / "bench" / "ingest.py"), "--rows", "20000"]
-    environment = os.environ | {"PYTHONPATH": str(DOCS.parent)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert "pandas" in done.stdout
     assert "disagree" not in done.stdout + done.stderr

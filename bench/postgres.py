@@ -1,8 +1,9 @@
-"""A Postgres of its own for tests: on loopback, with a password, ended with the session."""
+"""A Postgres of its own for benches and tests: on loopback, with a password, ended with its context."""
 
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -10,23 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from bench.soak import postgres_command as command
-from tests.conftest import end, free_port
+from deploy.serve import free_port
 
 
 @contextmanager
 def running() -> Iterator[str]:
-    """The URI of a fresh database, password included; the test is skipped where there is no Postgres."""
+    """The URI of a fresh database, password included. RuntimeError where there is no Postgres."""
     if not command("initdb"):
-        pytest.skip("there is no Postgres here: Debian's postgresql has it")
+        raise RuntimeError("there is no Postgres here; install Debian's postgresql")
     # Postgres does not run as root, nor in a folder that it cannot reach.
     folder = Path(tempfile.mkdtemp(prefix="cfjobs-postgres-"))
     as_owner: list[str] = []
     if os.getuid() == 0:
         as_owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
-    password, port = f"p:/{secrets.token_hex(8)}", free_port()
+    password, port = f"p:/{secrets.token_hex(8)}", free_port(0)
     (folder / "password").write_text(password)
     if as_owner:
         for path in (folder, folder / "password"):
@@ -47,5 +45,12 @@ def running() -> Iterator[str]:
             time.sleep(0.1)
         yield f"postgresql://night:{password.replace(':', '%3A').replace('/', '%2F')}@127.0.0.1:{port}/postgres"
     finally:
-        end(process)
+        process.send_signal(signal.SIGINT)  # fast: it waits for no client
+        process.wait(20)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def command(name: str) -> str:
+    """The path of one of Postgres' commands; empty when there is none."""
+    folders = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+    return shutil.which(name, path=os.pathsep.join([*folders, os.environ["PATH"]])) or ""
