@@ -27,7 +27,8 @@ RUN python3 slim.py /venv
 
 FROM python:3.11-slim
 
-RUN useradd --create-home --uid 1000 cfjobs
+# A volume that is mounted on a folder of the image takes its owner.
+RUN useradd --create-home --uid 1000 cfjobs && install --directory --owner=1000 --group=1000 /home/cfjobs/.prefect
 COPY --from=packages /venv /venv
 # A user who cannot write into the packages has no UI of Prefect's, unless its files go where they can be written.
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false \

@@ -183,6 +183,7 @@ def lived_in(folder: Path, *, of: str) -> Iterator[Row]:
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_API_AUTH_STRING": "operator:of-the-image",
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deploy.event_ordering",
         "CFJOBS_RATINGS": f"{HOME}/data",
         "CFJOBS_OUTPUT": f"{HOME}/out",
         "PREFECT_WORKER_QUERY_SECONDS": "2",

@@ -64,10 +64,8 @@ APART = 15.0
 """Seconds between two faults at least: each is to meet an installation that is at work."""
 _PASSING = (httpx.HTTPError, BotoCoreError, ClientError, OSError)
 """What the store and the server answer while they are hit."""
-_SECONDS_TO_PLAN = 330
-"""Prefect's scheduler looks every minute. A state that follows another within 5 minutes waits for that one's
-event, and a planned run has none: a night that was planned so shortly before would be told of, and taken for
-dead, 15 minutes late."""
+_SECONDS_TO_PLAN = 90
+"""Prefect's scheduler looks every minute."""
 
 
 def main() -> int:

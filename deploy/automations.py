@@ -61,6 +61,11 @@ _ENDS = {
     for name in ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut", "Skipped", "Lost")
 }
 _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
+_NAME = (
+    "{% if flow_run.start_time %}{{ flow_run.name }}{% else %}{{ flow.name }}, planned for "
+    "{{ flow_run.expected_start_time.strftime('%Y-%m-%d %H:%M') }} UTC,{% endif %}"
+)
+"""A run has Prefect's random name until it begins."""
 _SCHEME = {"smtp": "insecure", "smtp+starttls": "starttls", "smtps": "ssl"}
 
 
@@ -82,7 +87,7 @@ def automations(blocks: dict[str, UUID]) -> list[AutomationCore]:
             of_runs(
                 {"Failed", "Crashed", "TimedOut"}, NIGHT, {"prefect.state-message": "!*the gate refused*"}
             ),
-            subject="{{ flow_run.name }} ended as {{ flow_run.state.name }}",
+            subject=f"{_NAME} ended as {{{{ flow_run.state.name }}}}",
             body="{{ flow_run.state.message }}",
         ),
         alert(
@@ -97,14 +102,14 @@ def automations(blocks: dict[str, UUID]) -> list[AutomationCore]:
             "a run was cancelled",
             "A night was cancelled: by somebody, or since another was running.",
             of_runs({"Cancelled"}, NIGHT),
-            subject="{{ flow_run.name }} was cancelled",
+            subject=f"{_NAME} was cancelled",
             body="{{ flow_run.state.message or 'by somebody' }}",
         ),
         alert(
             "a run was skipped",
             "A night started so late that a newer one is published.",
             of_runs({"Skipped"}, NIGHT),
-            subject="{{ flow_run.name }} was skipped",
+            subject=f"{_NAME} was skipped",
             body="{{ flow_run.state.message }}",
             entry="a run is late",
         ),
@@ -112,7 +117,7 @@ def automations(blocks: dict[str, UUID]) -> list[AutomationCore]:
             "a run is late",
             "A run was due and no worker has taken it.",
             of_runs({"Late"}, OURS),
-            subject="{{ flow_run.name }} is late",
+            subject=f"{_NAME} is late",
             body="no worker of the pool {{ work_pool.name if work_pool else '' }} has taken it",
         ),
         alert(

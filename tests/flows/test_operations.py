@@ -43,6 +43,11 @@ LONG = SLOW | {"epochs": 5000}
 ZOMBIES, SILENCE = "cfjobs: crash zombie runs", "cfjobs: no night was published"
 
 
+def planned(run: Any) -> str:
+    """What an alert calls a run that has not begun."""
+    return f"nightly, planned for {run.expected_start_time:%Y-%m-%d %H:%M} UTC,"
+
+
 def test_the_api_asks_for_the_password(installation: Installation) -> None:
     api = installation.environment["PREFECT_API_URL"]
     with pytest.raises(urllib.error.HTTPError, match="401"):
@@ -51,13 +56,13 @@ def test_the_api_asks_for_the_password(installation: Installation) -> None:
 
 def test_prefect_plans_the_next_night_and_the_deployment_says_when(installation: Installation) -> None:
     """The runs are asked for, not the schedule: Prefect's scheduler may be broken while all else is well."""
-    planned = [
+    coming = [
         run
         for run in installation.client.read_flow_runs(limit=200)
         if run.state_type == StateType.SCHEDULED and run.auto_scheduled
     ]
-    assert planned
-    due = min(run.expected_start_time for run in planned if run.expected_start_time)
+    assert coming
+    due = min(run.expected_start_time for run in coming if run.expected_start_time)
     assert (
         f"next night: {due.astimezone(ZoneInfo('Europe/Berlin')):%a %d %b %H:%M} Europe/Berlin"
         in installation.told
@@ -210,7 +215,7 @@ def test_a_night_survives_a_killed_training_and_a_server_that_restarts(installat
     training = installation.training_of("2026-03-04")
     second = installation.run("nightly/nightly", run_date="2026-03-05", config=QUICK)
     assert second.state_type == StateType.CANCELLED, "one night at a time"
-    installation.alert(f"{second.name} was cancelled")
+    installation.alert(f"{planned(second)} was cancelled")
     for pid in processes(training.id):
         os.kill(pid, signal.SIGKILL)
     installation.training_of("2026-03-04", but=training.id)
@@ -254,7 +259,7 @@ def test_a_run_that_no_worker_takes_is_late_and_told(installation: Installation)
     deployment = client.read_deployment_by_name("nightly/nightly")
     due = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=1))
     run = client.create_flow_run_from_deployment(deployment.id, state=due, work_queue_name="closed")
-    installation.alert(f"{run.name} is late", seconds=120)
+    installation.alert(f"{planned(run)} is late", seconds=120)
     found = client.read_flow_run(run.id)
     assert found.state is not None
     assert found.state.name == "Late"
