@@ -62,7 +62,7 @@ _ENDS = {
 }
 _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 _NAME = (
-    "{% if flow_run.start_time %}{{ flow_run.name }}{% else %}{{ flow.name }}, planned for "
+    "{% if flow_run.run_count %}{{ flow_run.name }}{% else %}{{ flow.name }}, planned for "
     "{{ flow_run.expected_start_time.strftime('%Y-%m-%d %H:%M') }} UTC,{% endif %}"
 )
 """A run has Prefect's random name until it begins."""

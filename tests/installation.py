@@ -114,12 +114,13 @@ class Installation:
 
     def alert(self, words: str, *, seconds: float = 90) -> str:
         """The alert that has these words in it, once it is there."""
-        found: str = until(
-            lambda: next((alert for alert in self.alerts if words in alert), None),
-            f"the alert with '{words}'",
-            seconds=seconds,
-        )
-        return found
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for alert in self.alerts:
+                if words in alert:
+                    return alert
+            time.sleep(0.3)
+        pytest.fail(f"waited {seconds:.0f} s for the alert with '{words}'; these came: {self.alerts}")
 
     def history(self) -> list[dict[str, Any]]:
         """The nights, as `cfjobs history` tells them."""
