@@ -44,8 +44,8 @@ image-test: .venv/installed-dev
 	@$(BIN)/python -m bench.image
 
 test: .venv/installed-dev
-	@$(MAKE) --no-print-directory --jobs=2 kernels lint types imports
-	@$(MAKE) --no-print-directory tests
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory --jobs=3 kernels imports types tests
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -142,7 +142,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         os.environ |= keys | {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
         yield endpoint
     finally:
-        end(process)
+        process.kill()
+        process.wait(10)
 
 
 @pytest.fixture

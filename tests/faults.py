@@ -21,6 +21,9 @@ from urllib.parse import urlparse
 import polars as pl
 
 from cfjobs import storage
+from cfjobs.config import load_config
+from cfjobs.night import story
+from cfjobs.night.records import Inputs
 from cfjobs.tables import delta
 from tests.faulty import FaultyProxy, Rule
 
@@ -82,6 +85,14 @@ class Run:
         """The one line with which the command ended."""
         said = [line for line in self.lines if line.startswith("cfjobs:")]
         return said[-1] if said else f"exit code {self.process.returncode}: {''.join(self.lines[-1:])}"
+
+
+def publish(data: Path, output: str, *, run_date: date) -> None:
+    """Publish the same night in this process, undisturbed."""
+    inputs = Inputs(ratings=str(data))
+    story.nightly(
+        story.start(inputs, output=output, run_date=run_date, config=load_config(settings=SETTINGS))
+    )
 
 
 def start(

@@ -172,6 +172,7 @@ def installed(folder: Path, data_set: Path) -> Iterator[Installation]:
             with temporary_settings(settings), get_client(sync_client=True) as client:
                 yield Installation(parts, environment, client, alerts, mails, folder, told)
         finally:
+            serve.end_marked(parts.mark)  # nobody waits for a session's parts to end in order
             parts.end()
 
 

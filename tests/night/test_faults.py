@@ -6,22 +6,21 @@ import polars as pl
 import pytest
 
 from tests import faults
-from tests.faults import BEFORE, NIGHT, Outcome, disturbed, rows, start
+from tests.faults import BEFORE, NIGHT, Outcome, disturbed, publish, rows
 
 
 @pytest.fixture(scope="module")
 def undisturbed(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     output = str(tmp_path_factory.mktemp("undisturbed"))
     for run_date in (BEFORE, NIGHT):  # a night goes on from the one before
-        assert start(data_set, output, run_date=run_date).end() == 0
+        publish(data_set, output, run_date=run_date)
     return rows(output)
 
 
 @pytest.fixture
 def published(data_set: Path, bucket: str) -> str:
     """An output in the store with the night before."""
-    run = start(data_set, f"{bucket}/out", run_date=BEFORE)
-    assert run.end() == 0, run.lines
+    publish(data_set, f"{bucket}/out", run_date=BEFORE)
     return f"{bucket}/out"
 
 
@@ -68,7 +67,7 @@ def test_two_nights_for_one_date_at_once(data_set: Path, published: str, undistu
 @pytest.mark.long
 def test_a_full_disk(data_set: Path, tmp_path: Path, undisturbed: pl.DataFrame) -> None:
     output = str(tmp_path / "out")
-    assert start(data_set, output, run_date=BEFORE).end() == 0
+    publish(data_set, output, run_date=BEFORE)
     fault = faults.disk_full(data_set, output)
     outcome = disturbed("disk", fault, data=data_set, output=output, undisturbed=undisturbed)
     held(outcome)
@@ -78,7 +77,7 @@ def test_a_full_disk(data_set: Path, tmp_path: Path, undisturbed: pl.DataFrame) 
 @pytest.mark.long
 def test_out_of_memory(data_set: Path, tmp_path: Path, undisturbed: pl.DataFrame) -> None:
     output = str(tmp_path / "out")
-    assert start(data_set, output, run_date=BEFORE).end() == 0
+    publish(data_set, output, run_date=BEFORE)
     fault = faults.out_of_memory(data_set, output)
     outcome = disturbed("memory", fault, data=data_set, output=output, undisturbed=undisturbed)
     held(outcome)

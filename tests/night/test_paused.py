@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 
 from cfjobs import storage
 from tests import faults
-from tests.faults import BEFORE, NIGHT, SETTINGS, address_of_store, start
+from tests.faults import BEFORE, NIGHT, SETTINGS, address_of_store
 from tests.faulty import FaultyProxy, Rule
 
 LEASE_S = 2
@@ -42,7 +42,7 @@ def test_a_paused_night_commits_nothing_more_after_another_took_its_place(
 ) -> None:
     table = "movie_embeddings"
     output = f"{bucket}/out"
-    assert start(data_set, output, run_date=BEFORE).end() == 0
+    faults.publish(data_set, output, run_date=BEFORE)
     with FaultyProxy(address_of_store()) as proxy:
         commit = Rule(f"/{table}/_delta_log/00000000000000000001.json".encode(), "slow", seconds=0.5, times=1)
         proxy.rules.append(commit)
