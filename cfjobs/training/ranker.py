@@ -102,7 +102,10 @@ class RankingLoop(TrainingLoop[Step]):
         begin = random_model(self.popularity, config=config, generator=self.generator)
         if start is not None:
             begin = start(begin)
-        tables = {name: tensor.detach().clone().to(device) for name, tensor in begin.tensors().items()}
+        tables = {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format).to(device)
+            for name, tensor in begin.tensors().items()
+        }
         self.model = RankingModel(**tables, config=config)
         self.adam = RowAdam(tables)
         self.side: MovieSide | None = None

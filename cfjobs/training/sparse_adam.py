@@ -3,27 +3,37 @@
     m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2          for the rows touched at step t
     row -= rate  m / (1 - b1^t)  /  (sqrt(v / (1 - b2^t)) + eps)
 
-Sources: Kingma and Ba, "Adam" (2015); torch.optim.SparseAdam, which does the same to sparse gradients but
-gathers anew the rows that a step holds already: 13.5 ms a step of the ranking network where this took 11.6
-ms, at 59 thousand movies.
+On a processor a compiled loop passes once over each row, its moments and its gradient, where a dozen of torch's
+operations would pass over copies of them.
+
+Sources: Kingma and Ba, "Adam" (2015); torch.optim.SparseAdam, which does the same to sparse gradients.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from cfjobs.compiled import compiled
+from cfjobs.resources import processors
+
 _B1, _B2, _EPS = 0.9, 0.999, 1e-8
+_ROWS_A_THREAD = 2_000
+"""Fewer are not worth a thread of their own."""
 
 
 class RowAdam:
-    """Moments for tables by name, each [N] or [N, D]; the tables change in place."""
+    """Moments for tables by name, each [N] or [N, D], contiguous; the tables change in place."""
 
     def __init__(self, tables: Mapping[str, Tensor]) -> None:
         self.tables = dict(tables)
         self.mean = {name: torch.zeros_like(table) for name, table in tables.items()}
         self.square = {name: torch.zeros_like(table) for name, table in tables.items()}
         self.n_steps = 0
+        self.threads = processors()
+        self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="adam")
 
     def rows(self, idx: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Some rows of each table, to differentiate by. idx: each row once."""
@@ -40,12 +50,28 @@ class RowAdam:
             row, grad = rows[name].detach(), rows[name].grad
             if grad is None:
                 continue
-            mean = self.mean[name].index_select(0, which).lerp_(grad, 1 - _B1)
-            square = self.square[name].index_select(0, which).mul_(_B2).addcmul_(grad, grad, value=1 - _B2)
-            self.mean[name].index_copy_(0, which, mean)
-            self.square[name].index_copy_(0, which, square)
-            row.addcdiv_(mean, square.sqrt_().div_(of_square).add_(_EPS), value=-rate / of_mean)
-            self.tables[name].index_copy_(0, which, row)
+            tables = (self.tables[name], self.mean[name], self.square[name])
+            if row.device.type == "cpu":
+                self._move(*tables, which, grad, rate=rate / of_mean, of_square=of_square)
+            else:
+                _move_by_torch(*tables, which, row, grad, rate=rate / of_mean, of_square=of_square)
+
+    def _move(self, *tensors: Tensor, rate: float, of_square: float) -> None:
+        """By the compiled loop. tensors: the table, its moments, the rows that move, their gradients."""
+        *tables, which, grad = (tensor.detach() for tensor in tensors)
+        wide = [tensor.view(len(tensor), -1).numpy() for tensor in (*tables, grad.contiguous())]
+        step = [np.float32(x) for x in (1 - _B1, 1 - _B2, rate, 1 / of_square, _EPS)]
+
+        def part(rows: slice) -> None:
+            _move_rows(*wide[:3], which[rows].numpy(), wide[3][rows], *step)
+
+        n_parts = max(1, min(self.threads, len(which) // _ROWS_A_THREAD))
+        ends = [len(which) * i // n_parts for i in range(n_parts + 1)]
+        parts = [slice(*between) for between in zip(ends[:-1], ends[1:], strict=True)]
+        if n_parts == 1:
+            part(parts[0])
+        else:
+            list(self.pool.map(part, parts))
 
     def state(self) -> dict[str, Tensor]:
         """The moments by name."""
@@ -58,3 +84,35 @@ class RowAdam:
         for name, table in self.state().items():
             table.copy_(state[name])
         self.n_steps = n_steps
+
+
+@compiled(error_model="numpy", fastmath={"contract", "nsz"})
+def _move_rows(table, mean, square, which, grad, keep_mean, keep_square, rate, scale, eps):  # type: ignore[no-untyped-def]
+    for place in range(len(which)):
+        row = which[place]
+        for d in range(table.shape[1]):
+            g = grad[place, d]
+            m = mean[row, d] + keep_mean * (g - mean[row, d])
+            v = square[row, d] + keep_square * (g * g - square[row, d])
+            mean[row, d] = m
+            square[row, d] = v
+            table[row, d] -= rate * m / (np.sqrt(v) * scale + eps)
+
+
+def _move_by_torch(
+    table: Tensor,
+    means: Tensor,
+    squares: Tensor,
+    which: Tensor,
+    row: Tensor,
+    grad: Tensor,
+    *,
+    rate: float,
+    of_square: float,
+) -> None:
+    mean = means.index_select(0, which).lerp_(grad, 1 - _B1)
+    square = squares.index_select(0, which).mul_(_B2).addcmul_(grad, grad, value=1 - _B2)
+    means.index_copy_(0, which, mean)
+    squares.index_copy_(0, which, square)
+    row.addcdiv_(mean, square.sqrt_().div_(of_square).add_(_EPS), value=-rate)
+    table.index_copy_(0, which, row)
