@@ -59,7 +59,9 @@ class RowAdam:
     def _move(self, *tensors: Tensor, rate: float, of_square: float) -> None:
         """By the compiled loop. tensors: the table, its moments, the rows that move, their gradients."""
         *tables, which, grad = (tensor.detach() for tensor in tensors)
-        wide = [tensor.view(len(tensor), -1).numpy() for tensor in (*tables, grad.contiguous())]
+        wide = [
+            (tensor if tensor.dim() > 1 else tensor[:, None]).numpy() for tensor in (*tables, grad.contiguous())
+        ]
         step = [np.float32(x) for x in (1 - _B1, 1 - _B2, rate, 1 / of_square, _EPS)]
 
         def part(rows: slice) -> None:
