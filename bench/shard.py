@@ -82,7 +82,7 @@ def score(folder: Path, *, n_users: int, n_movies: int, config: Config) -> dict[
         config=config, run_id="bench", work=str(folder / "work"), started_at=datetime.now(UTC),
     )  # fmt: skip
     prepared = Prepared(counts={}, n_users=n_users, n_movies=n_movies, n_cold_users=0, y_range=(0.5, 5.0))
-    trained = Trained(model_uri=str(folder / "model"), share=1, losses=[])
+    trained = Trained(model_uri=str(folder / "model"), fraction=1, losses=[])
     started, cpu = time.perf_counter(), time.process_time()
     scored = scoring.score(night, prepared, trained, Shard(number=0, start=0, stop=n_users))
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu

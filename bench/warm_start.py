@@ -89,7 +89,7 @@ def trained(night: Night, prepared: Prepared) -> dict[str, float]:
     began, cpu_began = time.perf_counter(), time.process_time()
     measured = story.fit(night, prepared, on="train")
     refit_began, cpu_ended = time.perf_counter(), time.process_time()
-    story.fit(night, prepared, on="all", stop_share=measured.share)
+    story.fit(night, prepared, on="all", stop_fraction=measured.fraction)
     ended = time.perf_counter()
     assert (measured.warm_from is not None) == night.config.warm_start
     metrics = story.measure(night, prepared, measured)

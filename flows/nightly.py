@@ -136,9 +136,11 @@ def stages_of(*, train_deployment: str | None = None, score_deployment: str | No
     )
 
 
-def train_elsewhere(deployment: str, night: Night, prepared: Prepared, on: On, stop_share: float) -> Trained:
+def train_elsewhere(
+    deployment: str, night: Night, prepared: Prepared, on: On, stop_fraction: float
+) -> Trained:
     """A training on the worker of another deployment."""
-    parameters = {"night": night, "prepared": prepared, "on": on, "stop_share": stop_share}
+    parameters = {"night": night, "prepared": prepared, "on": on, "stop_fraction": stop_fraction}
     found = partial(story.trained_already, night, on=on)
     trained: Trained = run_elsewhere(deployment, f"training on {on} ratings", parameters, found)
     return trained

@@ -58,7 +58,7 @@ def shown(what: str) -> Iterator[None]:
 
 
 def progress_artifact(key: str, description: str) -> Callable[[float, str], None]:
-    """A progress bar on the run's page; the result is called with the share done and a few words.
+    """A progress bar on the run's page; the result is called with the fraction done and a few words.
 
     The bar's text gets the time left; the log gets a line now and then, with memory and GPU.
     """
@@ -70,26 +70,26 @@ def progress_artifact(key: str, description: str) -> Callable[[float, str], None
     began = time.monotonic()
     last_update = last_line = 0.0
 
-    def update(share: float, words: str) -> None:
+    def update(fraction: float, words: str) -> None:
         nonlocal last_update, last_line
         now = time.monotonic()
-        text = f"{description}: {words}, {time_left(share, now - began)}"
-        if artifact_id and (share >= 1 or now - last_update >= _SECONDS_BETWEEN_UPDATES):
+        text = f"{description}: {words}, {time_left(fraction, now - began)}"
+        if artifact_id and (fraction >= 1 or now - last_update >= _SECONDS_BETWEEN_UPDATES):
             last_update = now
             with shown(description):
-                update_progress_artifact(artifact_id, progress=round(share * 100, 1), description=text)
-        if share >= 1 or now - last_line >= _SECONDS_BETWEEN_LINES:
+                update_progress_artifact(artifact_id, progress=round(fraction * 100, 1), description=text)
+        if fraction >= 1 or now - last_line >= _SECONDS_BETWEEN_LINES:
             last_line = now
             log.info("%s; %s", text, resources.words())
 
     return update
 
 
-def time_left(share: float, seconds: float) -> str:
-    """Such as `2 min 5 s left`, from the share done in so many seconds."""
-    if share >= 1:
+def time_left(fraction: float, seconds: float) -> str:
+    """Such as `2 min 5 s left`, from the fraction done in so many seconds."""
+    if fraction >= 1:
         return f"done in {_span(seconds)}"
-    return f"{_span(seconds / share - seconds)} left" if share > 0 else "starting"
+    return f"{_span(seconds / fraction - seconds)} left" if fraction > 0 else "starting"
 
 
 def table_artifact(key: str, rows: list[dict[str, str]], description: str) -> None:

@@ -1,4 +1,4 @@
-"""A download as input tables: its family is recognised by content, its rows are judged and written as they
+"""A download as input tables: its family is recognised by content, its rows are validated and written as they
 stream.
 
 source -> members                               (archive)
@@ -27,14 +27,14 @@ from cfjobs import storage
 from cfjobs.datasets import families
 from cfjobs.datasets.archive import Member, opened
 from cfjobs.datasets.family import Family, Found, Table
-from cfjobs.datasets.rows import REASON, UNRATED, are_whole, judged
+from cfjobs.datasets.rows import REASON, UNRATED, are_whole, validated
 from cfjobs.datasets.table import example, in_columns
 from cfjobs.errors import InputError
 
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED = 0.05
-"""Largest share of rows that cannot be read; above it the file is taken for broken, or for another than it
+"""Largest fraction of rows that cannot be read; above it the file is taken for broken, or for another than it
 seems."""
 ROW_GROUP = 1 << 20
 _EVERY_SECONDS = 10.0
@@ -84,7 +84,7 @@ def import_to(
 
     source: a file, an archive or a folder, local or s3://. columns: for a table that no family knows, the
     column (its name, or its number from 1 in a file without names) of `user`, `movie` and, where there are,
-    `rating`, `timestamp`, `weight`. progress: called with a stage, a share and words.
+    `rating`, `timestamp`, `weight`. progress: called with a stage, a fraction and words.
 
     Raises InputError for a source that is no archive, a damaged or an unsafe one, one in which nothing is
     recognised, rows of which more than `max_skipped` cannot be read, and an output that holds tables already.
@@ -210,14 +210,14 @@ def _table(table: Table, path: Path, *, name: str, max_skipped: float, progress:
 def _metered(table: Table, sink: "_Sink", *, name: str, progress: Progress) -> Iterator[pl.DataFrame]:
     """The frames of a table, and word of them now and then."""
     meter, total = table.members[0].meter, sum(member.size for member in table.members)
-    meter.done, told = 0, time.monotonic()
+    meter.done, reported = 0, time.monotonic()
     for frame in table.frames():
         yield frame
-        share = min(1.0, meter.done / total)
-        progress(name, share, f"{sink.n_read:,} rows")
-        if time.monotonic() - told > _EVERY_SECONDS:
-            told = time.monotonic()
-            log.info("%s: %.0f %%, %d rows", name, 100 * share, sink.n_read)
+        fraction = min(1.0, meter.done / total)
+        progress(name, fraction, f"{sink.n_read:,} rows")
+        if time.monotonic() - reported > _EVERY_SECONDS:
+            reported = time.monotonic()
+            log.info("%s: %.0f %%, %d rows", name, 100 * fraction, sink.n_read)
 
 
 def _types(
@@ -260,7 +260,7 @@ class _Sink:
 
     def add(self, raw: pl.DataFrame, ids: dict[str, pl.DataType]) -> None:
         self.ids = ids
-        frame = judged(raw, ids=ids, rated=self.name == "ratings")
+        frame = validated(raw, ids=ids, rated=self.name == "ratings")
         reason = frame[REASON]
         if reason.null_count() < frame.height:
             for words, n, at in (

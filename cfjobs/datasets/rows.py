@@ -1,4 +1,4 @@
-"""Rows as they were written, judged: good ones with their types, the others with a reason.
+"""Rows as they were written, validated: good ones with their types, the others with a reason.
 
 Frames in, frames out: read = written + skipped holds by construction, every row has a reason or none.
 """
@@ -26,7 +26,7 @@ _TIME_FORMATS = (
 _NO_ID = {pl.Int64(): "is not an integer", pl.String(): "is missing"}
 
 
-def judged(raw: pl.DataFrame, *, ids: Mapping[str, pl.DataType], rated: bool = True) -> pl.DataFrame:
+def validated(raw: pl.DataFrame, *, ids: Mapping[str, pl.DataType], rated: bool = True) -> pl.DataFrame:
     """The same rows with their types and a `reason`, null for a good one.
 
     raw: strings: `FAULT`, the ids, and further columns, which stay as they are. ids: the type of each id,

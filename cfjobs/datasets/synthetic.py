@@ -47,7 +47,7 @@ GENRES: dict[str, tuple[float, tuple[float, ...]]] = {
 """Genres: how common each is in relation to the others, and how much it has of what tastes differ about:
 spectacle, fairy tale, darkness, laughter. Who likes one genre therefore tends to like its neighbours."""
 
-_SHARE = np.array([share for share, _ in GENRES.values()])
+_FRACTION = np.array([fraction for fraction, _ in GENRES.values()])
 _FLAVOUR_GF = np.array([flavour for _, flavour in GENRES.values()], dtype=np.float32)
 _FLAVOUR_GF /= np.linalg.norm(_FLAVOUR_GF, axis=1, keepdims=True)
 
@@ -57,11 +57,11 @@ CLOSED = int(datetime(2016, 1, 1, tzinfo=UTC).timestamp())
 YEAR = 365.25 * 86_400  # seconds
 
 _CHUNK_RATINGS = 1 << 20  # ratings made at once: bounds the memory
-_CHUNK_CELLS = 1 << 22  # user x movie cells scored at once, for users who rate much of the catalogue
+_CHUNK_PAIRS = 1 << 22  # user x movie pairs scored at once, for users who rate much of the catalogue
 _SESSION_RATINGS = 40  # ratings in one session of a user, on average
 _SESSION_SECONDS = 5400  # length of a session
 _BLOCK = 1 << 16  # ratings whose expected stars are computed at once: stays in the cache
-_DENSE_SHARE = 0.1  # users who rate this share of what is out get their picks from all its odds
+_DENSE_FRACTION = 0.1  # users who rate this fraction of what is out get their picks from all its odds
 _ROUNDS = 24  # of drawing again for repeats, before a user is taken for one of these
 
 # How strong each part of the structure is; stars unless noted
@@ -204,10 +204,10 @@ def _movies(n_movies: int, rng: np.random.Generator) -> _Movies:
 
 def _traits(n_movies: int, rng: np.random.Generator) -> Floats:
     """How much of each genre a movie has [M, G]: one to three genres, the first the strongest; length 1."""
-    ranked = np.argsort(-(np.log(_SHARE) + rng.gumbel(size=(n_movies, _SHARE.size))), axis=1)[:, :3]
+    ranked = np.argsort(-(np.log(_FRACTION) + rng.gumbel(size=(n_movies, _FRACTION.size))), axis=1)[:, :3]
     n_genres = rng.choice([1, 2, 3], n_movies, p=[0.35, 0.4, 0.25])
     weight = np.array([1.0, 0.6, 0.4]) * (np.arange(3) < n_genres[:, None])
-    traits = np.zeros((n_movies, _SHARE.size), dtype=np.float32)
+    traits = np.zeros((n_movies, _FRACTION.size), dtype=np.float32)
     np.put_along_axis(traits, ranked, weight, axis=1)
     traits /= np.linalg.norm(traits, axis=1, keepdims=True)
     return traits
@@ -249,10 +249,10 @@ def _activity(n_users: int, n_movies: int, n_ratings: int, rng: np.random.Genera
     """Ratings of each user [U]: log-normal above the least, at most the catalogue, n_ratings in all."""
     least = min(MIN_ACTIVITY, n_ratings // n_users, n_movies)
     activity = np.full(n_users, least, dtype=np.int64)
-    share = rng.lognormal(0, 1.2, n_users)
+    appetite = rng.lognormal(0, 1.2, n_users)
     while (missing := n_ratings - int(activity.sum())) > 0:
         room = activity < n_movies
-        wanted = share * room
+        wanted = appetite * room
         extra = np.floor(missing * wanted / wanted.sum()).astype(np.int64)
         if not extra.any():  # fewer than a rating each is left: one each, from the most active on
             extra[np.argsort(-wanted, kind="stable")[: min(missing, int(room.sum()))]] = 1
@@ -262,10 +262,10 @@ def _activity(n_users: int, n_movies: int, n_ratings: int, rng: np.random.Genera
 
 def _genre_odds(taste_BG: Floats) -> Floats:
     """Probability [B, G] that tastes [B, G] pick each genre: softmax of how common and how liked it is."""
-    logit = np.log(_SHARE) + _TASTE_PICKS * taste_BG
+    logit = np.log(_FRACTION) + _TASTE_PICKS * taste_BG
     odds = np.exp(logit - logit.max(axis=1, keepdims=True))
-    share: Floats = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
-    return share
+    fraction: Floats = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    return fraction
 
 
 def _user_chunks(activity: Ints) -> Iterator[slice]:
@@ -363,7 +363,7 @@ def _picks(chunk: _Chunk, movies: _Movies, rng: np.random.Generator) -> _Picks:
     users who rate much of what is out, the odds of every movie are computed instead.
     """
     n_out = np.minimum.reduceat(chunk.n_released, chunk.first_session)
-    dense = chunk.activity > _DENSE_SHARE * n_out
+    dense = chunk.activity > _DENSE_FRACTION * n_out
     missing = np.where(dense, 0, chunk.activity)
     unfinished, finished = _NO_PICKS, []
     for _ in range(_ROUNDS):
@@ -393,7 +393,8 @@ def _drawn(user: Ints, chunk: _Chunk, movies: _Movies, rng: np.random.Generator)
     movie = np.empty(user.size, dtype=np.int64)
     for number, cumulative in enumerate(movies.cumulative_GM):
         place = np.flatnonzero(genre == number)
-        target = (1 - rng.random(place.size)) * cumulative[n_out[place]]  # above 0: a share of 0 is not hit
+        # Above 0, so that a movie with odds of 0 is never hit.
+        target = (1 - rng.random(place.size)) * cumulative[n_out[place]]
         movie[place] = np.searchsorted(cumulative, target, side="left") - 1
     return _Picks(user, movie, session).where(movie >= 0)
 
@@ -410,8 +411,8 @@ def _without_repeats(picks: _Picks, activity: Ints, *, n_movies: int) -> _Picks:
 
 
 def _dense_blocks(users: Ints, n_movies: int) -> list[Ints]:
-    """Users in blocks of about _CHUNK_CELLS user x movie cells."""
-    size = max(1, _CHUNK_CELLS // n_movies)
+    """Users in blocks of about _CHUNK_PAIRS user x movie pairs."""
+    size = max(1, _CHUNK_PAIRS // n_movies)
     return [users[start : start + size] for start in range(0, users.size, size)]
 
 

@@ -73,8 +73,8 @@ def example(members: Sequence[Member]) -> str:
     for role in ("user", "movie"):
         if taken[role] is None:
             taken[role] = free.pop(0) if free else "NAME"
-    said = ",".join(f"{role}={name}" for role, name in taken.items() if name)
-    return f"--columns {said} (of {', '.join(head.names)}; the ones that are meant)"
+    columns = ",".join(f"{role}={name}" for role, name in taken.items() if name)
+    return f"--columns {columns} (of {', '.join(head.names)}; the ones that are meant)"
 
 
 def in_columns(members: Sequence[Member], columns: Mapping[str, str], *, source: str) -> Found:

@@ -369,12 +369,12 @@ def _explained(uri: str) -> Iterator[None]:
             raise
         state = getattr(error, "sqlstate", None)
         lines = [line for line in str(error).splitlines() if line.strip()] or ["no reason given"]
-        told = re.sub(
+        message = re.sub(
             r"^[A-Z_]+: (\[libpq\] )?(.*'?: (ERROR|FATAL): +)?", "", _without_secrets(lines[0], uri)
         )
-        passing = state.startswith(_PASSING) if state else not re.search("authentication|invalid", told)
+        passing = state.startswith(_PASSING) if state else not re.search("authentication|invalid", message)
         kind = StorageFault if passing else InputError
-        raise kind(f"{shown(uri)}: {told[:300]}; what was there is as it was") from None
+        raise kind(f"{shown(uri)}: {message[:300]}; what was there is as it was") from None
 
 
 def _without_secrets(text: str, uri: str) -> str:

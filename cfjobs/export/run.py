@@ -74,7 +74,7 @@ def export(
     night = night_of(output, run_date)
     wanted = None if users is None else _ids(users, night)
     lists = Lists(night, top=top, users=wanted, titles=_titles(night) if titles else None)
-    blocks = _told(lists, progress)
+    blocks = _with_progress(lists, progress)
     if into_postgres:
         postgres.load(to, lists, blocks, table=table or tables.TOP_N.name, in_place=in_place)
     else:
@@ -92,14 +92,14 @@ def export(
     )
 
 
-def _told(lists: Lists, progress: Callable[[str, float, str], None]) -> Iterator[pl.DataFrame]:
+def _with_progress(lists: Lists, progress: Callable[[str, float, str], None]) -> Iterator[pl.DataFrame]:
     """The blocks, with word of how far they are."""
-    told = time.monotonic()
+    reported = time.monotonic()
     for block in ahead(lists.blocks()):
         yield block
         progress("export", lists.done, f"{lists.lists:,} lists")
-        if time.monotonic() > told + _SECONDS:
-            told = time.monotonic()
+        if time.monotonic() > reported + _SECONDS:
+            reported = time.monotonic()
             log.info("export: %s lists, %.0f %%", f"{lists.lists:,}", 100 * lists.done)
 
 

@@ -110,7 +110,7 @@ def _inner(task: training.Task) -> tuple[training.Task, pl.DataFrame]:
         n_users=users.size,
         kept=frame.filter(~held),
         valid=frame.clear(),
-        stop_share=1.0,
+        stop_fraction=1.0,
         start=COLD,
         user_features=None,
     )

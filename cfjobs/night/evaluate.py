@@ -103,6 +103,6 @@ def gate(night: Night, metrics: Metrics, compared: Sequence[Comparison]) -> str:
     )
 
 
-def judged(night: Night, prepared: Prepared, metrics: Metrics) -> str:
+def gated(night: Night, prepared: Prepared, metrics: Metrics) -> str:
     """The gate over all that it compares; see `gate`."""
     return gate(night, metrics, compared(night, prepared, metrics))

@@ -26,7 +26,7 @@ PRODUCER = f"cfjobs/{__version__}"
 
 
 @contextmanager
-def told(night: Night) -> Iterator[Callable[[Published], None]]:
+def reported(night: Night) -> Iterator[Callable[[Published], None]]:
     """START now, then COMPLETE with what the result was called with, FAIL for an error, ABORT for an end from
     outside."""
     if not os.environ.get("OPENLINEAGE_URL"):

@@ -164,13 +164,13 @@ Metrics = dict[str, float | None]
 class Trained(Record):
     """A model in storage, with the record of its training.
 
-    share: of the planned epochs, up to the best one. training: how the rating network was trained, None for
-    an existing model. warm_from: the model that it went on from. blend: how much its lists go by predicted
-    stars.
+    fraction: of the planned epochs, up to the best one. training: how the rating network was trained, None
+    for an existing model. warm_from: the model that it went on from. blend: how much its lists go by
+    predicted stars.
     """
 
     model_uri: str
-    share: float
+    fraction: float
     losses: list[tuple[int, float, float | None]]
     training: Training | None = None
     warm_from: str | None = None

@@ -23,7 +23,7 @@ from typing import Any
 from cfjobs import resources, storage
 from cfjobs.night import lineage
 from cfjobs.night.check import check
-from cfjobs.night.evaluate import compared, gate, judged, measure
+from cfjobs.night.evaluate import compared, gate, gated, measure
 from cfjobs.night.prepare import hold_out, leased_night, prepare, resumed, start
 from cfjobs.night.publish import commit
 from cfjobs.night.records import Metrics, Night, On, Prepared, Published, Scored, Trained, trained_already
@@ -46,7 +46,7 @@ __all__ = [
     "gate",
     "here",
     "hold_out",
-    "judged",
+    "gated",
     "lead",
     "measure",
     "nightly",
@@ -77,7 +77,7 @@ class Stages:
     hold_out: Callable[[Night, Prepared], Any] = hold_out
     fit: Callable[[Night, Prepared, On, float], Trained]
     measure: Callable[[Night, Prepared, Trained], Metrics] = measure
-    gate: Callable[[Night, Prepared, Metrics], str] = judged
+    gate: Callable[[Night, Prepared, Metrics], str] = gated
     score: Callable[[Night, Prepared, Trained], list[Scored]]
     check: Callable[[Night, Prepared, list[Scored]], Any] = check
     commit: Callable[..., Published] = commit
@@ -89,7 +89,7 @@ def story(night: Night, stages: Stages) -> tuple[Published, Trained]:
     Returns what was published, and the training that the holdout measured.
     """
     seconds: dict[str, float] = {}
-    with leased_night(night) as lease, lineage.told(night := resumed(night)) as published_as:
+    with leased_night(night) as lease, lineage.reported(night := resumed(night)) as published_as:
         with _timed(seconds, "prepare"):
             prepared = stages.prepare(night)
         if night.inputs.model:
@@ -106,7 +106,7 @@ def story(night: Night, stages: Stages) -> tuple[Published, Trained]:
             verdict = stages.gate(night, prepared, metrics)
             if night.config.refit:
                 with _timed(seconds, "refit"):
-                    final = stages.fit(night, prepared, "all", measured.share)
+                    final = stages.fit(night, prepared, "all", measured.fraction)
         with _timed(seconds, "score"):
             scored = stages.score(night, prepared, final)
         with _timed(seconds, "check"):
@@ -132,9 +132,9 @@ def here(progress: Progress | None = None) -> Stages:
     def of(stage: str) -> Callable[[float, str], None] | None:
         return (lambda done, words: progress(stage, done, words)) if progress else None
 
-    def train(night: Night, prepared: Prepared, on: On, stop_share: float) -> Trained:
+    def train(night: Night, prepared: Prepared, on: On, stop_fraction: float) -> Trained:
         stage = "train" if on == "train" else "refit"
-        return fit(night, prepared, on=on, stop_share=stop_share, progress=of(stage))
+        return fit(night, prepared, on=on, stop_fraction=stop_fraction, progress=of(stage))
 
     def every_shard(night: Night, prepared: Prepared, trained: Trained) -> list[Scored]:
         if night.config.runner != "here":

@@ -34,7 +34,7 @@ def _rank(order: str) -> int:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
         try:
-            train.lead(json.loads(order), progress=lambda *told: print(PROGRESS + json.dumps(told)))
+            train.lead(json.loads(order), progress=lambda *report: print(PROGRESS + json.dumps(report)))
         except CfjobsError as error:
             print(ERROR + json.dumps([type(error).__name__, str(error)]))
             return error.exit_code

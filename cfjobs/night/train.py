@@ -30,7 +30,7 @@ def fit(
     prepared: Prepared,
     *,
     on: On,
-    stop_share: float = 1.0,
+    stop_fraction: float = 1.0,
     progress: Progress | None = None,
 ) -> Trained:
     """Train on the ratings outside the holdout, or on all, and save the model."""
@@ -38,14 +38,14 @@ def fit(
         return done
     config = as_decided(night, prepared)
     _check_memory(night, prepared)
-    order = _order(night, prepared, on=on, stop_share=stop_share)
+    order = _order(night, prepared, on=on, stop_fraction=stop_fraction)
     if config.processes > 1 and not under_torchrun():
         torchrun.run(order, processes=config.processes, progress=progress)
         done = trained_already(night, on=on)
         assert done is not None  # torchrun ended well
         return done
     with torchrun.leading(order):
-        task, fitted = _fitted(night, prepared, on=on, stop_share=stop_share, progress=progress)
+        task, fitted = _fitted(night, prepared, on=on, stop_fraction=stop_fraction, progress=progress)
     uri = _model_uri(night, on=on)
     user_table, movie_table, encodings = described(night, prepared)
     users = _with_counts(user_table, task.kept["user_idx"])
@@ -75,7 +75,7 @@ def fit(
         f"trained-{on}",
         Trained(
             model_uri=uri,
-            share=fitted.share,
+            fraction=fitted.fraction,
             losses=losses,
             training=fitted.training,
             warm_from=task.start.model_uri,
@@ -120,7 +120,7 @@ def _fitted(
     prepared: Prepared,
     *,
     on: On,
-    stop_share: float,
+    stop_fraction: float,
     progress: Progress | None = None,
 ) -> tuple[training.Task, training.Fitted]:
     """Both networks, fitted by this process and those beside it; rank 0 alone leaves checkpoints."""
@@ -142,7 +142,7 @@ def _fitted(
         user_features=catalogue.encoded(user_table, encodings.users),
         movie_features=catalogue.encoded(movie_table, encodings.movies),
         valid=valid,
-        stop_share=stop_share,
+        stop_fraction=stop_fraction,
         start=warm_start.start_of(night, prepared, on=on, valid=valid),
     )
     device, processes = resolve_device(config.device), current()
@@ -162,26 +162,26 @@ def described(night: Night, prepared: Prepared) -> tuple[pl.DataFrame, pl.DataFr
     return users, movies, catalogue.encodings(night.config, movies=movies, users=users)
 
 
-def _order(night: Night, prepared: Prepared, *, on: On, stop_share: float) -> dict[str, Any]:
+def _order(night: Night, prepared: Prepared, *, on: On, stop_fraction: float) -> dict[str, Any]:
     """A training as JSON, for another process."""
     return {
         "night": night.model_dump(mode="json"),
         "prepared": prepared.model_dump(mode="json"),
         "on": on,
-        "stop_share": stop_share,
+        "stop_fraction": stop_fraction,
     }
 
 
 def lead(order: dict[str, Any], *, progress: Progress | None = None) -> Trained:
     """Do the training of an order, with the processes beside this one."""
     night, prepared = Night.model_validate(order["night"]), Prepared.model_validate(order["prepared"])
-    return fit(night, prepared, on=order["on"], stop_share=order["stop_share"], progress=progress)
+    return fit(night, prepared, on=order["on"], stop_fraction=order["stop_fraction"], progress=progress)
 
 
 def follow(order: dict[str, Any]) -> None:
     """Train beside rank 0, which keeps the result."""
     night, prepared = Night.model_validate(order["night"]), Prepared.model_validate(order["prepared"])
-    _fitted(night, prepared, on=order["on"], stop_share=order["stop_share"])
+    _fitted(night, prepared, on=order["on"], stop_fraction=order["stop_fraction"])
 
 
 def _model_uri(night: Night, *, on: On) -> str:
@@ -196,7 +196,7 @@ def existing(night: Night) -> Trained:
     """The night's existing model, as a training's record. Raises DamagedFile when it is not whole."""
     assert night.inputs.model is not None
     model_store.check(night.inputs.model)
-    return Trained(model_uri=night.inputs.model, share=1.0, losses=[])
+    return Trained(model_uri=night.inputs.model, fraction=1.0, losses=[])
 
 
 def _with_counts(ids: pl.DataFrame, idx: pl.Series) -> pl.DataFrame:

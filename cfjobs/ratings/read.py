@@ -228,7 +228,7 @@ class _Intake:
     def __init__(self, n_rows: int, ids: validate.IdTypes, *, config: Config, until: datetime) -> None:
         self.columns = Columns.empty(n_rows)
         self.times = Times(self.columns.timestamp)
-        self.users, self.movies = _numbering(ids.user), _numbering(ids.movie)
+        self.users, self.movies = _id_encoding(ids.user), _id_encoding(ids.movie)
         self.n_good = 0
         self._n_rows, self._n_later, self._n_rejected, self._n_left_out = n_rows, 0, 0, 0
         self._config, self._until = config, validate.microseconds(until)
@@ -307,7 +307,7 @@ class _Intake:
             self._rejected.append(validate.rejected_rows(bad, files=files, rows=rows))
 
 
-def _numbering(dtype: pl.DataType) -> IntegerIds | TextIds:
+def _id_encoding(dtype: pl.DataType) -> IntegerIds | TextIds:
     return IntegerIds() if dtype == pl.Int64 else TextIds()
 
 

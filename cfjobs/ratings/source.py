@@ -68,17 +68,17 @@ def list_parquet(uri: str, *, what: str) -> list[FileInfo]:
 
     Raises InputError when there is neither a table nor a Parquet file.
     """
-    bare, asked, value = storage.split_version(uri)
+    bare, wanted, value = storage.split_version(uri)
     if kind := _kind_of(bare):
-        named = _named(bare, kind, asked=(asked, value), what=what)
+        named = _named(bare, kind, wanted=(wanted, value), what=what)
         return [file for file, _ in named.files.values()]
     there = storage.walk(bare)
     if inner := _tables_among(there, bare):
         table, kind = next(iter(inner.items()))
         raise InputError(f"{what} {bare}: has the {kind} table {table} in it; name the table itself")
-    if asked:
+    if wanted:
         raise InputError(
-            f"{what} {bare}: is no Delta or Iceberg table, so it has no versions; leave out ?{asked}={value}"
+            f"{what} {bare}: is no Delta or Iceberg table, so it has no versions; leave out ?{wanted}={value}"
         )
     files = _parquet_among(there, bare, what=what)
     if not files:
@@ -94,7 +94,7 @@ def pinned(uri: str, *, what: str) -> str:
 
     Raises InputError for a part of a table, whose log alone says which rows count.
     """
-    bare, asked, value = storage.split_version(uri)
+    bare, wanted, value = storage.split_version(uri)
     for folder in _above(bare) if not bare.endswith(".metadata.json") else ():
         if kind := _kind_of(folder):
             raise InputError(
@@ -102,15 +102,15 @@ def pinned(uri: str, *, what: str) -> str:
                 "name the table itself"
             )
     kind = _kind_of(bare)
-    return _named(bare, kind, asked=(asked, value), what=what).uri if kind else uri
+    return _named(bare, kind, wanted=(wanted, value), what=what).uri if kind else uri
 
 
 def entries_of(files: Iterable[FileInfo], *, what: str) -> dict[str, TableEntry]:
     """What tables say of their files, by the file's URI; nothing of a file that no table names."""
     found: dict[str, TableEntry] = {}
     for table in sorted({file.table for file in files} - {""}):
-        bare, asked, value = storage.split_version(table)
-        named = _named(bare, _kind_of(bare) or _DELTA, asked=(asked, value), what=what)
+        bare, wanted, value = storage.split_version(table)
+        named = _named(bare, _kind_of(bare) or _DELTA, wanted=(wanted, value), what=what)
         found |= {uri: entry for uri, (_, entry) in named.files.items()}
     return found
 
@@ -205,17 +205,17 @@ def _is_hidden(parts: Sequence[str]) -> bool:
     return bool(hidden) or name[:1] in {"", "_", "."} or name.endswith((".crc", "_$folder$"))
 
 
-def _named(uri: str, kind: str, *, asked: tuple[str, str], what: str) -> _Named:
+def _named(uri: str, kind: str, *, wanted: tuple[str, str], what: str) -> _Named:
     """A table of the version that is asked for: ("version", "3"), ("at", "2026-03-01"), or the newest."""
     about = f"{what} {uri}"
     if kind == _HUDI:
         raise InputError(
             f"{about}: is a Hudi table, which is not read; export it as Parquet, or as a Delta table"
         )
-    if asked[0] == "version" and not asked[1].isdecimal():
-        raise InputError(f"{about}: got version={asked[1]}, expected a number, as in ?version=3")
-    version = int(asked[1]) if asked[0] == "version" else None
-    moment = _moment(asked[1], about=about) if asked[0] == "at" else None
+    if wanted[0] == "version" and not wanted[1].isdecimal():
+        raise InputError(f"{about}: got version={wanted[1]}, expected a number, as in ?version=3")
+    version = int(wanted[1]) if wanted[0] == "version" else None
+    moment = _moment(wanted[1], about=about) if wanted[0] == "at" else None
     if kind == _ICEBERG:
         table = iceberg.planned(uri, snapshot=version, moment=moment, about=about)
         named = uri if table.snapshot is None else f"{uri}?version={table.snapshot}"

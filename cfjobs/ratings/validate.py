@@ -65,7 +65,7 @@ def roles_of(config: Config) -> tuple[str, ...]:
     """The settings whose columns are read: user and movie, the rating or what weighs implicit feedback,
     and the timestamp."""
     implicit = config.feedback == "implicit"
-    asked = {
+    wanted = {
         "user_column": True,
         "movie_column": True,
         "rating_column": not implicit,
@@ -73,7 +73,7 @@ def roles_of(config: Config) -> tuple[str, ...]:
         "weight_column": implicit and config.weight_column is not None,
         "event_column": implicit and config.event_column is not None,
     }
-    return tuple(setting for setting in _ROLES if asked[setting])
+    return tuple(setting for setting in _ROLES if wanted[setting])
 
 
 def columns_of(config: Config) -> tuple[str, ...]:

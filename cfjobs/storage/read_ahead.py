@@ -15,7 +15,7 @@ def ahead(items: Iterator[Made]) -> Iterator[Made]:
         return list(islice(items, 1))
 
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
-        asked: Future[list[Made]] = thread.submit(following)
-        while made := asked.result():
-            asked = thread.submit(following)
+        pending: Future[list[Made]] = thread.submit(following)
+        while made := pending.result():
+            pending = thread.submit(following)
             yield made[0]

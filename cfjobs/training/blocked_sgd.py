@@ -38,9 +38,9 @@ class BlockedSGD(EpochLoop):
         low, high = (float(end) for end in rows.range.bounds())
         self.low, self.span = np.float32(low), np.float32(high - low)
         if not self.warm:  # the mean rating, which the penalised biases would otherwise have to carry
-            share = (float(train.rating.mean()) - low) / max(high - low, 1e-6)
-            share = min(max(share, 0.01), 0.99)  # without a padding, all ratings may be at an end
-            rows.offset.fill_(math.log(share / (1 - share)))
+            fraction = (float(train.rating.mean()) - low) / max(high - low, 1e-6)
+            fraction = min(max(fraction, 0.01), 0.99)  # without a padding, all ratings may be at an end
+            rows.offset.fill_(math.log(fraction / (1 - fraction)))
         self.rows = rows
         self.raters = rows.raters
         n_users, n_movies = network.n_users, network.n_movies

@@ -130,10 +130,10 @@ def visit(  # type: ignore[no-untyped-def]
                 qq += q[d] * q[d]
             b_u, b_m = p[n_factors], q[n_factors]
             logit = pv + b_u + b_m + s[n_factors] - c * x[n_factors] + offset
-            share = np.float32(1) / (np.float32(1) + np.exp(-logit))
-            error = low + span * share - ratings[t]
+            sigmoid = np.float32(1) / (np.float32(1) + np.exp(-logit))
+            error = low + span * sigmoid - ratings[t]
             squared += error * error
-            g = error * span * share * (np.float32(1) - share)
+            g = error * span * sigmoid * (np.float32(1) - sigmoid)
             user_A[u, k, 0] += (g * g * vv + 2 * g * l2 * pv + l2 * l2 * pp) / n_factors
             movie_A[m, k, 0] += (g * g * pp + 2 * g * l2 * pq + l2 * l2 * qq) / n_factors
             user_A[u, k, 1] += (g + l2 * b_u) ** 2
@@ -201,7 +201,7 @@ def squared_errors(  # type: ignore[no-untyped-def]
             for d in range(width - 1):
                 logit += p[d] * (q[d] + s[d])
             logit += p[width - 1] + q[width - 1] + s[width - 1]
-        share = np.float32(1) / (np.float32(1) + np.exp(-logit / n_members - offset))
-        error = min(max(low + span * share, clip_low), clip_high) - rating[t]
+        sigmoid = np.float32(1) / (np.float32(1) + np.exp(-logit / n_members - offset))
+        error = min(max(low + span * sigmoid, clip_low), clip_high) - rating[t]
         total += error * error
     return total

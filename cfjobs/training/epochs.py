@@ -73,7 +73,7 @@ class EpochLoop(TrainingLoop[Epoch]):
         valid: Examples | None,
         config: Config,
         plan: models.Plan,
-        stop_share: float,
+        stop_fraction: float,
         warm: bool,
         processes: Processes,
         on_epoch: Callable[[Epoch], None] | None,
@@ -81,7 +81,7 @@ class EpochLoop(TrainingLoop[Epoch]):
         super().__init__(processes=processes, on_line=on_epoch)
         self.network, self.train, self.valid, self.config = network, train, valid, config
         self.plan, self.epochs, self.warm = plan, plan.epochs, warm
-        self.stop_after = max(1, round(stop_share * self.epochs))
+        self.stop_after = max(1, round(stop_fraction * self.epochs))
         self.device = train.rating.device
         self.epoch = 1  # the one under way
         self.squared_error = torch.zeros((), device=self.device)

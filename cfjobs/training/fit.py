@@ -42,7 +42,7 @@ class Task:
     y_range: tuple[float, float]
     kept: pl.DataFrame
     valid: pl.DataFrame
-    stop_share: float = 1.0
+    stop_fraction: float = 1.0
     start: Start = COLD
     question: Question = "next"
     user_features: Features | None = None
@@ -71,7 +71,7 @@ class Fitted:
     training: models.Training | None
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """Of the planned epochs, up to the best one."""
         if not self.record:
             return 1.0
@@ -100,7 +100,7 @@ def fit_rating_model(task: Task, kit: Kit, *, training: models.Training) -> tupl
         learn,
         config=config,
         valid=examples(task.valid, kit.device) if task.valid.height else None,
-        stop_share=task.stop_share,
+        stop_fraction=task.stop_fraction,
         start=task.start.rating,
         passes=task.start.passes,
         on_epoch=_epoch_reporter(kit.progress),

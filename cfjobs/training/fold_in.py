@@ -97,12 +97,12 @@ def _solve(one: Network, movie_idx: Tensor, rating: Tensor, *, l2: float) -> dic
         pull = slope_RW.T @ (rating - found) - hold * (x - typical)
         curvature = slope_RW.T @ slope_RW + hold * torch.eye(len(x), dtype=x.dtype, device=x.device)
         step = torch.linalg.lstsq(curvature, pull[:, None]).solution[:, 0]
-        share, before = 1.0, least
-        while (after := loss(x + share * step)) > least and share > _SMALLEST_STEP:
-            share /= 2
+        fraction, before = 1.0, least
+        while (after := loss(x + fraction * step)) > least and fraction > _SMALLEST_STEP:
+            fraction /= 2
         if after >= least:
             break
-        x, least = x + share * step, after
+        x, least = x + fraction * step, after
         if before - least <= _GOOD_ENOUGH * before:
             break
     return dict(zip(tables, x.split(widths), strict=True))

@@ -133,15 +133,15 @@ def learning_rates(
     high_momentum = max(0.95, momentum)
     for step in range(n_steps):
         if step < n_rise:
-            share = step / n_rise
-            yield _cosine(peak * _ONE_CYCLE_START, peak, share), _cosine(high_momentum, momentum, share)
+            fraction = step / n_rise
+            yield _cosine(peak * _ONE_CYCLE_START, peak, fraction), _cosine(high_momentum, momentum, fraction)
         else:
-            share = (step - n_rise) / max(1, n_steps - n_rise)
-            yield _cosine(peak, peak * 1e-5, share), _cosine(momentum, high_momentum, share)
+            fraction = (step - n_rise) / max(1, n_steps - n_rise)
+            yield _cosine(peak, peak * 1e-5, fraction), _cosine(momentum, high_momentum, fraction)
 
 
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
 
 
 def optimizer_of(network: Network, config: Config) -> torch.optim.Optimizer:

@@ -28,7 +28,7 @@ from cfjobs.training.sparse_adam import RowAdam
 log = logging.getLogger(__name__)
 
 _REPORT_EVERY = 100
-_FALL = 0.99  # share of the learning rate that is gone at the end
+_FALL = 0.99  # fraction of the learning rate that is gone at the end
 
 
 @dataclass(frozen=True)
@@ -268,8 +268,8 @@ class _Batch:
         n_batch, n_movies, device = len(users), len(popularity), users.device
         start, stop = history.indptr[users], history.indptr[users + 1]
         n = stop - start
-        share = 0.1 + 0.85 * torch.rand(n_batch, generator=generator, device=device)
-        cut = start + torch.minimum((n * share).round().long().clamp_min(1), n - 1)
+        fraction = 0.1 + 0.85 * torch.rand(n_batch, generator=generator, device=device)
+        cut = start + torch.minimum((n * fraction).round().long().clamp_min(1), n - 1)
         past = Past.before(history, users, cut, mean, config=config, generator=generator)
 
         row_BT = cut[:, None] + torch.arange(config.next_n, device=device)

@@ -22,7 +22,7 @@ def fit_rating(
     *,
     config: Config,
     valid: Examples | None = None,
-    stop_share: float = 1.0,
+    stop_fraction: float = 1.0,
     start: Callable[[Network], None] | None = None,
     passes: float = 1.0,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -33,7 +33,7 @@ def fit_rating(
     """Train the network in place and return the record of its epochs.
 
     With `valid` the weights of the best epoch are kept, and training stops after `patience` epochs without
-    a better one. Without it, training ends after `stop_share` of the same schedule's epochs: a refit on
+    a better one. Without it, training ends after `stop_fraction` of the same schedule's epochs: a refit on
     everything stops where the holdout said that the best epoch was. start: puts the rows of an earlier
     model into the network, of which `warm_share` times `passes` of the epochs are enough. Training goes on
     from the last of the checkpoints.
@@ -54,7 +54,7 @@ def fit_rating(
         valid=valid,
         config=config,
         plan=models.plan(config, n_ratings=len(train), warm=warm, passes=passes, training=training),
-        stop_share=stop_share,
+        stop_fraction=stop_fraction,
         warm=warm,
         processes=processes,
         on_epoch=on_epoch,

@@ -3,14 +3,15 @@
     m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2          for the rows touched at step t
     row -= rate  m / (1 - b1^t)  /  (sqrt(v / (1 - b2^t)) + eps)
 
-On a processor a compiled loop passes once over each row, its moments and its gradient, where a dozen of torch's
-operations would pass over copies of them.
+On a processor a compiled loop passes once over each row, its moments and its gradient, where a dozen of
+torch's operations would pass over copies of them.
 
 Sources: Kingma and Ba, "Adam" (2015); torch.optim.SparseAdam, which does the same to sparse gradients.
 """
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -60,7 +61,8 @@ class RowAdam:
         """By the compiled loop. tensors: the table, its moments, the rows that move, their gradients."""
         *tables, which, grad = (tensor.detach() for tensor in tensors)
         wide = [
-            (tensor if tensor.dim() > 1 else tensor[:, None]).numpy() for tensor in (*tables, grad.contiguous())
+            (tensor if tensor.dim() > 1 else tensor[:, None]).numpy()
+            for tensor in (*tables, grad.contiguous())
         ]
         step = [np.float32(x) for x in (1 - _B1, 1 - _B2, rate, 1 / of_square, _EPS)]
 
@@ -69,7 +71,7 @@ class RowAdam:
 
         n_parts = max(1, min(self.threads, len(which) // _ROWS_A_THREAD))
         ends = [len(which) * i // n_parts for i in range(n_parts + 1)]
-        parts = [slice(*between) for between in zip(ends[:-1], ends[1:], strict=True)]
+        parts = [slice(*between) for between in pairwise(ends)]
         if n_parts == 1:
             part(parts[0])
         else:
@@ -89,7 +91,7 @@ class RowAdam:
 
 
 @compiled(error_model="numpy", fastmath={"contract", "nsz"})
-def _move_rows(table, mean, square, which, grad, keep_mean, keep_square, rate, scale, eps):  # type: ignore[no-untyped-def]
+def _move_rows(table, mean, square, which, grad, keep_mean, keep_square, rate, scale, eps):  # type: ignore[no-untyped-def]  # noqa: PLR0917
     for place in range(len(which)):
         row = which[place]
         for d in range(table.shape[1]):
@@ -106,12 +108,12 @@ def _move_by_torch(
     means: Tensor,
     squares: Tensor,
     which: Tensor,
-    row: Tensor,
-    grad: Tensor,
-    *,
+    *moving: Tensor,
     rate: float,
     of_square: float,
 ) -> None:
+    """By torch's operations. moving: the rows, and their gradients."""
+    row, grad = moving
     mean = means.index_select(0, which).lerp_(grad, 1 - _B1)
     square = squares.index_select(0, which).mul_(_B2).addcmul_(grad, grad, value=1 - _B2)
     means.index_copy_(0, which, mean)

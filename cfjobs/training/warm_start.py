@@ -11,8 +11,8 @@ takes small steps, so that the lists of users whose ratings did not change stay 
 network's earlier rows are drawn back further, since taken whole they would fit the earlier ratings ever
 closer from night to night.
 
-Source: Ash and Adams, "On warm-starting neural network training" (2020), shrink and perturb; the shares were
-chosen on inner splits, see docs/decisions/0007-published-as-measured.md.
+Source: Ash and Adams, "On warm-starting neural network training" (2020), shrink and perturb; the fractions
+were chosen on inner splits, see docs/decisions/0007-published-as-measured.md.
 """
 
 from collections.abc import Callable
@@ -48,8 +48,8 @@ COLD = Start()
 class Keep:
     """How much of an earlier model is kept.
 
-    rating, ranking: share of the earlier embeddings in each network. pace: what the ranking network's
-    learning rate is multiplied by. passes: what the rating network's share of its epochs is multiplied by;
+    rating, ranking: fraction of the earlier embeddings in each network. pace: what the ranking network's
+    learning rate is multiplied by. passes: what the rating network's fraction of its epochs is multiplied by;
     beside the ranking network's steps they cost little.
     """
 
@@ -78,8 +78,8 @@ def carry_over(
     """Put the rows of an earlier model into a network of the same kind that has begun its training.
 
     earlier: its parameters by name. user_rows [U], movie_rows [M]: the earlier row of each of tonight's, -1
-    for a new one. keep: share of the earlier embeddings. Raises ValueError when the parameters are not those
-    of this network.
+    for a new one. keep: fraction of the earlier embeddings. Raises ValueError when the parameters are not
+    those of this network.
     """
     own = network.state_dict()
     if own.keys() != earlier.keys():
@@ -97,9 +97,9 @@ def carry_over(
             raise ValueError(
                 f"{name} has rows of {list(source.shape[1:])}, expected {list(tensor.shape[1:])}"
             )
-        share = keep if tensor.shape[1] > 1 else 1.0  # biases stay
+        fraction = keep if tensor.shape[1] > 1 else 1.0  # biases stay
         known = moved >= 0
-        tensor[:-1][known] = share * source[moved[known]] + (1 - share) * tensor[:-1][known]
+        tensor[:-1][known] = fraction * source[moved[known]] + (1 - fraction) * tensor[:-1][known]
         tensor[-1] = source[-1]
 
 
@@ -117,6 +117,6 @@ def carry_over_ranking(
     for name, tensor in earlier.tensors().items():
         known = (movie_rows >= 0).to(found[name].device)
         rows = tensor.to(found[name].device)[movie_rows.to(found[name].device)[known]]
-        share = keep if tensor.dim() > 1 else 1.0
-        found[name][known] = share * rows + (1 - share) * found[name][known]
+        fraction = keep if tensor.dim() > 1 else 1.0
+        found[name][known] = fraction * rows + (1 - fraction) * found[name][known]
     return RankingModel(**found, config=initial.config)

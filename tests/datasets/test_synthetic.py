@@ -99,7 +99,7 @@ def test_same_seed_gives_the_same_data_and_another_seed_does_not(data: Generated
 def test_chunks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many small chunks: the same laws hold, and users do not run into each other."""
     monkeypatch.setattr(synthetic, "_CHUNK_RATINGS", 1000)
-    monkeypatch.setattr(synthetic, "_CHUNK_CELLS", 3000)
+    monkeypatch.setattr(synthetic, "_CHUNK_PAIRS", 3000)
     data = generated(200, 500, 20_000)
     assert data.ratings.height == 20_000
     assert not data.ratings.select("user_id", "movie_id").is_duplicated().any()
@@ -109,7 +109,7 @@ def test_chunks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_drawing_again_and_drawing_at_once_give_the_same_popularity(monkeypatch: pytest.MonkeyPatch) -> None:
     def shares(dense_share: float) -> np.ndarray:
-        monkeypatch.setattr(synthetic, "_DENSE_SHARE", dense_share)
+        monkeypatch.setattr(synthetic, "_DENSE_FRACTION", dense_share)
         data = generated(3000, 300, 90_000)
         return np.bincount(rows(data)[1], minlength=300) / 90_000
 

@@ -47,5 +47,7 @@ def test_an_event_waits_for_the_one_before_it_but_not_for_long() -> None:
 def test_the_server_orders_by_it(where: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = serve.private_folder(tmp_path_factory.mktemp("serve")).parent
     of = {"make serve": serve.environment_of(folder, port=1, s3_port=2)}
-    of["compose"] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]["server"]["environment"]
+    of["compose"] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]["server"][
+        "environment"
+    ]
     assert isinstance(importlib.import_module(of[where][SETTING]), CausalOrderingModule)

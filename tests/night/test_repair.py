@@ -29,7 +29,7 @@ def scored(data_set: Path, output: str) -> tuple[Night, list[Scored]]:
     story.hold_out(night, prepared)
     measured = story.fit(night, prepared, on="train")
     story.measure(night, prepared, measured)
-    trained = story.fit(night, prepared, on="all", stop_share=measured.share)
+    trained = story.fit(night, prepared, on="all", stop_fraction=measured.fraction)
     return night, [story.score(night, prepared, trained, shard) for shard in story.shards(night, prepared)]
 
 

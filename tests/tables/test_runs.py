@@ -393,8 +393,8 @@ def test_half_a_record_is_none_and_its_stage_runs_again(
     broken = start(data_set, str(tmp_path), config=LOOSE)
     prepared = story.prepare(broken)
     story.hold_out(broken, prepared)
-    share = story.fit(broken, prepared, on="train").share
-    trained = story.fit(broken, prepared, on="all", stop_share=share)
+    fraction = story.fit(broken, prepared, on="train").fraction
+    trained = story.fit(broken, prepared, on="all", stop_fraction=fraction)
     story.score(broken, prepared, trained, story.shards(broken, prepared)[0])
     half = Path(broken.work) / f"{record}.json"
     half.write_bytes(half.read_bytes()[:20])

@@ -50,7 +50,9 @@ def test_row_adam_of_every_row_is_adam() -> None:
 
 
 @pytest.mark.parametrize("shape", [(9_000, 5), (9_000,)], ids=["vectors", "a bias"])
-def test_row_adam_is_the_same_in_threads_and_by_torch(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_adam_is_the_same_in_threads_and_by_torch(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(shape, generator=generator)
     which = torch.randperm(9_000, generator=generator)[:8_500].sort().values

@@ -89,7 +89,7 @@ def test_the_best_epoch_is_kept_and_training_stops_without_a_better_one() -> Non
 def test_a_refit_follows_the_same_schedule_and_stops_earlier() -> None:
     config = Config(epochs=10, batch_size=256)
     whole, part = network(config), network(config)
-    assert len(training.fit_rating(part, checkerboard(), config=config, stop_share=0.4)) == 4
+    assert len(training.fit_rating(part, checkerboard(), config=config, stop_fraction=0.4)) == 4
     seen: list[float] = []
     training.fit_rating(whole, checkerboard(), config=config, on_epoch=lambda e: seen.append(e.train_loss))
     again: list[float] = []
@@ -97,7 +97,7 @@ def test_a_refit_follows_the_same_schedule_and_stops_earlier() -> None:
         network(config),
         checkerboard(),
         config=config,
-        stop_share=0.4,
+        stop_fraction=0.4,
         on_epoch=lambda e: again.append(e.train_loss),
     )
     assert seen[:4] == again

@@ -175,11 +175,11 @@ def genome_tags(scores: Member, tags: Member) -> pl.DataFrame:
     wanted = {"movieid": "movie_id", "tagid": "tag_id", "relevance": "relevance"}
     relevance = pl.col("relevance").cast(pl.Float32, strict=False)
     ids = pl.col("movie_id").cast(pl.Int64, strict=False)
-    told = [
+    titled = [
         frame.select(ids, "tag_id", relevance).filter(pl.col("relevance") >= TAG_RELEVANCE)
         for frame in with_header([scores], wanted, ids={}).frames()
     ]
-    named = pl.concat(told).join(
+    named = pl.concat(titled).join(
         names.select("tag_id", pl.col("tag").str.replace_all("|", "/", literal=True)), on="tag_id"
     )
     best = named.sort("movie_id", "relevance", "tag", descending=[False, True, False])
