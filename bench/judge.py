@@ -7,6 +7,7 @@ that came, and what memory and disk were. Prefect, store and tables are those th
 code 1 when a law is broken:
 
     dates      each is published once, or its run says why it is not
+    untouched  a night that no fault came near is published, unless one at a time was too few
     alerts     one for each end that calls for one, and no other
     runs       none Running, Pending, Late, Cancelling, or waiting beyond its time
     processes  none works on a run
@@ -35,6 +36,8 @@ TABLES = ("top_n", "movie_embeddings", "similar_movies", "holdout_predictions", 
 TOLD = {"Failed": "ended as", "Crashed": "ended as", "TimedOut": "ended as", "Cancelled": "was cancelled",
         "Skipped": "was skipped", "Lost": "was lost", "Late": "is late"}  # fmt: skip
 """The name of a state, and the words of the alert that it calls for."""
+AFTER = 4
+"""Nights from a fault on that it may still touch: what it removed comes back two nights later."""
 FEWEST = 20
 """Nights from which on a level is told from a start."""
 ENDS = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -49,8 +52,8 @@ def main() -> int:
         alerts = judged_alerts(facts, runs)
         lines = [judged_runs(runs), alerts]
         if not quiet:
-            lines = [judged_dates(facts, runs), alerts, judged_runs(runs), judged_processes(facts)]
-            lines += [judged_files(facts), *judged_levels(facts)]
+            lines = [judged_dates(facts, runs), judged_untouched(facts, runs), alerts, judged_runs(runs)]
+            lines += [judged_processes(facts), judged_files(facts), *judged_levels(facts)]
     except httpx.HTTPError as error:
         print(f"judge: {error or type(error).__name__}", file=sys.stderr)
         return 1
@@ -180,6 +183,17 @@ def judged_dates(facts: dict[str, Any], runs: dict[str, dict[str, Any]]) -> Law:
     broken += [f"{of}: {fault}" for of, fault in torn(nights)]
     words = ", ".join(f"{n} {what}" for what, n in others.most_common())
     return "each date is published once, or explained", broken, f"{len(rows)} published; {words}"
+
+
+def judged_untouched(facts: dict[str, Any], runs: dict[str, dict[str, Any]]) -> Law:
+    """A night that no fault came near is published, or cancelled by the limit of one at a time."""
+    dates = facts["dates"]
+    hit = {dates.index(fault["night"]) for fault in facts["caused"]}
+    untouched = [of for night, of in enumerate(dates) if not hit & set(range(night - AFTER + 1, night + 1))]
+    ends = {of: end_of(runs[of]) if of in runs else "no run" for of in untouched}
+    broken = [f"{of}: {end}" for of, end in ends.items() if end not in {"completed", "cancelled"}]
+    n = sum(end == "completed" for end in ends.values())
+    return "nights that no fault came near are published", broken, f"{n} of {len(untouched)}"
 
 
 def torn(nights: pl.DataFrame) -> list[tuple[date, str]]:

@@ -267,6 +267,14 @@ def ratings(nights: int) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
     return base, days
 
 
+def undone(action: Callable[[], object]) -> bool:
+    """Whether the action went through; it is tried again where the store was just hit."""
+    with suppress(*_PASSING):
+        action()
+        return True
+    return False
+
+
 def schedule(soak: Soak, *, every: float, first: datetime) -> None:
     """In place of the deployment's schedule, one for each date, so many seconds apart;
     until Prefect has made the run of each."""
@@ -309,10 +317,7 @@ def live(soak: Soak, plan: Sequence["Hit"], *, nights: int, every: float) -> Non
     delivered, sampled, hit_at = -1, 0.0, 0.0
     while (now := time.time()) < began + nights * every:
         soak.parts.revive()
-        for action in [action for at, action in undo if at <= now]:
-            with suppress(*_PASSING):
-                action()
-        undo = [(at, action) for at, action in undo if at > now]
+        undo = [(at, action) for at, action in undo if at > now or not undone(action)]
         night = int((now - began + 8) // every)  # what a night reads is there 8 s before it
         with suppress(*_PASSING):
             if delivered < night < nights:

@@ -61,6 +61,19 @@ def test_a_refusal_has_an_alert_of_its_own_and_a_good_night_none() -> None:
     assert broken_by({NIGHT: run("Running", "Completed")}, "cfjobs: no night was published for 26 h") != []
 
 
+def test_a_night_that_no_fault_came_near_is_published() -> None:
+    dates = [f"2026-01-{day:02d}" for day in range(1, 11)]
+    runs = {of: run("Completed") for of in dates} | {dates[4]: run("Failed"), dates[9]: run("Cancelled")}
+
+    def broken(*hit: str) -> list[str]:
+        facts = {"dates": dates, "caused": [{"night": night} for night in hit]}
+        return list(judge.judged_untouched(facts, runs)[1])
+
+    assert broken() == [f"{dates[4]}: failed"]
+    assert broken(dates[4]) == broken(dates[1]) == []
+    assert broken(dates[0]) == broken(dates[5]) == [f"{dates[4]}: failed"]
+
+
 @pytest.mark.parametrize("state", ["Running", "Pending", "Late", "Cancelling"])
 def test_a_run_that_is_left_is_found(state: str) -> None:
     assert judge.judged_runs({NIGHT: run(state)})[1]
