@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from cfjobs import storage
 from cfjobs.tables.parts import Part
@@ -27,8 +28,8 @@ GROUP_ROWS = 100_000
 
 
 class PartsWriter:
-    """Takes rows in order of user and rank, and writes parts below a table's URI;
-    use it as a context manager.
+    """Takes rows in order of user, and writes parts below a table's URI; use it as a context manager. A list
+    begins at rank 1.
 
     path: the n-th part's place below the table. part_rows: rows at which a part is full; it ends with a row
     group.
@@ -71,7 +72,8 @@ class PartsWriter:
     def _write_groups(self, *, all_rows: bool) -> None:
         rows = pa.concat_tables([self._schema.empty_table(), *self._waiting]).combine_chunks()
         end = 0
-        for start, end in _groups(rows["rank"].to_numpy(), self._group_rows, all_rows=all_rows):
+        begins = _begins(rows["user_id"])
+        for start, end in _groups(begins, self._group_rows, all_rows=all_rows):
             self._write_group(rows.slice(start, end - start))
         self._waiting = [rows.slice(end)]
         self._n_waiting = rows.num_rows - end
@@ -90,19 +92,29 @@ class PartsWriter:
             self._open = None
 
 
-def _groups(rank: Any, size: int, *, all_rows: bool) -> Iterator[tuple[int, int]]:
+def _begins(user_id: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Where each user's rows begin, and the end of all."""
+    n = len(user_id)
+    changes = pc.not_equal(user_id.slice(1), user_id.slice(0, max(0, n - 1))).to_numpy()
+    return np.concatenate([np.zeros(min(n, 1), np.int64), np.flatnonzero(changes) + 1, [n]])
+
+
+def _groups(begins: NDArray[np.int64], size: int, *, all_rows: bool) -> Iterator[tuple[int, int]]:
     """Start and end of row groups of whole users with at most `size` rows;
     without all_rows only those that are sure."""
-    begins = np.append(np.flatnonzero(rank == 1), len(rank))
-    start = 0
-    while start < len(rank):
+    start, n_rows = 0, int(begins[-1])
+    while start < n_rows:
         end = int(begins[np.searchsorted(begins, start + size, side="right") - 1])
-        if end <= start:  # one list longer than a row group
+        if end <= start:  # one user with more than a row group
             end = int(begins[np.searchsorted(begins, start, side="right")])
-        if end == len(rank) and not all_rows:
+        if end == n_rows and not all_rows:
             return
         yield start, end
         start = end
+
+
+_REPEATED = ("user_id", "column", "value", "rank", "movie_id", "source")
+"""Columns with few different values."""
 
 
 @dataclass
@@ -136,7 +148,7 @@ class _OpenPart:
             self._file,
             self.schema,
             compression="zstd",
-            use_dictionary=["user_id", "rank", "movie_id", "source"],
+            use_dictionary=[name for name in _REPEATED if name in self.schema.names],
             write_statistics=True,
             write_page_index=True,
             write_page_checksum=True,
