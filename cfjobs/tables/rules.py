@@ -24,6 +24,7 @@ def list_faults(
     """
     filled = [c.name for c in TOP_N.columns if not c.nullable and c.name in lists.columns]
     filled += ["predicted_rating"] * (y_range is not None)
+    filled += [name for name in key if name not in filled]
     reasons = lists.clear().with_columns(pl.col("movie_id").alias("because"))
     if "because" in lists.columns and seen.height:
         reasons = lists.filter(pl.col("because").is_not_null())

@@ -91,9 +91,8 @@ def test_the_lists_are_those_of_brute_force_for_any_batch_size(
     shared = ["user_id", "rank", "movie_id", "score", "predicted_rating", "source"]
     assert of_kind.select(shared).equals(of_all.sort("user_id", "rank").select(shared))
 
-    small = score._Room(chunk_users=7, chunk_ratings=100, engine=1e7)
+    small = score._Room(chunk_users=29, chunk_ratings=1_000, engine=1e7)
     monkeypatch.setattr(score._Room, "of", classmethod(lambda *_: small))
-    monkeypatch.setattr("cfjobs.night.by_value.BLOCK_ROWS", 1_000)
     monkeypatch.setattr("cfjobs.night.by_value._block_rows", lambda _: 1_000)
     again = config.model_copy(update={"shard_users": 31, "part_rows": 5_000})
     assert night(data_set, folder, tmp_path / "b", config=again).equals(found)
