@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 
 from cfjobs.lists import build
 from cfjobs.lists.build import Asked, Batch
+from cfjobs.models.network import DotScores, MlpScores
 from cfjobs.topn import top_n
-from cfjobs.topn.problem import NO_MOVIE, empty_lists
+from cfjobs.topn.problem import NO_MOVIE, Pairs, empty_lists
 
 
 @dataclass(frozen=True)
@@ -65,19 +67,39 @@ def best(asked: Asked, of: Sequence[Value], **engine: Any) -> Batch:
 def _of_movies(
     asked: Asked, movie_idx: NDArray[np.int32], *, n: int, **engine: Any
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The n best of some movies for each user, and their scores [B, n]."""
-    listed = np.zeros_like(asked.limits.listed)
-    listed[movie_idx] = True
+    """The n best of some movies [K], ascending rows, for each user, and their scores [B, n]."""
     found = empty_lists(len(asked.users), n)
     if asked.scores is not None:
-        for lists in top_n(asked.scores, n=n, seen=asked.seen, candidates=listed, **engine):
-            _put(found, lists.movie_idx, lists.score, first=lists.first_user)
+        numbered = np.append(movie_idx, np.int32(NO_MOVIE))  # NO_MOVIE is -1, so that its own is the last
+        seen = _among(asked.seen, movie_idx, n_movies=asked.limits.listed.size)
+        for lists in top_n(_scores_of(asked.scores, movie_idx), n=n, seen=seen, **engine):
+            _put(found, numbered[lists.movie_idx], lists.score, first=lists.first_user)
     if not asked.by_model.all():
+        listed = np.zeros_like(asked.limits.listed)
+        listed[movie_idx] = True
         limits = replace(asked.limits, listed=listed)
         for batch in build.popular(asked.model, asked.seen, n=n, limits=limits):
             own = asked.by_model[batch.first_user : batch.first_user + len(batch.movie_idx)]
             _put(found, batch.movie_idx, batch.score, first=batch.first_user, which=~own)
     return found
+
+
+def _scores_of(scores: DotScores | MlpScores, movie_idx: NDArray[np.int32]) -> DotScores | MlpScores:
+    """The scores of some movies alone, in their order: what is made of all would cost more than the lists of
+    a rare value."""
+    rows = torch.from_numpy(movie_idx.astype(np.int64)).to(scores.movie.device)
+    if isinstance(scores, DotScores):
+        return replace(scores, movie=scores.movie[rows], bias=scores.bias[rows])
+    return replace(scores, movie=scores.movie[rows])
+
+
+def _among(pairs: Pairs, movie_idx: NDArray[np.int32], *, n_movies: int) -> Pairs:
+    """The pairs of some movies, by their place among them."""
+    place = np.full(n_movies, NO_MOVIE, np.int32)
+    place[movie_idx] = np.arange(movie_idx.size, dtype=np.int32)
+    found = place[pairs.indices]
+    kept = found != NO_MOVIE
+    return Pairs(np.append(0, np.cumsum(kept))[pairs.indptr], found[kept])
 
 
 def _put(

@@ -65,12 +65,14 @@ def night(data_set: Path, folder: Path, output: Path, *, config: Config, **more:
     return found
 
 
-@pytest.mark.parametrize("rank_by", ["blend", "rating"])
+@pytest.mark.parametrize(("rank_by", "model"), [("blend", "dot_raters"), ("rating", "net")])
 def test_the_lists_are_those_of_brute_force_for_any_batch_size(
-    data_set: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank_by: str
+    data_set: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank_by: str, model: str
 ) -> None:
     n_movies = pl.read_parquet(data_set / "ratings.parquet")["movie_id"].n_unique()
-    config = QUICK.model_copy(update={"top_n": n_movies, "rank_by": rank_by, "min_ratings": 2})
+    config = QUICK.model_copy(
+        update={"top_n": n_movies, "rank_by": rank_by, "model": model, "min_ratings": 2}
+    )
     found = night(data_set, folder, tmp_path / "a", config=config)
     of_all = pl.read_delta(str(tmp_path / "a" / "top_n")).drop("run_date")  # every movie that may be listed
     genres = pl.read_parquet(folder / "movies.parquet").select(
