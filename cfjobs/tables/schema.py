@@ -346,7 +346,7 @@ TOP_N_BY_VALUE = Table(
         Column(
             "column",
             "string",
-            "The column of the movies table, as `lists_per` names it; a word of SQL, so put it in quotes there.",
+            "The column of the movies table, as `lists_per` names it.",
             "genres",
         ),
         Column(

@@ -1,21 +1,27 @@
 """The table `top_n_by_value`: brute force over the scores of all movies, its checks, and what is refused."""
 
+import functools
+import re
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import polars as pl
 import pytest
+from deltalake import DeltaTable
 
 from cfjobs import ratings
 from cfjobs.config import Config, load_config
 from cfjobs.errors import GateRefused, InputError
 from cfjobs.lists import by_value
+from cfjobs.lists.writer import PartsWriter
 from cfjobs.night import publish, score, story, survey
 from cfjobs.night.records import Inputs
 from cfjobs.ratings import catalogue
+from cfjobs.tables import recipes
 from cfjobs.tables.rules import by_value_faults
 
 NIGHT = date(2026, 3, 1)
@@ -66,8 +72,8 @@ def night(data_set: Path, folder: Path, output: Path, *, config: Config, **more:
 
 
 @pytest.mark.parametrize(("rank_by", "model"), [("blend", "dot_raters"), ("rating", "net")])
-def test_the_lists_are_those_of_brute_force_for_any_batch_size(
-    data_set: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank_by: str, model: str
+def test_the_lists_are_those_of_brute_force(
+    data_set: Path, folder: Path, tmp_path: Path, rank_by: str, model: str
 ) -> None:
     n_movies = pl.read_parquet(data_set / "ratings.parquet")["movie_id"].n_unique()
     config = QUICK.model_copy(
@@ -93,11 +99,23 @@ def test_the_lists_are_those_of_brute_force_for_any_batch_size(
     shared = ["user_id", "rank", "movie_id", "score", "predicted_rating", "source"]
     assert of_kind.select(shared).equals(of_all.sort("user_id", "rank").select(shared))
 
+
+def test_batches_shards_and_parts_change_no_row(
+    data_set: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = QUICK.model_copy(update={"top_n": 5})
+    found = night(data_set, folder, tmp_path / "a", config=config)
     small = score._Room(chunk_users=29, chunk_ratings=1_000, engine=1e7)
     monkeypatch.setattr(score._Room, "of", classmethod(lambda *_: small))
     monkeypatch.setattr("cfjobs.night.by_value._block_rows", lambda _: 1_000)
-    again = config.model_copy(update={"shard_users": 31, "part_rows": 5_000})
+    writer = functools.partial(PartsWriter, group_rows=2_000)
+    monkeypatch.setattr("cfjobs.night.by_value.PartsWriter", writer)
+    again = config.model_copy(update={"shard_users": 47, "part_rows": 5_000})
     assert night(data_set, folder, tmp_path / "b", config=again).equals(found)
+    paths = DeltaTable(str(tmp_path / "b" / "top_n_by_value")).file_uris()
+    users = [set(pl.read_parquet(path)["user_id"]) for path in paths]
+    assert len(paths) > 4
+    assert sum(map(len, users)) == len(set().union(*users)), "no user is in two files"
 
 
 def test_a_model_of_before_gives_the_same_lists_by_its_own_columns_or_new_ones(
@@ -252,6 +270,30 @@ def test_lists_per_needs_a_movies_table_and_a_place(data_set: Path, tmp_path: Pa
         InputError, match=r"lists_per: got \{'genres': 0\}; input should be greater than or equal to 1"
     ):
         load_config(settings=["lists_per={genres = 0}"])
+
+
+def test_the_recipe_is_right(two_nights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(two_nights)
+    section = recipes.RECIPES.partition("### Lists per genre")[2].partition("\n### ")[0]
+    ((python,), (sql,)) = (
+        re.findall(rf"```{of}\n(.*?)```", section, flags=re.DOTALL) for of in ("python", "sql")
+    )
+    before = re.findall(r"```python\n(.*?)```", recipes.RECIPES, flags=re.DOTALL)[:2]
+    names: dict[str, Any] = {}
+    for block in (*before, python):
+        exec(compile(block, "docs/tables.md: lists per genre", "exec"), names)
+    mine = pl.read_delta("out/top_n_by_value").filter(run_date=NIGHT, user_id=1)
+    shelves = names["shelves"]
+    assert set(shelves["movie_id"]) == set(mine["movie_id"])
+    assert shelves["movie_id"].is_unique().all()
+    assert shelves["title"].null_count() == 0
+    database = duckdb.connect()
+    for name in ("top_n_by_value", "movie_embeddings", "runs"):
+        database.register(name, DeltaTable(f"out/{name}").to_pyarrow_dataset())
+    comedies = database.sql(sql).pl()
+    assert (
+        comedies["movie_id"].to_list() == mine.filter(value="Comedy").sort("rank")["movie_id"].to_list() != []
+    )
 
 
 def test_check_says_how_many_lists_there_would_be(data_set: Path, folder: Path) -> None:
