@@ -7,12 +7,10 @@ A look-up of one user so opens one file and one row group. Where files and row g
 alone, so the same lists always make the same bytes.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cfjobs import storage
-from cfjobs.tables.parts import Part
+from cfjobs.tables.parts import Part, Statistics
 
 GROUP_ROWS = 100_000
 """Rows of a row group, at most: what a look-up of one user decodes."""
@@ -118,29 +116,13 @@ _REPEATED = ("user_id", "column", "value", "rank", "movie_id", "source")
 
 
 @dataclass
-class _Extremes:
-    """Least and greatest value of a column, over the row groups."""
-
-    low: Any = None
-    high: Any = None
-
-    def add(self, column: pa.ChunkedArray) -> None:
-        found = pc.min_max(column).as_py()
-        self.low = found["min"] if self.low is None else min(self.low, found["min"])
-        self.high = found["max"] if self.high is None else max(self.high, found["max"])
-
-
-@dataclass
 class _OpenPart:
     table_uri: str
     path: str
     schema: pa.Schema
-    n_rows: int = 0
-    _extremes: dict[str, _Extremes] = field(
-        default_factory=lambda: {"user_id": _Extremes(), "rank": _Extremes()}
-    )
 
     def __post_init__(self) -> None:
+        self._statistics = Statistics(self.schema)
         self._files = ExitStack()
         uri = storage.join(self.table_uri, self.path)
         self._file: Path = self._files.enter_context(storage.new_file(uri))
@@ -156,31 +138,25 @@ class _OpenPart:
 
     def write(self, group: pa.Table) -> None:
         self._writer.write_table(group, row_group_size=group.num_rows)
-        self.n_rows += group.num_rows
-        for name, extremes in self._extremes.items():
-            extremes.add(group[name])
+        self._statistics.add(group)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows so far."""
+        return self._statistics.n_rows
 
     def close(self) -> Part:
         """Finish the file and put it in its place."""
         self._writer.close()
         size = self._file.stat().st_size
         self._files.close()
-        return Part(self.path, size, self.n_rows, self._stats())
+        return Part(self.path, size, self.n_rows, self._statistics.as_json())
 
     def abandon(self) -> None:
         """Leave no trace of the part."""
         self._writer.close()
         with suppress(_Abandoned), self._files:
             raise _Abandoned
-
-    def _stats(self) -> str:
-        """Delta's statistics: rows, and least and greatest value of the columns that lists are looked up
-        by."""
-        low, high = ({n: getattr(e, end) for n, e in self._extremes.items()} for end in ("low", "high"))
-        nulls = dict.fromkeys(self._extremes, 0)
-        return json.dumps(
-            {"numRecords": self.n_rows, "minValues": low, "maxValues": high, "nullCount": nulls}
-        )
 
 
 class _Abandoned(Exception):

@@ -295,7 +295,7 @@ shelves = (
     .collect()
 )
 for (genre,), shelf in shelves.group_by("value", maintain_order=True):
-    print(genre, *shelf["title"].head(5), sep="\n  ")
+    print(genre, *shelf["title"].head(5), sep="\\n  ")
 ```
 
 One list, in SQL for DuckDB, Spark and Athena; `column` is a word of SQL, so it stands behind the table's name:
