@@ -142,9 +142,9 @@ class _Examination:
             yield from self._table(name, table, nights)
         for night in nights:
             yield from self._model(night)
-        for table in (tables.TOP_N, tables.TOP_N_BY_VALUE):
-            if nights and table.name in there:
-                yield from self._lists(table, there[table.name], nights[-1])
+        for of in (tables.TOP_N, tables.TOP_N_BY_VALUE):
+            if nights and of.name in there:
+                yield from self._lists(of, there[of.name], nights[-1])
         yield from self._dates(nights)
         yield from self._manifest()
         yield from self._leftovers(nights)
