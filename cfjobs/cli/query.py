@@ -142,19 +142,35 @@ def similar(
         typer.Argument(metavar="TITLE|ID", help="Its id, its title, or words found in no other title."),
     ],
     output: PublishedOutput,
+    listable: Annotated[
+        bool, typer.Option("--listable", help="Without movies that could not be listed that night.")
+    ] = False,
     n: Annotated[int, typer.Option("-n", min=1, max=50, help="Rows to print.")] = 10,
     run_date: PublishedDate = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the movies most similar to one: those that please the same people."""
+    """Print the movies most similar to one: those that please the same people, whether or not they could be
+    listed that night."""
     from cfjobs.query import movies
 
-    found = movies.similar(output, movie, run_date=as_date(run_date), n=n)
+    found = movies.similar(output, movie, run_date=as_date(run_date), n=n, listable=listable)
     if as_json:
         about = {"movie_id": found.movie_id, "title": found.title, "run_date": found.run_date.isoformat()}
         show(about | {"movies": found.rows}, as_json=True)
     else:
-        print_rows(found.rows, title=f"Like {found.title or found.movie_id}, {found.run_date}")
+        withheld = sum(row["listable"] is False for row in found.rows)
+        rows = [
+            {name: value for name, value in row.items() if name != "listable"}
+            | ({"listable": {True: "yes", False: "no"}.get(row["listable"])} if withheld else {})
+            for row in found.rows
+        ]
+        print_rows(
+            rows,
+            title=f"Like {found.title or found.movie_id}, {found.run_date}",
+            caption=f"{withheld} of {len(rows)} could not be listed that night; --listable leaves such movies out"
+            if withheld
+            else None,
+        )
 
 
 @app.command()

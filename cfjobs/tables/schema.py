@@ -309,6 +309,8 @@ SIMILAR_MOVIES = Table(
         "Ranks are 1, 2, ... without gaps, at most 50; cosine never increases with rank; no movie is similar to itself.",
         "A movie with fewer training ratings than `similar_min_ratings` is similar to none and has no rows: its vector is "
         "mostly chance.",
+        "What is alike, not what can be had: it also has movies that could not be listed that night, by allow, deny, "
+        "the days of availability or `min_ratings`. `movies.listable` says which could; join it for what is shown.",
     ),
     "Follows the embeddings of the night.",
 )
