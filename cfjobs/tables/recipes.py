@@ -48,9 +48,11 @@ RECIPES = """## Recipes
 `churn_published` of `runs.metrics` and in `cfjobs compare`: ten against ten, for the users who have a list on
 both nights. A movie is new where it is among tonight's first ten and was not among last night's first ten.
 
-**Views.** `cfjobs views --engine duckdb --output out` (or `spark`, `athena`, `trino`) prints SQL that
-declares the tables and defines `tonight`, `tonight_titled`, `movie_reach` and `changes`; without `--output`
-the views alone, over tables that are there by their names, such as those of the first block for DuckDB below.
+**Views.** `cfjobs views --engine duckdb --output out > views.sql` (or `spark`, `athena`, `trino`) prints a file to
+run, which declares the tables and defines `tonight`, `tonight_titled`, `movie_reach`, `changes` and
+`tonight_by_value`; without `--output` the views alone, over tables that are there by their names, such as those
+of the first block for DuckDB below. `--database lake` puts tables and views there. DuckDB and Spark read the
+files by their path, as they are at each query; Athena and Trino register the tables.
 **For an app**, `cfjobs export` writes the lists as CSV, JSON lines, Parquet, SQLite or a table of Postgres.
 
 ### Polars
@@ -155,7 +157,7 @@ out = "out"
 db = duckdb.connect()
 nights = DeltaTable(f"{out}/runs").to_pyarrow_table().sort_by("run_date").to_pylist()
 at = json.loads(nights[-1]["table_versions"])
-for name in ("top_n", "movie_embeddings", "similar_movies", "metrics", "runs"):
+for name in ("top_n", "top_n_by_value", "movie_embeddings", "similar_movies", "metrics", "runs"):
     db.register(name, DeltaTable(f"{out}/{name}", version=at[name]).to_pyarrow_dataset())
 db.sql("set variable tonight = (select max(run_date) from runs)")
 db.sql("set variable last_night = (select max(run_date) from runs where run_date < getvariable('tonight'))")
