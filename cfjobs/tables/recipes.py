@@ -157,8 +157,8 @@ out = "out"
 db = duckdb.connect()
 nights = DeltaTable(f"{out}/runs").to_pyarrow_table().sort_by("run_date").to_pylist()
 at = json.loads(nights[-1]["table_versions"])
-for name in ("top_n", "top_n_by_value", "movie_embeddings", "similar_movies", "metrics", "runs"):
-    db.register(name, DeltaTable(f"{out}/{name}", version=at[name]).to_pyarrow_dataset())
+for name, version in at.items():
+    db.register(name, DeltaTable(f"{out}/{name}", version=version).to_pyarrow_dataset())
 db.sql("set variable tonight = (select max(run_date) from runs)")
 db.sql("set variable last_night = (select max(run_date) from runs where run_date < getvariable('tonight'))")
 ```
