@@ -34,8 +34,9 @@ QUICK = Config(
     gate_beat_popularity=False,
     refit=False,
     holdout_fraction=0.1,
-    lists_per={"kind": 300, "genres": PLACES},
+    lists_per={"genres": PLACES},
 )
+BOTH = {"kind": 300, "genres": PLACES}
 KEYS = ["user_id", "column", "value"]
 
 
@@ -77,7 +78,7 @@ def test_the_lists_are_those_of_brute_force(
 ) -> None:
     n_movies = pl.read_parquet(data_set / "ratings.parquet")["movie_id"].n_unique()
     config = QUICK.model_copy(
-        update={"top_n": n_movies, "rank_by": rank_by, "model": model, "min_ratings": 2}
+        update={"top_n": n_movies, "rank_by": rank_by, "model": model, "min_ratings": 2, "lists_per": BOTH}
     )
     found = night(data_set, folder, tmp_path / "a", config=config)
     of_all = pl.read_delta(str(tmp_path / "a" / "top_n")).drop("run_date")  # every movie that may be listed
@@ -100,18 +101,20 @@ def test_the_lists_are_those_of_brute_force(
     assert of_kind.select(shared).equals(of_all.sort("user_id", "rank").select(shared))
 
 
-def test_batches_shards_and_parts_change_no_row(
+def test_batches_shards_and_parts_change_no_row_and_a_least_score_shortens_lists(
     data_set: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = QUICK.model_copy(update={"top_n": 5})
+    config = QUICK.model_copy(update={"top_n": 5, "lists_per": {"kind": 20, "genres": PLACES}})
     found = night(data_set, folder, tmp_path / "a", config=config)
+    least = float(found.filter(source="model")["score"].median())  # type: ignore[arg-type]
+    wanted = found.filter((pl.col("score") >= least) | (pl.col("source") == "popular"))
     small = score._Room(chunk_users=29, chunk_ratings=1_000, engine=1e7)
     monkeypatch.setattr(score._Room, "of", classmethod(lambda *_: small))
     monkeypatch.setattr("cfjobs.night.by_value._block_rows", lambda _: 1_000)
-    writer = functools.partial(PartsWriter, group_rows=2_000)
+    writer = functools.partial(PartsWriter, group_rows=500)
     monkeypatch.setattr("cfjobs.night.by_value.PartsWriter", writer)
-    again = config.model_copy(update={"shard_users": 47, "part_rows": 5_000})
-    assert night(data_set, folder, tmp_path / "b", config=again).equals(found)
+    again = config.model_copy(update={"shard_users": 47, "part_rows": 1_000, "min_score": least})
+    assert night(data_set, folder, tmp_path / "b", config=again).equals(wanted)
     paths = DeltaTable(str(tmp_path / "b" / "top_n_by_value")).file_uris()
     users = [set(pl.read_parquet(path)["user_id"]) for path in paths]
     assert len(paths) > 4
@@ -302,7 +305,7 @@ def test_check_says_how_many_lists_there_would_be(data_set: Path, folder: Path) 
         movies=str(folder / "movies.parquet"),
         users=str(data_set / "users.parquet"),
     )
-    told = survey.survey(inputs, config=QUICK.model_copy(update={"top_n": 20}))
+    told = survey.survey(inputs, config=QUICK.model_copy(update={"top_n": 20, "lists_per": BOTH}))
     movies = pl.read_parquet(folder / "movies.parquet")
     rated = movies.join(pl.read_parquet(data_set / "ratings.parquet"), on="movie_id", how="semi")
     n = rated["genres"].str.split("|").explode().n_unique()
