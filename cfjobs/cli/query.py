@@ -266,7 +266,8 @@ def print_lists_per(
         print_rows(
             _rows_of(of, n=n), title=f"User {found.user_id}, {found.run_date}, {of.source}, {column}: {name}"
         )
-    console.print(_CAPTION, markup=False, highlight=False, soft_wrap=True)
+    caption = "stars: the predicted rating; score: what orders the lists, comparable within this user's only"
+    console.print(caption, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_list(found: "UserList", *, n: int) -> None:
