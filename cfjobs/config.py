@@ -398,6 +398,10 @@ class Config(BaseModel):
         le=10_000,
         description="Users in the table `audience`, for each movie those who fit it best: every user is scored once more; 0 leaves the table empty.",
     )
+    lists_per: dict[str, Annotated[int, Field(ge=1, le=32_767)]] = Field(
+        {},
+        description="Columns of the movies table and how many movies a list has: {genres = 20} gives each user a list of 20 for each genre, in the table `top_n_by_value`. Text may hold several values divided by |, a list holds several too; every user is scored once more.",
+    )
     shard_users: int | None = Field(
         None,
         ge=1,

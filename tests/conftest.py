@@ -240,6 +240,7 @@ def two_nights(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             rank_by=rank_by,
             gate_beat_popularity=False,
             audience=3,
+            lists_per={"genres": 3},
         )
         story.nightly(
             story.start(

@@ -110,12 +110,19 @@ def views(
             "--output", metavar="URI", help="Declare its tables first; without it, the views alone."
         ),
     ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database", metavar="NAME", help="Where tables and views go; without it, where the file is run."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print SQL views over the published tables: tonight, tonight_titled, movie_reach and changes."""
+    """Print SQL views over the published tables, as a file to run: tonight, tonight_titled, movie_reach,
+    changes and tonight_by_value."""
     from cfjobs.tables import views
 
-    text = views.sql(engine, output)
+    text = views.sql(engine, output, database=database)
     if as_json:
         show({"engine": engine, "sql": text}, as_json=True)
     else:

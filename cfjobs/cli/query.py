@@ -29,7 +29,18 @@ def recs(
             help="CSV or Parquet of one user's ratings (movie_id, rating, timestamp if there is one): their list, made now.",
         ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Rows to print.")] = 10,
+    per: Annotated[
+        str | None,
+        typer.Option(
+            "--per",
+            metavar="COLUMN",
+            help="The user's lists of each value of it, such as genres (lists_per).",
+        ),
+    ] = None,
+    value: Annotated[
+        str | None, typer.Option("--value", metavar="VALUE", help="With --per: the list of this value alone.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Rows to print, of each list.")] = 10,
     run_date: PublishedDate = None,
     as_json: AsJson = False,
 ) -> None:
@@ -37,8 +48,13 @@ def recs(
     or with --ratings-of the one for these ratings, untrained.
 
     --ratings-of is for a user who arrived today, or rated more since the night; --user says who it is,
-    if known.
+    if known. --per genres prints the published lists of each genre, where the night made them.
     """
+    if per is not None or value is not None:
+        if user is None or per is None or ratings_of is not None:
+            raise typer.BadParameter("--per goes with --user alone, and --value with --per")
+        print_lists_per(output, user, per, value=value, n=n, run_date=as_date(run_date), as_json=as_json)
+        return
     if ratings_of is not None:
         from cfjobs.query import new_user
 
@@ -126,19 +142,35 @@ def similar(
         typer.Argument(metavar="TITLE|ID", help="Its id, its title, or words found in no other title."),
     ],
     output: PublishedOutput,
+    listable: Annotated[
+        bool, typer.Option("--listable", help="Without movies that could not be listed that night.")
+    ] = False,
     n: Annotated[int, typer.Option("-n", min=1, max=50, help="Rows to print.")] = 10,
     run_date: PublishedDate = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the movies most similar to one: those that please the same people."""
+    """Print the movies most similar to one: those that please the same people, whether or not they could be
+    listed that night."""
     from cfjobs.query import movies
 
-    found = movies.similar(output, movie, run_date=as_date(run_date), n=n)
+    found = movies.similar(output, movie, run_date=as_date(run_date), n=n, listable=listable)
     if as_json:
         about = {"movie_id": found.movie_id, "title": found.title, "run_date": found.run_date.isoformat()}
         show(about | {"movies": found.rows}, as_json=True)
     else:
-        print_rows(found.rows, title=f"Like {found.title or found.movie_id}, {found.run_date}")
+        withheld = sum(row["listable"] is False for row in found.rows)
+        rows = [
+            {name: value for name, value in row.items() if name != "listable"}
+            | ({"listable": {True: "yes", False: "no"}.get(row["listable"])} if withheld else {})
+            for row in found.rows
+        ]
+        print_rows(
+            rows,
+            title=f"Like {found.title or found.movie_id}, {found.run_date}",
+            caption=f"{withheld} of {len(rows)} could not be listed that night; --listable leaves such movies out"
+            if withheld
+            else None,
+        )
 
 
 @app.command()
@@ -206,9 +238,49 @@ def local_copy(uri: str) -> Path:
     return copy
 
 
+_CAPTION = "stars: the predicted rating; score: what orders this list, comparable within it only"
+
+
+def print_lists_per(
+    output: str,
+    user: str,
+    column: str,
+    *,
+    value: str | None,
+    n: int,
+    run_date: date | None,
+    as_json: bool,
+) -> None:
+    """A user's lists of the values of a column, one table after another."""
+    from cfjobs.query import lookup
+
+    found = lookup.lists_per(output, user, column, value=value, run_date=run_date)
+    if as_json:
+        about = {"user_id": found.user_id, "run_date": found.run_date.isoformat(), "column": found.column}
+        lists = [
+            {"value": name, "source": of.source, "movies": of.rows[:n]} for name, of in found.lists.items()
+        ]
+        show(about | {"lists": lists}, as_json=True)
+        return
+    for name, of in found.lists.items():
+        print_rows(
+            _rows_of(of, n=n), title=f"User {found.user_id}, {found.run_date}, {of.source}, {column}: {name}"
+        )
+    caption = "stars: the predicted rating; score: what orders the lists, comparable within this user's only"
+    console.print(caption, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_list(found: "UserList", *, n: int) -> None:
     """A user's list as a table for people."""
     who = "A user without an id" if found.user_id is None else f"User {found.user_id}"
+    print_rows(_rows_of(found, n=n), title=f"{who}, {found.run_date}, {found.source}", caption=_CAPTION)
+    if found.unknown_movies:
+        named = ", ".join(plain(movie) for movie in found.unknown_movies)
+        console.print(f"left out, unknown to the model: {named}", markup=False, highlight=False)
+
+
+def _rows_of(found: "UserList", *, n: int) -> list[dict[str, Any]]:
+    """The first rows of a list as people look at them."""
     rows = [
         {name: row[name] for name in ("rank", "movie_id", "title", "genres") if name in row}
         | {"stars": _stars(row["predicted_rating"]), "score": row["score"]}
@@ -216,14 +288,7 @@ def print_list(found: "UserList", *, n: int) -> None:
     ]
     if all(row["stars"] is None for row in rows):
         rows = [{name: value for name, value in row.items() if name != "stars"} for row in rows]
-    print_rows(
-        rows,
-        title=f"{who}, {found.run_date}, {found.source}",
-        caption="stars: the predicted rating; score: what orders this list, comparable within it only",
-    )
-    if found.unknown_movies:
-        named = ", ".join(plain(movie) for movie in found.unknown_movies)
-        console.print(f"left out, unknown to the model: {named}", markup=False, highlight=False)
+    return rows
 
 
 def _stars(value: float | None) -> str | None:

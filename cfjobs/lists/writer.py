@@ -7,28 +7,27 @@ A look-up of one user so opens one file and one row group. Where files and row g
 alone, so the same lists always make the same bytes.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from cfjobs import storage
-from cfjobs.tables.parts import Part
+from cfjobs.tables.parts import Part, Statistics
 
 GROUP_ROWS = 100_000
 """Rows of a row group, at most: what a look-up of one user decodes."""
 
 
 class PartsWriter:
-    """Takes rows in order of user and rank, and writes parts below a table's URI;
-    use it as a context manager.
+    """Takes rows in order of user, and writes parts below a table's URI; use it as a context manager. A list
+    begins at rank 1.
 
     path: the n-th part's place below the table. part_rows: rows at which a part is full; it ends with a row
     group.
@@ -71,7 +70,8 @@ class PartsWriter:
     def _write_groups(self, *, all_rows: bool) -> None:
         rows = pa.concat_tables([self._schema.empty_table(), *self._waiting]).combine_chunks()
         end = 0
-        for start, end in _groups(rows["rank"].to_numpy(), self._group_rows, all_rows=all_rows):
+        begins = _begins(rows["user_id"])
+        for start, end in _groups(begins, self._group_rows, all_rows=all_rows):
             self._write_group(rows.slice(start, end - start))
         self._waiting = [rows.slice(end)]
         self._n_waiting = rows.num_rows - end
@@ -90,32 +90,29 @@ class PartsWriter:
             self._open = None
 
 
-def _groups(rank: Any, size: int, *, all_rows: bool) -> Iterator[tuple[int, int]]:
+def _begins(user_id: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Where each user's rows begin, and the end of all."""
+    n = len(user_id)
+    changes = pc.not_equal(user_id.slice(1), user_id.slice(0, max(0, n - 1))).to_numpy()
+    return np.concatenate([np.zeros(min(n, 1), np.int64), np.flatnonzero(changes) + 1, [n]])
+
+
+def _groups(begins: NDArray[np.int64], size: int, *, all_rows: bool) -> Iterator[tuple[int, int]]:
     """Start and end of row groups of whole users with at most `size` rows;
     without all_rows only those that are sure."""
-    begins = np.append(np.flatnonzero(rank == 1), len(rank))
-    start = 0
-    while start < len(rank):
+    start, n_rows = 0, int(begins[-1])
+    while start < n_rows:
         end = int(begins[np.searchsorted(begins, start + size, side="right") - 1])
-        if end <= start:  # one list longer than a row group
+        if end <= start:  # one user with more than a row group
             end = int(begins[np.searchsorted(begins, start, side="right")])
-        if end == len(rank) and not all_rows:
+        if end == n_rows and not all_rows:
             return
         yield start, end
         start = end
 
 
-@dataclass
-class _Extremes:
-    """Least and greatest value of a column, over the row groups."""
-
-    low: Any = None
-    high: Any = None
-
-    def add(self, column: pa.ChunkedArray) -> None:
-        found = pc.min_max(column).as_py()
-        self.low = found["min"] if self.low is None else min(self.low, found["min"])
-        self.high = found["max"] if self.high is None else max(self.high, found["max"])
+_REPEATED = ("user_id", "column", "value", "rank", "movie_id", "source")
+"""Columns with few different values."""
 
 
 @dataclass
@@ -123,12 +120,9 @@ class _OpenPart:
     table_uri: str
     path: str
     schema: pa.Schema
-    n_rows: int = 0
-    _extremes: dict[str, _Extremes] = field(
-        default_factory=lambda: {"user_id": _Extremes(), "rank": _Extremes()}
-    )
 
     def __post_init__(self) -> None:
+        self._statistics = Statistics(self.schema)
         self._files = ExitStack()
         uri = storage.join(self.table_uri, self.path)
         self._file: Path = self._files.enter_context(storage.new_file(uri))
@@ -136,7 +130,7 @@ class _OpenPart:
             self._file,
             self.schema,
             compression="zstd",
-            use_dictionary=["user_id", "rank", "movie_id", "source"],
+            use_dictionary=[name for name in _REPEATED if name in self.schema.names],
             write_statistics=True,
             write_page_index=True,
             write_page_checksum=True,
@@ -144,31 +138,25 @@ class _OpenPart:
 
     def write(self, group: pa.Table) -> None:
         self._writer.write_table(group, row_group_size=group.num_rows)
-        self.n_rows += group.num_rows
-        for name, extremes in self._extremes.items():
-            extremes.add(group[name])
+        self._statistics.add(group)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows so far."""
+        return self._statistics.n_rows
 
     def close(self) -> Part:
         """Finish the file and put it in its place."""
         self._writer.close()
         size = self._file.stat().st_size
         self._files.close()
-        return Part(self.path, size, self.n_rows, self._stats())
+        return Part(self.path, size, self.n_rows, self._statistics.as_json())
 
     def abandon(self) -> None:
         """Leave no trace of the part."""
         self._writer.close()
         with suppress(_Abandoned), self._files:
             raise _Abandoned
-
-    def _stats(self) -> str:
-        """Delta's statistics: rows, and least and greatest value of the columns that lists are looked up
-        by."""
-        low, high = ({n: getattr(e, end) for n, e in self._extremes.items()} for end in ("low", "high"))
-        nulls = dict.fromkeys(self._extremes, 0)
-        return json.dumps(
-            {"numRecords": self.n_rows, "minValues": low, "maxValues": high, "nullCount": nulls}
-        )
 
 
 class _Abandoned(Exception):

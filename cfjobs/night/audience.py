@@ -26,10 +26,11 @@ def write_audience(night: Night, prepared: Prepared, trained: Trained) -> Ready:
         return Ready(tables.AUDIENCE, schema, ())
     found = Audiences(prepared.n_movies, night.config.audience)
     listed = np.zeros(prepared.n_movies, np.bool_)
-    for users, asked, engine in asked_of(night, prepared, trained):
+    for chunk, engine in asked_of(night, prepared, trained):
+        asked, first_user = chunk.asked, chunk.users.start
         listed = asked.limits.listed
         if asked.scores is not None:
-            found.add(asked.scores, first_user=users.start, seen=asked.seen, users=asked.by_model, **engine)
+            found.add(asked.scores, first_user=first_user, seen=asked.seen, users=asked.by_model, **engine)
     return write_table(night, tables.AUDIENCE, schema, _rows(night, found, listed))
 
 

@@ -109,13 +109,13 @@ def _check(
         faults += list_faults(
             block.rows, seen=block.seen, top_n=night.config.top_n, y_range=y_range, withheld=withheld
         )
-        _refuse(block.path, faults)
+        refuse_broken(block.path, faults)
         yield statistics.add(block.listed, cold=shard.cold)
         if block.path:
             after = block.users.stop - shard.start
             n_left[block.path] -= block.rows.height
     for path, n in n_left.items():
-        _refuse(path, [f"{abs(n):,} rows {'fewer' if n > 0 else 'more'} than were written"] * (n != 0))
+        refuse_broken(path, [f"{abs(n):,} rows {'fewer' if n > 0 else 'more'} than were written"] * (n != 0))
 
 
 def _withheld(night: Night, prepared: Prepared, movie_ids: pl.Series) -> pl.Series | None:
@@ -193,7 +193,8 @@ def _parts(record: Scored) -> list[Part]:
     return [Part(**part) for part in record.parts]
 
 
-def _refuse(what: str, faults: Sequence[str]) -> None:
+def refuse_broken(what: str, faults: Sequence[str]) -> None:
+    """GateRefused for a file of lists with faults."""
     if faults:
         raise GateRefused(
             f"the gate refused broken lists: {what}: {'; '.join(faults)}; the published tables are as they were, please report this"

@@ -24,7 +24,7 @@ from cfjobs.storage.faults import first_line
 from cfjobs.storage.lease import COMMIT, leased
 from cfjobs.storage.parquet import TableFile
 from cfjobs.tables import delta, latest, retention, rollback, runs
-from cfjobs.tables.rules import list_faults
+from cfjobs.tables.rules import OF_VALUE, list_faults
 from cfjobs.tables.runs import PublishedNight
 
 log = logging.getLogger(__name__)
@@ -142,8 +142,9 @@ class _Examination:
             yield from self._table(name, table, nights)
         for night in nights:
             yield from self._model(night)
-        if nights and tables.TOP_N.name in there:
-            yield from self._lists(there[tables.TOP_N.name], nights[-1])
+        for of in (tables.TOP_N, tables.TOP_N_BY_VALUE):
+            if nights and of.name in there:
+                yield from self._lists(of, there[of.name], nights[-1])
         yield from self._dates(nights)
         yield from self._manifest()
         yield from self._leftovers(nights)
@@ -240,26 +241,28 @@ class _Examination:
         root = storage.join(self._output, name)
         return {file.uri.removeprefix(root).lstrip("/"): file.size for file in storage.list_files(root)}
 
-    def _lists(self, table: DeltaTable, night: PublishedNight) -> Iterator[Finding]:
-        """The guarantees of the newest night's lists, file by file, but for the seen movies."""
+    def _lists(self, of: tables.Table, table: DeltaTable, night: PublishedNight) -> Iterator[Finding]:
+        """The guarantees of the newest night's lists, file by file, but for the seen movies and the values
+        that movies have."""
         n_rows = n_lists = 0
+        key, end = (("user_id",), "") if of is tables.TOP_N else (OF_VALUE, "_by_value")
         low, high = (night.metrics.get(f"scale_{end}") for end in ("low", "high"))
         y_range = (-1e30, 1e30) if low is None or high is None else (low, high)
         of_stars = None if night.feedback == "implicit" else y_range
         for path in sorted(delta.partition(table, night.run_date)):
-            uri = storage.join(self._output, tables.TOP_N.name, path)
+            uri = storage.join(self._output, of.name, path)
             try:
-                for rows in TableFile(uri, columns=_columns(tables.TOP_N.name)).blocks(BLOCK_ROWS):
-                    n_rows, n_lists = n_rows + rows.height, n_lists + rows["user_id"].n_unique()
+                for rows in TableFile(uri, columns=_columns(of.name)).blocks(BLOCK_ROWS):
+                    n_rows, n_lists = n_rows + rows.height, n_lists + rows.select(key).n_unique()
                     seen = rows.select("user_id", "movie_id").clear()
-                    for words in list_faults(rows, seen=seen, top_n=32_767, y_range=of_stars):
-                        yield _fault(tables.TOP_N.name, f"{path}: {words}", _AGAIN_OF.format(night.run_date))
+                    for words in list_faults(rows, seen=seen, top_n=32_767, y_range=of_stars, key=key):
+                        yield _fault(of.name, f"{path}: {words}", _AGAIN_OF.format(night.run_date))
             except (DamagedFile, InputError):
                 return  # said already
         for what, got in (("rows", n_rows), ("lists", n_lists)):
-            if (told := night.counts.get(what)) is not None and told != got:
+            if (told := night.counts.get(what + end)) is not None and told != got:
                 yield _fault(
-                    tables.TOP_N.name,
+                    of.name,
                     f"{got:,} {what} of {night.run_date}, `runs` tells of {told:,}",
                     _AGAIN_OF.format(night.run_date),
                 )

@@ -145,10 +145,9 @@ def prepare(night: Night) -> Prepared:
     known = model_store.load_model(night.inputs.model) if night.inputs.model else None
     if known is not None:
         config = _like_model(config, known)
+    described = _described_movies(movies, known, config)
     limits = eligible.read(night.inputs.limits, config=config)
-    unavailable = eligible.unavailable(
-        known.movies if movies is None and known is not None else movies, config=config, on=night.run_date
-    )
+    unavailable = eligible.unavailable(described, config=config, on=night.run_date)
     until = datetime.combine(night.run_date + timedelta(days=1), datetime.min.time())
     now = night.started_at.astimezone(UTC).replace(tzinfo=None) + timedelta(days=1)
     cleaned = ratings.read_ratings(files, config=config, until=until, now=now, movies=movies, users=users)
@@ -205,6 +204,7 @@ def prepare(night: Night) -> Prepared:
     night.write("inputs.json", json.dumps(read).encode())
     night.write("night.json", night.model_dump_json().encode())
     _write_candidates(night, limits, user_ids, clean.movies["movie_id"], unavailable=unavailable)
+    _write_values(night, clean.movies if known is None else described, clean.movies["movie_id"])
     _write_recent(night, clean)
     ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
     for name, frame in (
@@ -214,6 +214,18 @@ def prepare(night: Night) -> Prepared:
     ):
         night.write(f"{name}.parquet", parquet_bytes(frame))
     return night.done("prepared", prepared)
+
+
+def _described_movies(
+    movies: pl.DataFrame | None, model: model_store.Model | None, config: Config
+) -> pl.DataFrame | None:
+    """The movies table that is given, or that an existing model was trained with; None for neither.
+
+    Raises InputError for columns of `lists_per` that will not do.
+    """
+    described = movies if movies is not None or model is None else model.movies
+    catalogue.check_values(described, config)
+    return described
 
 
 def _like_model(config: Config, model: model_store.Model) -> Config:
@@ -285,6 +297,7 @@ def _is_whole(night: Night, prepared: Prepared) -> bool:
     names += ["listed"] * prepared.limited
     names += ["recent"] * (night.config.popular_days is not None)
     names += ["excluded"] * bool(night.inputs.exclude)
+    names += ["values"] * bool(night.config.lists_per)
     try:
         for name in names:
             TableFile(storage.join(night.work, f"{name}.parquet"), columns=[])
@@ -322,6 +335,16 @@ def _write_recent(night: Night, clean: ratings.Ratings) -> None:
         n_movies=clean.movies.height,
     )
     night.write("recent.parquet", parquet_bytes(pl.DataFrame({"n_recent": n_recent})))
+
+
+def _write_values(night: Night, movies: pl.DataFrame | None, movie_ids: pl.Series) -> None:
+    """column, value and movie_idx of every value that gives lists, into the work folder."""
+    if movies is None or not night.config.lists_per:
+        return
+    found = catalogue.values_of(movies, night.config)
+    rows = pl.Series("movie_idx", ratings.rows_of(found["movie_id"], movie_ids))
+    found = found.select("column", "value", rows).filter(pl.col("movie_idx") >= 0)
+    night.write("values.parquet", parquet_bytes(found))
 
 
 def listings_of(inputs: Inputs) -> dict[str, list[storage.FileInfo]]:

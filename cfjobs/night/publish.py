@@ -14,6 +14,7 @@ import pyarrow as pa
 from cfjobs import __version__, model_store, report, storage, tables
 from cfjobs.night import side_tables
 from cfjobs.night.audience import write_audience
+from cfjobs.night.by_value import write_by_value
 from cfjobs.night.records import (
     Described,
     Night,
@@ -76,10 +77,17 @@ def commit(
     ready = [Ready(tables.TOP_N, _top_n_schema(night), parts), side_tables.users_ready(night)]
     ready += side_tables.write_all(night, model)
     ready.append(write_audience(night, prepared, trained))
+    by_value, lists_by_value = write_by_value(night, prepared, trained, model)
+    ready.append(by_value)
     counts = prepared.counts | {
         "lists": sum(record.lists for record in scored),
         "rows": sum(part.rows for part in parts),
     }
+    if night.config.lists_per:
+        counts |= {
+            "lists_by_value": lists_by_value,
+            "rows_by_value": sum(part.rows for part in by_value.parts),
+        }
     config = as_decided(night, prepared)
     if model.training is not None:
         config = config.model_copy(update={"training": model.training})

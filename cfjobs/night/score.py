@@ -177,7 +177,7 @@ def listable(night: Night, prepared: Prepared, model: Model) -> NDArray[np.bool_
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
     """Consecutive users with all that their lists take; row 0 is the first of them."""
 
     users: range
@@ -225,7 +225,7 @@ class _Work:
             reasons=lists.Reasons.of(known.ranking) if known.ranking else None,
         )
 
-    def batches(self, shard: Shard) -> Iterator[tuple[_Chunk, Batch]]:
+    def batches(self, shard: Shard) -> Iterator[tuple[Chunk, Batch]]:
         """The lists of a shard's users; the first user of a batch is counted from its chunk's first."""
         kept = Kept()
         for chunk in ahead(self._chunk(users, cold=shard.cold) for users in self._ranges(shard)):
@@ -239,7 +239,7 @@ class _Work:
             for batch in found:
                 yield chunk, batch
 
-    def write(self, writer: PartsWriter, chunk: _Chunk, batch: Batch) -> None:
+    def write(self, writer: PartsWriter, chunk: Chunk, batch: Batch) -> None:
         """Make rows of `top_n` of a batch and hand them to the writer."""
         because = None
         if self.reasons is not None and batch.by_model.any():
@@ -255,7 +255,7 @@ class _Work:
             else:
                 yield from self.excluded.ranges(users.start, users.stop, **room)
 
-    def _chunk(self, users: range, *, cold: bool) -> _Chunk:
+    def _chunk(self, users: range, *, cold: bool) -> Chunk:
         def of_users(file: SortedFile) -> pl.DataFrame:
             found = file.between(users.start, users.stop)
             return found.with_columns((pl.col("user_idx") - users.start).cast(pl.Int32))
@@ -266,7 +266,7 @@ class _Work:
             rows = (pairs[name].to_numpy() for name in ("user_idx", "movie_idx"))
             limits = replace(limits, excluded=Pairs.of(*rows, n_users=len(users)))
         model = self.model.without_users if cold else self.model.of_users(users)
-        return _Chunk(
+        return Chunk(
             users=users,
             user_ids=self.user_ids.rows(users.start, users.stop)["user_id"],
             asked=lists.ask(model, of_users(self.ratings), users=range(len(users)), limits=limits),
@@ -274,19 +274,27 @@ class _Work:
 
 
 def asked_of(
-    night: Night, prepared: Prepared, trained: Trained
-) -> Iterator[tuple[range, lists.Asked, dict[str, Any]]]:
-    """The users whom the model knows, chunk after chunk as memory allows, with all that their scores take,
-    and options of the engine."""
+    night: Night,
+    prepared: Prepared,
+    trained: Trained,
+    *,
+    shard: Shard | None = None,
+    per_user: int | None = None,
+) -> Iterator[tuple[Chunk, dict[str, Any]]]:
+    """The users of a shard, or all whom the model knows, chunk after chunk as memory allows, with all that
+    their scores take, and options of the engine. per_user: bytes that the caller keeps of each user of a
+    chunk."""
     work = _Work.of(night, prepared, trained)
+    if per_user is not None:
+        work = replace(work, room=work.room.beside(per_user))
     engine = {
         "threads": night.config.threads,
         "memory_gb": work.room.engine / _GB,
         "min_score": night.config.min_score,
     }
-    every = Shard(number=0, start=0, stop=prepared.n_users)
-    for chunk in ahead(work._chunk(users, cold=False) for users in work._ranges(every)):
-        yield chunk.users, chunk.asked, engine
+    shard = shard or Shard(number=0, start=0, stop=prepared.n_users)
+    for chunk in ahead(work._chunk(users, cold=shard.cold) for users in work._ranges(shard)):
+        yield chunk, engine
 
 
 @dataclass(frozen=True)
@@ -318,4 +326,13 @@ class _Room:
             chunk_users=max(256, min(1 << 17, int(free / 6 / 2 / per_user))),
             chunk_ratings=max(10_000, int(free / 2 / 2 / _PER_RATING)),
             engine=free / 4 + 4 * vectors,
+        )
+
+    def beside(self, per_user: int) -> Self:
+        """The same room with half of the ratings' in use for so many bytes of each user of a chunk."""
+        users = int(self.chunk_ratings * _PER_RATING / 2 / max(1, per_user))
+        return replace(
+            self,
+            chunk_users=max(1, min(self.chunk_users, users)),
+            chunk_ratings=max(10_000, self.chunk_ratings // 2),
         )

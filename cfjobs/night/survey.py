@@ -39,6 +39,7 @@ _LIST_ROW, _RATING_ROW = (
     7.4,
     8.0,
 )  # bytes on the disk of a row of top_n (docs/scale.md); of a rating kept for the night
+_ROW_SECONDS = 2e-6  # of a row of top_n_by_value beside its score: bench/by_value.py, on two cores
 _FIXED_SECONDS, _MILLION_SECONDS, _SCORE_SECONDS = 5.0, 1.4, 4.4  # bench/README.md: a night, on two cores
 _SCORED_THEN = 162_519 * 59_047
 
@@ -75,6 +76,7 @@ def survey(
     try:
         movies = _table(inputs.movies, named.movie_column, "movie")
         users = _table(inputs.users, named.user_column, "user")
+        catalogue.check_values(movies, named)
         unavailable = eligible.unavailable(movies, config=named, on=run_date)
         cleaned = ratings.read_ratings(
             files, config=named, until=until, now=moment, movies=movies, users=users
@@ -100,7 +102,8 @@ def survey(
         found["scale"] = scale
     found["times"] = _times(clean, now=now) if cleaned.timed else NO_TIMES
     found["question"] = _question(clean, named, found["times"])
-    found["estimate"] = _estimate(clean, named, n_rows=rows)
+    found["lists_per"] = _lists_per(clean, named)
+    found["estimate"] = _estimate(clean, named, n_rows=rows, by_value=found["lists_per"])
     if named.popular_days is not None and not cleaned.timed:
         problems.append(prepare.no_times_for_popular_days(named))
     found["problems"] = [
@@ -291,6 +294,32 @@ def _question(clean: ratings.Ratings, config: Config, times: Mapping[str, Any]) 
     return {"question": found, "why": f"{100 * share:.1f} % of neighbouring ratings have different times"}
 
 
+def _lists_per(clean: ratings.Ratings, config: Config) -> list[dict[str, Any]]:
+    """For each column that gives lists: its values that a rated movie has, places, and the lists, rows and
+    scores at most, as if nobody had seen any movie and all could be listed."""
+    if not config.lists_per:
+        return []
+    n_users = clean.users.len() + clean.cold_users.len()
+    a_value = catalogue.values_of(clean.movies, config).group_by("column", "value").len("movies")
+    found = []
+    for column, places in sorted(config.lists_per.items()):
+        n_movies = a_value.filter(column=column)["movies"]
+        rows = n_users * int(n_movies.clip(upper_bound=places).sum())
+        lists, scores = n_users * n_movies.len(), n_users * int(n_movies.sum())
+        found.append(
+            {
+                "column": column,
+                "places": places,
+                "values": n_movies.len(),
+                "users": n_users,
+                "lists": lists,
+                "rows": rows,
+                "scores": scores,
+            }
+        )
+    return found
+
+
 def _problems(
     clean: ratings.Ratings, users: pl.DataFrame | None, *, config: Config, question: Question
 ) -> list[str]:
@@ -330,7 +359,9 @@ def _training(clean: ratings.Ratings, config: Config) -> int:
     )
 
 
-def _estimate(clean: ratings.Ratings, config: Config, *, n_rows: int) -> dict[str, Any]:
+def _estimate(
+    clean: ratings.Ratings, config: Config, *, n_rows: int, by_value: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Memory, time and disk of a night on this machine's processor: rough, from figures of other machines."""
     kept, n_users, n_movies = (
         clean.frame.height,
@@ -340,13 +371,21 @@ def _estimate(clean: ratings.Ratings, config: Config, *, n_rows: int) -> dict[st
     reading = _LIBRARIES + _READ * n_rows
     training = _LIBRARIES + _training(clean, config) + 12 * kept  # beside it, the columns it learns from
     cores = resources.processors()
-    seconds = _MILLION_SECONDS * kept / 1e6 + _SCORE_SECONDS * n_users * n_movies / _SCORED_THEN
+    scores = n_users * n_movies + sum(one["scores"] for one in by_value)
+    rows_by_value = sum(one["rows"] for one in by_value)
+    seconds = _MILLION_SECONDS * kept / 1e6 + _SCORE_SECONDS * scores / _SCORED_THEN
+    seconds += _ROW_SECONDS * rows_by_value
     seconds = _FIXED_SECONDS + seconds * 2 / cores
     rows = n_users * min(config.top_n, n_movies)
     model = 4 * (
         (config.n_factors + 1) * 3 * (n_users + n_movies) + (2 * config.ranking_factors + 1) * n_movies
     )
-    disk = _LIST_ROW * rows + _RATING_ROW * kept + model + n_movies * (4 * config.n_factors + 50 * 10)
+    disk = (
+        _LIST_ROW * (rows + rows_by_value)
+        + _RATING_ROW * kept
+        + model
+        + n_movies * (4 * config.n_factors + 50 * 10)
+    )
     left = resources.memory_left()
     return {
         "memory_gb": round(max(reading, training) / 1e9, 1),
@@ -416,6 +455,13 @@ def words(found: Mapping[str, Any]) -> list[str]:
             question["question"]
         ]
         lines.append(_line("question", f"{question['question']}, {meaning}: {question['why']}"))
+    lines += [
+        _line(
+            "lists per",
+            f"{one['column']}: {one['values']:,} values x {one['users']:,} users, at most {one['lists']:,} lists of {one['places']:,}, {one['rows']:,} rows",
+        )
+        for one in found.get("lists_per", ())
+    ]
     if estimate := found.get("estimate"):
         lines += _estimate_words(estimate)
     return lines

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from deltalake import DeltaTable
+
 from cfjobs import tables
 from cfjobs.errors import InputError
 from cfjobs.tables import delta
@@ -19,16 +21,17 @@ _MOVIES = """
     where run_date = {run_date} order by n_ratings desc, movie_id
 """
 _SIMILAR = """
-    select s.rank, s.similar_movie_id as movie_id, m.title, m.n_ratings, s.cosine
+    select s.rank, s.similar_movie_id as movie_id, m.title, m.n_ratings, s.cosine, {listable} as listable
     from similar_movies s
-    left join movie_embeddings m on m.run_date = s.run_date and m.movie_id = s.similar_movie_id
-    where s.run_date = {run_date} and s.movie_id = {movie} and s.rank <= {n} order by s.rank
+    left join movie_embeddings m on m.run_date = s.run_date and m.movie_id = s.similar_movie_id {listed}
+    where s.run_date = {run_date} and s.movie_id = {movie} order by s.rank
 """
 
 
 @dataclass(frozen=True)
 class Similar:
-    """A movie and those like it. rows: rank, movie_id, title, n_ratings, cosine."""
+    """A movie and those like it. rows: rank, movie_id, title, n_ratings, cosine, listable: whether the night
+    could list it, None where the night did not tell."""
 
     movie_id: str | int
     title: str | None
@@ -50,21 +53,50 @@ def search(output: str, text: str, *, run_date: date | None = None, n: int = 20)
     return found[:n]
 
 
-def similar(output: str, movie: str, *, run_date: date | None = None, n: int = 10) -> Similar:
-    """The movies most like one, which is named by its id, its title, or words that only its title has."""
+def similar(
+    output: str, movie: str, *, run_date: date | None = None, n: int = 10, listable: bool = False
+) -> Similar:
+    """The movies most like one, which is named by its id, its title, or words that only its title has.
+
+    listable: without those that the night could not list; places keep their rank among all.
+    """
     night = night_of(output, run_date)
     day, chosen = night.run["run_date"], one_movie(_movies(night), movie)
+    listed = _listed(night)
+    if listable and not listed:
+        raise InputError(f"--listable: the night of {day} does not tell what it could list; leave it out")
+    join = "left join listed d on d.run_date = s.run_date and d.movie_id = s.similar_movie_id"
     rows = delta.select(
-        _SIMILAR.format(run_date=delta.literal(day), movie=delta.literal(chosen["movie_id"]), n=n),
+        _SIMILAR.format(
+            run_date=delta.literal(day),
+            movie=delta.literal(chosen["movie_id"]),
+            listable="d.listable" if listed else "null",
+            listed=join if listed else "",
+        ),
         similar_movies=night.table(tables.SIMILAR_MOVIES),
         movie_embeddings=night.table(tables.MOVIE_EMBEDDINGS),
+        **listed,
     )
     if not rows:
         raise InputError(
             f"movie {chosen['movie_id']}, {chosen['title']}: has too few ratings to be like others (similar_min_ratings); "
             "name one with more"
         )
-    return Similar(chosen["movie_id"], chosen["title"], day, rows)
+    found = [row for row in rows if row["listable"] or not listable]
+    if not found:
+        raise InputError(
+            f"movie {chosen['movie_id']}, {chosen['title']}: none of the {len(rows)} movies like it could be listed on {day}"
+        )
+    return Similar(chosen["movie_id"], chosen["title"], day, found[:n])
+
+
+def _listed(night: Source) -> dict[str, DeltaTable]:
+    """The night's table of movies, where it tells what could be listed."""
+    if night.version(tables.MOVIES) is None:
+        return {}
+    movies = night.table(tables.MOVIES)
+    told = any(field.name == "listable" for field in movies.schema().fields)
+    return {"listed": movies} if told else {}
 
 
 def one_movie(movies: Sequence[Row], text: str) -> Row:

@@ -84,6 +84,58 @@ def unrated_counts(config: Config, *, found: Ratings, movies: pl.DataFrame | Non
     return {"unrated_movies_listable": listable, "unrated_movies_left_out": n_unrated - listable}
 
 
+MOST_VALUES = 1_000
+"""Values of a column that gives lists: each is a list for every user."""
+
+
+def check_values(movies: pl.DataFrame | None, config: Config) -> None:
+    """InputError for a column of `lists_per` that is not there, that holds no values, or that holds so many
+    that it tells movies apart rather than describing them."""
+    key = "configuration key lists_per"
+    for name in config.lists_per if movies is not None else ():
+        assert movies is not None
+        if name not in movies.columns:
+            others = ", ".join(column for column in movies.columns if column not in _TAKEN) or "none"
+            raise InputError(f"{key}: the movies table has no column {name!r} (further columns: {others})")
+        kind = movies.schema[name]
+        inner = kind.inner if isinstance(kind, pl.List | pl.Array) else kind
+        if not (inner.is_numeric() or inner.base_type() in _PLAIN):
+            raise InputError(
+                f"{key}: column {name!r} is {kind}, expected text, a list, numbers, truth values or dates; cast it on export"
+            )
+        n_values = _values(movies[name])["value"].n_unique()
+        if not n_values:
+            raise InputError(f"{key}: column {name!r} of the movies table is empty; leave it out")
+        if n_values > MOST_VALUES:
+            raise InputError(
+                f"{key}: column {name!r} has {n_values:,} values, and at most {MOST_VALUES:,} give lists; leave it out, or give coarser values"
+            )
+
+
+def values_of(movies: pl.DataFrame, config: Config) -> pl.DataFrame:
+    """column, value (as text) and movie_id of every value that a movie has in a column of `lists_per`, each
+    once, sorted."""
+    known = movies.filter(pl.col("movie_id").is_not_null()).unique(
+        "movie_id", keep="first", maintain_order=True
+    )
+    found = [
+        known.select("movie_id")
+        .with_row_index("row")
+        .join(_values(known[name]), on="row")
+        .select(pl.lit(name).alias("column"), "value", "movie_id")
+        for name in config.lists_per
+    ]
+    return pl.concat(found).sort("column", "value", "movie_id")
+
+
+def _values(cells: pl.Series) -> pl.DataFrame:
+    """row, value of a column, each pair once."""
+    if cells.dtype.is_float():
+        cells = cells.fill_nan(None)
+    of_rows = pl.Series("value", features.categories(cells), dtype=pl.List(pl.String))
+    return of_rows.to_frame().with_row_index("row").explode("value").drop_nulls("value").unique()
+
+
 def publishable(movies: pl.DataFrame, *, taken: Sequence[str]) -> pl.DataFrame:
     """The further columns of a movies table, with names and types that a Delta table has.
 
@@ -161,18 +213,19 @@ def arrow_type(kind: pl.DataType) -> "pa.DataType":
 
 
 def check_tables(config: Config, *, movies: str | None, users: str | None) -> None:
-    """InputError when features are asked for of a table that is not given."""
-    for what, uri, columns in (
-        ("movie", movies, config.movie_features),
-        ("user", users, config.user_features),
+    """InputError when features, or lists per value, are asked for of a table that is not given."""
+    for key, what, uri, columns in (
+        ("movie_features", "movies", movies, config.movie_features),
+        ("user_features", "users", users, config.user_features),
+        ("lists_per", "movies", movies, tuple(config.lists_per)),
     ):
         if columns and uri is None:
             raise InputError(
-                f"configuration key {what}_features: needs the {what}s table, which is not given; give --{what}s, or leave the key out"
+                f"configuration key {key}: needs the {what} table, which is not given; give --{what}, or leave the key out"
             )
         if taken := [name for name in columns if name in _TAKEN]:
             raise InputError(
-                f"configuration key {what}_features: {taken[0]!r} is a name of the job's own; rename the column"
+                f"configuration key {key}: {taken[0]!r} is a name of the job's own; rename the column"
             )
 
 

@@ -6,11 +6,12 @@ No reader looks at a file that no commit names; `delta.Seen.publish` names a nig
 import io
 import json
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cfjobs import storage
@@ -45,24 +46,62 @@ def part_path(run_date: date, name: str) -> str:
     return f"{RUN_DATE}={run_date.isoformat()}/{name}-{uuid4().hex[:8]}.parquet"
 
 
-def part_stats(table: pa.Table) -> str:
-    """Delta's statistics of a part: rows, and least and greatest value of each scalar column."""
-    low: dict[str, Any] = {}
-    high: dict[str, Any] = {}
-    for name in table.column_names:
-        column = table[name]
-        if pa.types.is_nested(column.type) or len(column) == column.null_count:
-            continue
-        extremes = pa.compute.min_max(column).as_py()
-        low[name], high[name] = extremes["min"], extremes["max"]
-    nulls = {name: table[name].null_count for name in table.column_names}
-    return json.dumps({"numRecords": table.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls})
+class Statistics:
+    """Delta's statistics of a part, gathered table by table: its rows, and nulls, least and greatest value of
+    every column that is not nested.
+
+    Of all of them: an Arrow data set of deltalake takes a column without for one that holds nothing, and a
+    filter on it for one that finds nothing.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.n_rows = 0
+        self._nulls = {field.name: 0 for field in schema if not pa.types.is_nested(field.type)}
+        self._low: dict[str, Any] = {}
+        self._high: dict[str, Any] = {}
+
+    def add(self, rows: pa.Table) -> None:
+        """Take further rows of the part into account."""
+        self.n_rows += rows.num_rows
+        for name in self._nulls:
+            self._nulls[name] += rows[name].null_count
+            if rows[name].null_count < rows.num_rows:
+                found = pc.min_max(rows[name]).as_py()
+                self._low[name] = min(self._low.get(name, found["min"]), found["min"])
+                self._high[name] = max(self._high.get(name, found["max"]), found["max"])
+
+    def as_json(self) -> str:
+        """As Delta's log has them."""
+        low = {name: _bound(value, above=False) for name, value in self._low.items()}
+        high = {name: _bound(value, above=True) for name, value in self._high.items()}
+        found = {"numRecords": self.n_rows, "minValues": low, "maxValues": high, "nullCount": self._nulls}
+        return json.dumps(found)
+
+
+MOST_SIGNS = 64
+"""Signs of a text in statistics."""
+
+
+def _bound(value: Any, *, above: bool) -> Any:
+    """A least or greatest value in JSON: a longer text by one that is as short and no greater, or no less."""
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"  # as readers expect
+    if isinstance(value, date):
+        return value.isoformat()
+    if not isinstance(value, str) or len(value) <= MOST_SIGNS:
+        return value
+    begin = value[:MOST_SIGNS]
+    if not above:
+        return begin
+    begin = begin.rstrip("\U0010ffff")
+    after = 0xE000 if begin[-1:] == "\ud7ff" else ord(begin[-1:] or "\0") + 1  # no half of a pair is a sign
+    return begin[:-1] + chr(after) if begin else value
 
 
 def write_part(output: str, table: Table, rows: pa.Table, *, run_date: date, name: str) -> Part:
     """Write rows without the date as a part of a night, which no commit names yet, and read it back.
 
-    Its statistics: ids and ranks. Raises DamagedFile when the storage gives back other bytes.
+    Raises DamagedFile when the storage gives back other bytes.
     """
     buffer = io.BytesIO()
     pq.write_table(rows, buffer, compression="zstd")
@@ -73,8 +112,9 @@ def write_part(output: str, table: Table, rows: pa.Table, *, run_date: date, nam
         raise DamagedFile(
             f"{uri}: the storage gave back other bytes than were written; nothing was published, rerun"
         )
-    keys = [column for column in rows.column_names if column == "rank" or column.endswith("_id")]
-    return Part(path, len(data), rows.num_rows, part_stats(rows.select(keys)))
+    statistics = Statistics(rows.schema)
+    statistics.add(rows)
+    return Part(path, len(data), rows.num_rows, statistics.as_json())
 
 
 def is_whole(output: str, table: Table, part: Part) -> bool:

@@ -48,9 +48,11 @@ RECIPES = """## Recipes
 `churn_published` of `runs.metrics` and in `cfjobs compare`: ten against ten, for the users who have a list on
 both nights. A movie is new where it is among tonight's first ten and was not among last night's first ten.
 
-**Views.** `cfjobs views --engine duckdb --output out` (or `spark`, `athena`, `trino`) prints SQL that
-declares the tables and defines `tonight`, `tonight_titled`, `movie_reach` and `changes`; without `--output`
-the views alone, over tables that are there by their names, such as those of the first block for DuckDB below.
+**Views.** `cfjobs views --engine duckdb --output out > views.sql` (or `spark`, `athena`, `trino`) prints a file to
+run, which declares the tables and defines `tonight`, `tonight_titled`, `movie_reach`, `changes` and
+`tonight_by_value`; without `--output` the views alone, over tables that are there by their names, such as those
+of the first block for DuckDB below. `--database lake` puts tables and views there. DuckDB and Spark read the
+files by their path, as they are at each query; Athena and Trino register the tables.
 **For an app**, `cfjobs export` writes the lists as CSV, JSON lines, Parquet, SQLite or a table of Postgres.
 
 ### Polars
@@ -155,8 +157,8 @@ out = "out"
 db = duckdb.connect()
 nights = DeltaTable(f"{out}/runs").to_pyarrow_table().sort_by("run_date").to_pylist()
 at = json.loads(nights[-1]["table_versions"])
-for name in ("top_n", "movie_embeddings", "similar_movies", "metrics", "runs"):
-    db.register(name, DeltaTable(f"{out}/{name}", version=at[name]).to_pyarrow_dataset())
+for name, version in at.items():
+    db.register(name, DeltaTable(f"{out}/{name}", version=version).to_pyarrow_dataset())
 db.sql("set variable tonight = (select max(run_date) from runs)")
 db.sql("set variable last_night = (select max(run_date) from runs where run_date < getvariable('tonight'))")
 ```
@@ -277,6 +279,40 @@ as_published = read("top_n", version=versions["top_n"], run_date=last_night)
 print(len(past), len(as_published))
 ```
 
+### Lists per genre
+
+With `lists_per = {genres = 20}` a night fills `top_n_by_value`: for each user and each genre the 20 best movies
+that have it. A movie of three genres is in three lists. For a page of shelves that shows each movie once, keep it
+where it stands highest; with Polars, after the first block above:
+
+```python
+shelves = (
+    pl.scan_delta(f"{out}/top_n_by_value", version=at["top_n_by_value"])
+    .filter(run_date=tonight, user_id=1, column="genres")
+    .join(titles, on="movie_id", how="left")
+    .sort("movie_id", "rank", "value")
+    .unique("movie_id", keep="first", maintain_order=True)
+    .sort("value", "rank")
+    .select("value", "rank", "movie_id", "title", "score")
+    .collect()
+)
+for (genre,), shelf in shelves.group_by("value", maintain_order=True):
+    print(genre, *shelf["title"].head(5), sep="\\n  ")
+```
+
+One list, in SQL for DuckDB, Spark and Athena; `column` is a word of SQL, so it stands behind the table's name:
+
+```sql
+select l.rank, l.movie_id, m.title, l.predicted_rating
+from top_n_by_value l left join movie_embeddings m on m.run_date = l.run_date and m.movie_id = l.movie_id
+where l.run_date = (select max(run_date) from runs) and l.user_id = 1
+  and l.column = 'genres' and l.value = 'Comedy'
+order by l.rank;
+```
+
+Scores of one user's lists can be compared: the best comedy stands above the best western where its score is
+higher. Lists of `popular` users are ordered by numbers of ratings instead.
+
 ### What stands in the JSON of `runs`
 
 A row of `runs` has what a night was in JSON, so that a new figure changes no column. Keys:
@@ -284,7 +320,7 @@ A row of `runs` has what a night was in JSON, so that a new figure changes no co
 | column | keys |
 |---|---|
 | `table_versions` | the name of each table |
-| `counts` | of ratings `read`, `kept`, `superseded`, `rejected`, `later` (than the night); `users`, `cold_users`, `movies`, `unrated_movies_listable`, `unrated_movies_left_out`, `unavailable_movies`; `lists`, `rows` |
+| `counts` | of ratings `read`, `kept`, `superseded`, `rejected`, `later` (than the night); `users`, `cold_users`, `movies`, `unrated_movies_listable`, `unrated_movies_left_out`, `unavailable_movies`; `lists`, `rows`; with `lists_per` `lists_by_value`, `rows_by_value` |
 | `metrics` | a metric of the table above over `all`; with `_bias_only`, `_popular` and so on its baselines; with `_published` what the published lists are like; `ndcg_at_10_high`, the upper end of its interval; `users_measured`, `scale_low`, `scale_high`, `stars_weight` |
 | `seconds` | a stage: `prepare`, `split`, `train`, `evaluate`, `refit`, `score`, `check`, `publish`; and `window` |
 | `losses` | a list of `[epoch, training loss, holdout loss]` |

@@ -1,5 +1,7 @@
 """The rules of `top_n`, row by row: what a broken list looks like."""
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from cfjobs.tables.schema import SOURCE_MODEL, SOURCE_POPULAR, TOP_N
@@ -12,19 +14,21 @@ def list_faults(
     top_n: int,
     y_range: tuple[float, float] | None,
     withheld: pl.Series | None = None,
+    key: tuple[str, ...] = ("user_id",),
 ) -> list[str]:
     """What is wrong with rows of `top_n`, each fault with its number of rows; empty when every rule holds.
 
     lists: the rows in the order in which they were written. seen: user_id, movie_id of the night's ratings;
     without a row where they are not at hand. y_range: None for implicit feedback, of which no rating is
-    predicted. withheld: ids of movies that must not be listed that night.
+    predicted. withheld: ids of movies that must not be listed that night. key: the columns that name a list.
     """
     filled = [c.name for c in TOP_N.columns if not c.nullable and c.name in lists.columns]
     filled += ["predicted_rating"] * (y_range is not None)
+    filled += [name for name in key if name not in filled]
     reasons = lists.clear().with_columns(pl.col("movie_id").alias("because"))
     if "because" in lists.columns and seen.height:
         reasons = lists.filter(pl.col("because").is_not_null())
-    same_user = pl.col("user_id") == pl.col("user_id").shift(1)
+    same_list = pl.all_horizontal(pl.col(name) == pl.col(name).shift(1) for name in key)
     number = [name for name, kind in lists.schema.items() if kind.is_float()]
     held = pl.lit(value=False) if withheld is None else pl.col("movie_id").is_in(withheld.implode())
     found = {
@@ -33,14 +37,14 @@ def list_faults(
             pl.any_horizontal(~pl.col(name).is_finite() for name in number)
         ).height,
         "break the ranks 1, 2, ... of their list": lists.filter(
-            pl.col("rank") != pl.when(same_user).then(pl.col("rank").shift(1) + 1).otherwise(1)
+            pl.col("rank") != pl.when(same_list).then(pl.col("rank").shift(1) + 1).otherwise(1)
         ).height,
         f"are beyond rank {top_n}": lists.filter(pl.col("rank") > top_n).height,
         "have a higher score than the rank before": lists.filter(
-            same_user & (pl.col("score") > pl.col("score").shift(1))
+            same_list & (pl.col("score") > pl.col("score").shift(1))
         ).height,
         "repeat a movie of their list": lists.height
-        - lists.select(pl.struct("user_id", "movie_id").n_unique()).item(),
+        - lists.select(pl.struct(*key, "movie_id").n_unique()).item(),
         "show a movie that the user has rated": lists.join(
             seen, on=["user_id", "movie_id"], how="semi"
         ).height,
@@ -50,12 +54,47 @@ def list_faults(
         ).height,
         **_predicted_faults(lists, y_range),
         "belong to a second list of their user": lists.filter(pl.col("rank") == 1).height
-        - lists["user_id"].n_unique(),
+        - lists.select(pl.struct(*key).n_unique()).item(),
         "have an unknown source": lists.filter(
             ~pl.col("source").is_in([SOURCE_MODEL, SOURCE_POPULAR])
         ).height,
     }
     return [f"{rows:,} rows {fault}" for fault, rows in found.items() if rows]
+
+
+OF_VALUE = ("user_id", "column", "value")
+"""What names a list of `top_n_by_value`."""
+
+
+def by_value_faults(
+    lists: pl.DataFrame,
+    *,
+    seen: pl.DataFrame,
+    lists_per: Mapping[str, int],
+    having: pl.DataFrame,
+    y_range: tuple[float, float] | None,
+    withheld: pl.Series | None = None,
+) -> list[str]:
+    """What is wrong with rows of `top_n_by_value`, as `list_faults`.
+
+    lists_per: the longest list of each column. having: column, value, movie_id of all movies with a value.
+    """
+    longest = pl.col("column").replace_strict(dict(lists_per), default=0, return_dtype=pl.Int64)
+    before = {name: pl.col(name).shift(1) for name in OF_VALUE}
+    same_user, same_column = (pl.col(name) == before[name] for name in ("user_id", "column"))
+    falls = {name: pl.col(name) < before[name] for name in ("column", "value")}
+    unsorted = same_user & (falls["column"] | (same_column & falls["value"]))
+    found = {
+        "are beyond the places of their column": lists.filter(pl.col("rank") > longest).height,
+        "show a movie without the value": lists.join(
+            having, on=["column", "value", "movie_id"], how="anti"
+        ).height,
+        "are not in order of column and value": lists.filter(unsorted).height,
+    }
+    faults = list_faults(
+        lists, seen=seen, top_n=max(lists_per.values()), y_range=y_range, withheld=withheld, key=OF_VALUE
+    )
+    return faults + [f"{rows:,} rows {fault}" for fault, rows in found.items() if rows]
 
 
 def _predicted_faults(lists: pl.DataFrame, y_range: tuple[float, float] | None) -> dict[str, int]:

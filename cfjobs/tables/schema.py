@@ -309,6 +309,8 @@ SIMILAR_MOVIES = Table(
         "Ranks are 1, 2, ... without gaps, at most 50; cosine never increases with rank; no movie is similar to itself.",
         "A movie with fewer training ratings than `similar_min_ratings` is similar to none and has no rows: its vector is "
         "mostly chance.",
+        "What is alike, not what can be had: it also has movies that could not be listed that night, by allow, deny, "
+        "the days of availability or `min_ratings`. `movies.listable` says which could; join it for what is shown.",
     ),
     "Follows the embeddings of the night.",
 )
@@ -334,6 +336,59 @@ AUDIENCE = Table(
         "Only movies that may be listed, and only users with ratings; none who has rated the movie.",
     ),
     "Follows the model and the ratings of the night.",
+    added=True,
+)
+
+TOP_N_BY_VALUE = Table(
+    "top_n_by_value",
+    "Each user's best movies of each value of a column, such as of each genre. Empty unless `lists_per` names columns.",
+    (
+        _DATE,
+        Column("user_id", "user", "Whose list it is; the outside id, as in the ratings.", "42"),
+        Column(
+            "column",
+            "string",
+            "The column of the movies table, as `lists_per` names it.",
+            "genres",
+        ),
+        Column(
+            "value",
+            "string",
+            f"A value of it, {_TEXT_ID}; every movie of the list has it.",
+            "Comedy",
+        ),
+        Column("rank", "int16", "Place in the list.", "1", unit="1 is best"),
+        Column("movie_id", "movie", "The movie to show.", "318"),
+        Column(
+            "score",
+            "float32",
+            "The score that orders the list: the one of `top_n`, so that the lists of one user can be merged by it.",
+            "2.913",
+        ),
+        Column(
+            "predicted_rating",
+            "float32",
+            f"What the user would rate the movie; {_NONE_GIVEN}.",
+            "4.41",
+            unit=_STARS,
+            nullable=True,
+        ),
+        Column(
+            "source", "string", "`model`, or `popular` for a user whom the model cannot rank for.", "model"
+        ),
+    ),
+    (
+        "Exact: of the movies that have the value, may be listed and are not seen, none that is left out has a "
+        "higher score than one that is listed.",
+        "What may be listed is as in `top_n`: none that the user has rated or that is excluded for them, none that "
+        "allow, deny, the days of availability, `min_ratings` or `min_score` keep out. That no list begins with a "
+        "movie which its user is expected to dislike is a rule of `top_n` alone.",
+        "One list for each user and value that has a movie for them; a value of no listable movie has no list.",
+        "Ranks of a list are 1, 2, ... without gaps, at most as many as `lists_per` says of its column; `score` never "
+        "increases with rank; no movie twice in a list.",
+        "Rows are sorted by user, column, value and rank within a file, and a user's rows are in one file.",
+    ),
+    "Follows the model and the ratings of the night, as `top_n` does.",
     added=True,
 )
 
@@ -576,6 +631,7 @@ PUBLISHED: tuple[Table, ...] = (
     MOVIE_EMBEDDINGS,
     SIMILAR_MOVIES,
     AUDIENCE,
+    TOP_N_BY_VALUE,
     HOLDOUT_PREDICTIONS,
     METRICS,
     REJECTED,

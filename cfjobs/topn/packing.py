@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -90,6 +91,14 @@ def _sample_plan(n: int, movies: int) -> tuple[int, int]:
     return plan
 
 
+@lru_cache(maxsize=4)
+def _rotation(factors: int) -> np.ndarray:
+    """A random rotation [D, D] float64, the same each time, which spreads a vector over its factors."""
+    drawn = np.random.default_rng(0).standard_normal((factors, factors))
+    rotation: np.ndarray = np.linalg.qr(drawn)[0]
+    return rotation
+
+
 def pack_movies(job: Job, *, screen: Screen) -> Movies:
     rows = movie_rows(job)
     sample_blocks, sample_n = _sample_plan(job.n, len(job.listed))
@@ -122,7 +131,7 @@ def pack_movies(job: Job, *, screen: Screen) -> Movies:
     unit, scale, rotation = 1.0, np.empty(0, np.float32), np.empty((0, 0))
     weight, output_bias = None, 0.0
     if kind == "int8":
-        rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((factors, factors)))[0]
+        rotation = _rotation(factors)
         turned = _turned(wide, rotation)
         step = np.abs(turned).max(axis=1) / 127
         step[step == 0] = 2.0**-160

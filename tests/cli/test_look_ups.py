@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cfjobs.cli import app
 from cfjobs.cli.query import print_rows
+from cfjobs.errors import InputError
 from cfjobs.query import reasons
 from cfjobs.query.explain import Explanation, Parts
 
@@ -63,6 +64,35 @@ def test_genres_are_shown_where_the_tables_have_them(two_nights: Path) -> None:
     known = pl.read_parquet(two_nights / "in" / "movies.parquet")["genres"].str.split("|").explode().unique()
     assert "genres" in printed
     assert any(genre in printed for genre in known)
+
+
+def test_the_lists_per_genre_are_shown_and_what_is_not_there_is_one_line(
+    asked: CliRunner, two_nights: Path
+) -> None:
+    def shown(*words: str) -> str:
+        return asked.invoke(app, ["-q", "recs", *words], catch_exceptions=False).stdout
+
+    table = pl.read_delta(str(two_nights / "out" / "top_n_by_value"))
+    mine = table.filter(run_date=date(2026, 3, 1), user_id=1).sort("value", "rank")
+    per = ["--user", "1", "--per", "genres"]
+    told = json.loads(shown(*per, "--json"))
+    found = [
+        (one["value"], movie["movie_id"], movie["score"]) for one in told["lists"] for movie in one["movies"]
+    ]
+    assert found == mine.select("value", "movie_id", "score").rows()
+    text = shown(*per)
+    assert all(f"User 1, 2026-03-01, model, genres: {value}" in text for value in mine["value"])
+    assert shown(*per, "--value", "comedy", "-n", "1").count("\n   1 ") <= 1
+    assert "genres: Comedy" in shown(*per, "--value", "comedy")
+    assert "genres: Drama" not in shown(*per, "--value", "comedy")
+    for words, line in (
+        ([*per, "--value", "Nonsense"], "user 1 has no list of it; there are Action"),
+        (["--user", "1", "--per", "director"], "the night of 2026-03-01 has lists per genres"),
+        (["--user", "77777", "--per", "genres"], "user 77777: has no list"),
+    ):
+        with pytest.raises(InputError, match=line):
+            shown(*words)
+    assert asked.invoke(app, ["recs", "--per", "genres"]).exit_code == 2
 
 
 def test_ids_are_whole_in_a_narrow_pipe(

@@ -30,6 +30,7 @@ def modules(*words: str) -> set[str]:
         ["rollback", "--to", "2026-02-28", "--dry-run"],
         ["retain", "--nights", "1", "--dry-run"],
         ["recs", "--user", "1"],
+        ["recs", "--user", "1", "--per", "genres", "--value", "drama"],
         ["movies", "the"],
     ],
     ids=" ".join,

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from cfjobs.cli import app
 from cfjobs.errors import InputError
 from cfjobs.night import prepare, story
 from cfjobs.query import explain, new_user, reasons
+from cfjobs.query import movies as look
 from tests.night.test_score import movie_ids, table_of
 from tests.night.test_story import NIGHT, QUICK, rows, run, start
 
@@ -84,6 +87,24 @@ def test_an_existing_model_goes_by_its_own_date_and_movies(
     assert set(found[0]["movie_id"]) <= set(may)
     assert set(found[0]["movie_id"]) - set(shop["available"](NIGHT))
     assert rows(output, "movies").filter("listable", run_date=LATER)["movie_id"].sort().equals(may)
+
+
+def test_what_is_like_a_movie_is_told_with_whether_it_could_be_listed(
+    shop: dict[str, Any], sold: tuple[str, str]
+) -> None:
+    may = set(shop["available"](NIGHT))
+    movie = str(rows(sold[0], "similar_movies")["movie_id"][0])
+    every = look.similar(sold[0], movie, run_date=NIGHT, n=50).rows
+    assert [row["listable"] for row in every] == [row["movie_id"] in may for row in every]
+    assert 0 < sum(row["listable"] for row in every) < len(every), (
+        "it tells what is alike, not what can be had"
+    )
+    kept = [row for row in every if row["listable"]][:10]
+    assert look.similar(sold[0], movie, run_date=NIGHT, listable=True).rows == kept
+    command = ["-q", "similar", movie, "--output", sold[0], "--run-date", NIGHT.isoformat(), "-n", "50"]
+    n = len(every) - sum(row["listable"] for row in every)
+    assert f"{n} of {len(every)} could not be listed that night" in CliRunner().invoke(app, command).stdout
+    assert "listable" not in CliRunner().invoke(app, [*command, "--listable"]).stdout
 
 
 def test_lists_made_after_the_night_keep_its_days(
