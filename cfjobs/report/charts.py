@@ -1,9 +1,8 @@
 """Charts as SVG: a plot area with labelled axes, and marks on it. The only maker of charts in this project.
 
 `Chart.svg` is for a page that includes `charts.css`; `Chart.file` carries that style sheet itself and is a
-picture of its own: an SVG file, the image of a Markdown page, or what a notebook shows. Text is escaped wherever
-it comes from.
-"""
+picture of its own: an SVG file, the image of a Markdown page, or what a notebook shows. Text is escaped
+wherever it comes from."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 320, 236
 """Narrow, so that text is not scaled below 12 px on a phone."""
 
-WIDE = 640
+WIDE = 560
 """The width where a picture stands alone in a column of text."""
 
 _RIGHT, _TOP, _BOTTOM = 12, 12, 44
@@ -106,8 +105,8 @@ class Chart:
         )
 
     def labels(self, points: Iterable[tuple[float, float, float, str]], *, at_most: int) -> "Chart":
-        """Text beside dots of (x, y, radius, text), the first of them first: those that stand clear of one another,
-        of the dots that came before and of the edges, at most so many."""
+        """Text beside dots of (x, y, radius, text), the first of them first: those that stand clear of one
+        another, of the dots that came before and of the edges, at most so many."""
         dots = [(self.px(x), self.py(y), radius, text) for x, y, radius, text in points]
         plot = Box(self._left, _TOP, self.width - _RIGHT, self.height - self._bottom)
         for text, box in placed(dots, plot=plot, at_most=at_most):
@@ -236,9 +235,9 @@ class Box(NamedTuple):
 def placed(
     dots: Sequence[tuple[float, float, float, str]], *, plot: Box, at_most: int
 ) -> list[tuple[str, Box]]:
-    """Where the texts of dots of (x, y, radius, text), in pixels, can be written: to the right of the dot, to its
-    left, above or below it, within the plot and clear of one another and of every dot up to the last that has one.
-    Dots come in the order of their weight; a text without room is left out."""
+    """Where the texts of dots of (x, y, radius, text), in pixels, can be written: to the right of the dot,
+    to its left, above or below it, within the plot and clear of one another and of every dot up to the last
+    that has one. Dots come in the order of their weight; a text without room is left out."""
     found: list[tuple[str, Box]] = []
     solid = [Box(x - r, y - r, x + r, y + r) for x, y, r, _ in dots[: 2 * at_most]]
     for x, y, r, text in dots[: 2 * at_most]:

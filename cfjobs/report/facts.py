@@ -126,8 +126,8 @@ def gather(output: str, *, run_date: date | None = None) -> Facts:
 
 
 def by_rating(predictions: pl.LazyFrame) -> pl.DataFrame:
-    """Predictions for each rating given: rating, n, rmse and the quantiles of what was predicted; empty for implicit
-    feedback. predictions: a night's rows of `holdout_predictions`."""
+    """Predictions for each rating given: rating, n, rmse and the quantiles of what was predicted; empty for
+    implicit feedback. predictions: a night's rows of `holdout_predictions`."""
     predicted = pl.col("predicted_rating")
     residual = pl.col("residual").cast(pl.Float64)
     rounded = (pl.col("rating").cast(pl.Float64) * 2).round() / 2
@@ -362,8 +362,9 @@ def _labels(genres: pl.DataFrame, movies: pl.DataFrame) -> dict[str, list[int]]:
 
 
 def genre_fractions(genres: pl.DataFrame, by_movie: pl.DataFrame) -> pl.DataFrame:
-    """genre, of_places, of_ratings: fractions that its movies take, most rated first. A movie counts in each genre.
-    genres: movie_id, genre. by_movie: movie_id, lists (how many have it among their first ten), n_ratings."""
+    """genre, of_places, of_ratings: fractions that its movies take, most rated first. A movie counts in
+    each genre. genres: movie_id, genre. by_movie: movie_id, lists (how many have it among their first ten),
+    n_ratings."""
     places, ratings = max(by_movie["lists"].sum(), 1), max(by_movie["n_ratings"].sum(), 1)
     return (
         genres.join(by_movie, on="movie_id")

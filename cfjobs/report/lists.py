@@ -168,7 +168,8 @@ def changes(histogram: Sequence[int], *, width: int = charts.WIDTH) -> Figure:
 
 
 def genres(fractions: pl.DataFrame, *, width: int = charts.WIDTH) -> Figure:
-    """Each genre's fraction of the places and of the ratings: genre, of_places, of_ratings, most rated first."""
+    """Each genre's fraction of the places and of the ratings: genre, of_places, of_ratings, most rated
+    first."""
     rows = fractions.reverse().to_dicts()
     chart = Chart(
         "Genres in lists and in ratings",

@@ -12,7 +12,7 @@ from cfjobs.report.html import NUMBER, TEXT, Figure, Table, title
 _ENDS = 5
 _FEWEST_OF_GENRE = 8
 _LABELS = 40
-_LABEL = 30
+_LABEL = 36
 
 
 def movie_map(facts: Facts) -> dict[str, Any]:
@@ -39,10 +39,10 @@ def movie_map(facts: Facts) -> dict[str, Any]:
     }
 
 
-def drawn_map(movies: pl.DataFrame, genres: pl.DataFrame, *, width: int = charts.WIDE) -> Figure:
-    """The map as a chart that stands still: dots of a size by ratings, titles of the most rated movies as far as
-    there is room, and in colour the two genres that lie farthest apart. movies: movie_id, title, n_ratings, pc1, pc2.
-    genres: movie_id, genre; may be empty."""
+def drawn_map(movies: pl.DataFrame, genres: pl.DataFrame, *, width: int = charts.WIDTH) -> Figure:
+    """The map as a chart that stands still: dots of a size by ratings, titles of the most rated movies as
+    far as there is room, and in colour the two genres that lie farthest apart. movies: movie_id, title,
+    n_ratings, pc1, pc2. genres: movie_id, genre; may be empty."""
     movies = movies.sort("n_ratings", "movie_id", descending=[True, False])
     apart = _farthest_apart(movies, genres)
     of = {genre: set(genres.filter(genre=genre)["movie_id"]) for genre in apart}

@@ -102,8 +102,8 @@ def _figures(nights: Sequence[_Night]) -> list[tuple[Figure, str]]:
 def over_time(
     runs: Sequence[Mapping[str, Any]], metric: str, *, baseline: str = "", width: int = charts.WIDTH
 ) -> Figure | None:
-    """A metric of `runs` by night, beside another as its baseline; None for fewer than three nights that have it.
-    runs: rows by date."""
+    """A metric of `runs` by night, beside another as its baseline; None for fewer than three nights that
+    have it. runs: rows by date."""
     return _metric_over_time([_Night.of(run) for run in runs], metric, baseline, width=width)
 
 

@@ -83,8 +83,8 @@ def _interval(about: MetricName, row: dict[str, Any]) -> str:
 
 
 def by_activity(metrics: pl.DataFrame, metric: str, *, width: int = charts.WIDTH) -> Figure:
-    """A metric of all users and of each third of them by activity, with intervals, beside its baseline. metrics: a
-    night's rows of `metrics`."""
+    """A metric of all users and of each third of them by activity, with intervals, beside its baseline.
+    metrics: a night's rows of `metrics`."""
     about = metric_names.of(metric)
     rows = metrics.filter(metric=metric).to_dicts()
     rows.sort(key=lambda row: _BANDS.index(row["band"]))
@@ -131,10 +131,10 @@ def by_activity(metrics: pl.DataFrame, metric: str, *, width: int = charts.WIDTH
     return Figure(chart, numbers)
 
 
-def against_baselines(metrics: pl.DataFrame, *, width: int = charts.WIDE) -> Figure | None:
-    """How many times as good as its baseline each metric of all users is, with its interval: the value over the
-    baseline, or where less is better the baseline over the value. metrics: a night's rows of `metrics`. None where
-    there is nothing to compare."""
+def against_baselines(metrics: pl.DataFrame, *, width: int = charts.WIDTH) -> Figure | None:
+    """How many times as good as its baseline each metric of all users is, with its interval: the value over
+    the baseline, or where less is better the baseline over the value. metrics: a night's rows of `metrics`.
+    None where there is nothing to compare."""
     rows = [found for row in metrics.filter(band="all").to_dicts() if (found := _times(row)) is not None]
     rows.sort(key=lambda row: row["times"])
     if not rows:
@@ -150,7 +150,7 @@ def against_baselines(metrics: pl.DataFrame, *, width: int = charts.WIDE) -> Fig
         (-0.7, len(rows) - 0.3),
         x_ticks=[(at, f"{at:g}×") for at in marks if low <= at <= high],
         y_ticks=[(place, row["name"]) for place, row in enumerate(rows)],
-        key=(("main", "with 95% interval"), ("second", "its baseline")),
+        key=(("main", "tonight, with 95% interval"), ("second", "its baseline")),
         log_x=True,
         width=width,
         height=70 + 24 * len(rows),
