@@ -55,8 +55,9 @@ def executed(notebook: dict[str, Any], output: str) -> dict[str, Any]:
                 if cell["cell_type"] == "code":
                     count += 1
                     outputs = _outputs("".join(cell["source"]), names, count)
-                    cell = {**cell, "execution_count": count, "outputs": outputs}
-                cells.append(cell)
+                    cells.append({**cell, "execution_count": count, "outputs": outputs})
+                else:
+                    cells.append(cell)
     finally:
         os.environ.pop("CFJOBS_OUTPUT")
         if before is not None:

@@ -1,14 +1,15 @@
 """What mkdocs is told beside mkdocs.yml: pages that lie beside the code they are about become pages of the
-site, so does the notebook, and links to other files of the repository become plain words, as the site does not
-have them."""
+site, and so does the notebook; links to other files of the repository become plain words, as the site does
+not have them."""
 
 import json
 import re
 from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"deploy/README.md": "runbook.md", "bench/README.md": "bench.md", "CHANGELOG.md": "changelog.md"}
@@ -17,8 +18,10 @@ PAGES = {"deploy/README.md": "runbook.md", "bench/README.md": "bench.md", "CHANG
 NOTEBOOK = "a-look-around"
 
 
-def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that lie elsewhere."""
+def on_files(files: "Files", config: Any) -> "Files":
+    """Add the pages that lie elsewhere, and the notebook."""
+    from mkdocs.structure.files import File
+
     for source, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     notebook = json.loads((ROOT / "docs" / f"{NOTEBOOK}.ipynb").read_text(encoding="utf-8"))
@@ -45,7 +48,8 @@ def page_of(notebook: dict[str, Any]) -> tuple[str, dict[str, str]]:
                 parts.append(f"![{title}]({name})")
             elif table := shown.get("text/html"):
                 bare = re.sub(r"<style>.*?</style>", "", table, flags=re.DOTALL)
-                parts.append(bare.replace(' border="1" class="dataframe"', ""))
+                bare = bare.replace(' border="1" class="dataframe"', "")
+                parts.append(re.sub(r"<td>&quot;(.*?)&quot;</td>", r"<td>\1</td>", bare))
     return "\n\n".join(parts) + "\n", pictures
 
 

@@ -5,6 +5,7 @@ picture of its own: an SVG file, the image of a Markdown page, or what a noteboo
 wherever it comes from."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ _LINE = 16
 _CHARACTER = 8
 _HEADING = 44
 _LABEL_CHARACTER = 6.6
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Ticks = Sequence[tuple[float, str]]
 Points = Iterable[tuple[float, float]]
@@ -127,7 +129,7 @@ class Chart:
             Markup('<tspan class="{}" dx="{}">{}</tspan>').format(kind, 0 if number == 0 else 14, f"— {name}")
             for number, (kind, name) in enumerate(self.key)
         )
-        return Markup(
+        svg = Markup(
             '<svg xmlns="http://www.w3.org/2000/svg" class="chart" width="{0}" height="{1}" viewBox="0 -{2} {0} {1}" role="img">\n'
             "<title>{3}</title>\n<style>\n{4}.chart tspan.main {{ fill: var(--main); }} .chart tspan.second {{ fill: var(--second); }}\n</style>\n"
             '<rect class="paper" y="-{2}" width="{0}" height="{1}"/>\n'
@@ -137,6 +139,7 @@ class Chart:
             *(self.width, self.height + _HEADING, _HEADING, self.title, own, right, key),
             *(self._axes(), Markup().join(self.marks)),
         )
+        return Markup(_NOT_XML.sub("\N{REPLACEMENT CHARACTER}", svg))
 
     def _repr_svg_(self) -> str:
         return str(self.file())

@@ -12,7 +12,7 @@ from cfjobs.report.html import NUMBER, TEXT, Figure, Table, title
 _ENDS = 5
 _FEWEST_OF_GENRE = 8
 _LABELS = 40
-_LABEL = 36
+_LABEL = 40
 
 
 def movie_map(facts: Facts) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cfjobs.report.html import Figure
 from cfjobs.report.movies import drawn_map
 from cfjobs.tables.runs import FIRST
 
-_WIDER = 720
+_WIDER, _TALL = 720, 340
 _BASELINES = {"rmse": "rmse_bias_only", "mae": "mae_bias_only"}
 
 
@@ -46,7 +46,7 @@ def predicted(predictions: pl.DataFrame) -> Figure | None:
     """The spread of predicted ratings for each rating given; None for implicit feedback. predictions: a
     night's rows of `holdout_predictions`."""
     found = facts.by_rating(predictions.lazy())
-    return None if found.is_empty() else rating_errors.predicted(found, width=WIDE)
+    return None if found.is_empty() else rating_errors.predicted(found, width=WIDE, height=_TALL)
 
 
 def popularity(movies: pl.DataFrame) -> Figure:

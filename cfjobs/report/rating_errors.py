@@ -234,14 +234,20 @@ def loss_curves(losses: Sequence[Sequence[float | None]], *, width: int = charts
 # Stars ----------------------------------------------------------------------------------------------
 
 
-def predicted(by_rating: pl.DataFrame, *, width: int = charts.WIDTH) -> Figure:
+def predicted(by_rating: pl.DataFrame, *, width: int = charts.WIDTH, height: int = charts.HEIGHT) -> Figure:
     """The spread of the predictions for each rating given. by_rating: rating, n, q10, q25, q50, q75, q90, by
     rating; at least one row."""
     rows = by_rating.to_dicts()
     low, high, step = _extent(by_rating)
     ends = (low - step, high + step)
     chart = Chart(
-        "Predicted against true ratings", "rating given", "rating predicted", ends, ends, width=width
+        "Predicted against true ratings",
+        "rating given",
+        "rating predicted",
+        ends,
+        ends,
+        width=width,
+        height=height,
     )
     chart.line([(low, low), (high, high)], kind="ideal")
     for row in rows:
