@@ -2,6 +2,7 @@
 # make serve  a whole installation on this machine: Prefect, workers, an object store, until Ctrl-C
 # make image  the container image, with docker, podman or buildah (TORCH_INDEX_URL=URL for another build of torch)
 # make docs   the pages of docs/ as a site, in site/
+# make notebook   docs/a-look-around.ipynb executed anew, on generated ratings
 # make laws   the tests that take long: every fault, each network, a Ray cluster, the runbook word by word
 # make soak   an installation lived in: nights by the schedule, faults, a judge (NIGHTS=60 EVERY=60 FAULTS=27 SEED=1)
 # make image-test   the image built from nothing with buildah and debootstrap, and lived in
@@ -14,7 +15,7 @@ BIN := .venv/bin
 # Python compiles what it imports; compiling all that is installed takes a third of the set-up.
 INSTALL = $(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help demo serve docs image image-test soak test laws lint types imports kernels tests format clean
+.PHONY: help demo serve docs notebook image image-test soak test laws lint types imports kernels tests format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -28,6 +29,9 @@ serve: .venv/installed-dev
 docs: .venv/installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "open site/index.html"
+
+notebook: .venv/installed
+	@$(BIN)/python docs/run_notebook.py
 
 image:
 	@$(PYTHON) -m deploy.image --torch-index-url "$(TORCH_INDEX_URL)" -- $(ENGINE_ARGUMENTS)

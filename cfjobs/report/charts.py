@@ -1,24 +1,31 @@
 """Charts as SVG: a plot area with labelled axes, and marks on it. The only maker of charts in this project.
 
 `Chart.svg` is for a page that includes `charts.css`; `Chart.file` carries that style sheet itself and is a
-picture of its own: an SVG file, or the image of a Markdown page. Text is escaped wherever it comes from.
-"""
+picture of its own: an SVG file, the image of a Markdown page, or what a notebook shows. Text is escaped
+wherever it comes from."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 320, 236
 """Narrow, so that text is not scaled below 12 px on a phone."""
 
+WIDE = 560
+"""The width where a picture stands alone in a column of text."""
+
 _RIGHT, _TOP, _BOTTOM = 12, 12, 44
 _LINE = 16
 _CHARACTER = 8
 _HEADING = 44
+_LABEL_CHARACTER = 6.6
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Ticks = Sequence[tuple[float, str]]
 Points = Iterable[tuple[float, float]]
@@ -99,6 +106,15 @@ class Chart:
             text,
         )
 
+    def labels(self, points: Iterable[tuple[float, float, float, str]], *, at_most: int) -> "Chart":
+        """Text beside dots of (x, y, radius, text), the first of them first: those that stand clear of one
+        another, of the dots that came before and of the edges, at most so many."""
+        dots = [(self.px(x), self.py(y), radius, text) for x, y, radius, text in points]
+        plot = Box(self._left, _TOP, self.width - _RIGHT, self.height - self._bottom)
+        for text, box in placed(dots, plot=plot, at_most=at_most):
+            self._add('<text class="label" x="{:.1f}" y="{:.1f}">{}</text>', box.left, box.bottom - 4, text)
+        return self
+
     def svg(self) -> Markup:
         """The chart, for a page that has the style sheet."""
         return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
@@ -108,20 +124,25 @@ class Chart:
     def file(self) -> Markup:
         """The chart as an SVG file that needs nothing else and follows the reader's light or dark mode."""
         right = self.width - _RIGHT
+        own = Markup(style().replace(":root", ".chart"))  # colours that stay within the picture
         key = Markup().join(
             Markup('<tspan class="{}" dx="{}">{}</tspan>').format(kind, 0 if number == 0 else 14, f"— {name}")
             for number, (kind, name) in enumerate(self.key)
         )
-        return Markup(
+        svg = Markup(
             '<svg xmlns="http://www.w3.org/2000/svg" class="chart" width="{0}" height="{1}" viewBox="0 -{2} {0} {1}" role="img">\n'
             "<title>{3}</title>\n<style>\n{4}.chart tspan.main {{ fill: var(--main); }} .chart tspan.second {{ fill: var(--second); }}\n</style>\n"
             '<rect class="paper" y="-{2}" width="{0}" height="{1}"/>\n'
             '<text class="heading" x="12" y="-24">{3}</text><text x="{5}" y="-4" text-anchor="end">{6}</text>\n'
             "{7}{8}\n</svg>\n"
         ).format(
-            *(self.width, self.height + _HEADING, _HEADING, self.title, style(), right, key),
+            *(self.width, self.height + _HEADING, _HEADING, self.title, own, right, key),
             *(self._axes(), Markup().join(self.marks)),
         )
+        return Markup(_NOT_XML.sub("\N{REPLACEMENT CHARACTER}", svg))
+
+    def _repr_svg_(self) -> str:
+        return str(self.file())
 
     @cached_property
     def _y_ticks(self) -> Ticks:
@@ -185,6 +206,59 @@ class Chart:
                 ).format((_TOP + bottom) / 2, self.y_label)
             )
         return Markup().join(drawn)
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels; y grows downwards."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: "Box") -> bool:
+        """Whether the two have a point in common inside of both."""
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
+
+    def holds(self, other: "Box") -> bool:
+        """Whether the other lies wholly in this one."""
+        return (
+            self.left <= other.left
+            and other.right <= self.right
+            and self.top <= other.top
+            and other.bottom <= self.bottom
+        )
+
+
+def placed(
+    dots: Sequence[tuple[float, float, float, str]], *, plot: Box, at_most: int
+) -> list[tuple[str, Box]]:
+    """Where the texts of dots of (x, y, radius, text), in pixels, can be written: to the right of the dot,
+    to its left, above or below it, within the plot and clear of one another and of every dot up to the last
+    that has one. Dots come in the order of their weight; a text without room is left out."""
+    found: list[tuple[str, Box]] = []
+    solid = [Box(x - r, y - r, x + r, y + r) for x, y, r, _ in dots[: 2 * at_most]]
+    for x, y, r, text in dots[: 2 * at_most]:
+        wide, half = _LABEL_CHARACTER * len(text) + 4, _LINE / 2
+        corners = (
+            (x + r + 3, y - half),
+            (x - r - 3 - wide, y - half),
+            (x - wide / 2, y - r - _LINE),
+            (x - wide / 2, y + r),
+        )
+        for left, top in corners:
+            box = Box(left, top, left + wide, top + _LINE)
+            if plot.holds(box) and not any(box.meets(other) for other in (*solid, *(b for _, b in found))):
+                found.append((text, box))
+                break
+        if len(found) == at_most:
+            break
+    return found
 
 
 def _fraction(value: float, low: float, high: float) -> float:

@@ -101,13 +101,13 @@ def gather(output: str, *, run_date: date | None = None) -> Facts:
         run=run,
         nights=[*earlier[-NIGHTS + 1 :], run],
         metrics=night.scan(tables.METRICS).collect(),
-        by_rating=_by_rating(night),
+        by_rating=by_rating(night.scan(tables.HOLDOUT_PREDICTIONS)),
         calibration=_calibration(night),
         by_decade=_by_decade(night, titles),
         movies=on_map,
         weighty=weighty,
         labels=_labels(genres, on_map),
-        genres=_genre_fractions(genres, by_movie),
+        genres=genre_fractions(genres, by_movie),
         loved=weighty.drop_nulls("bias").sort("bias", "movie_id", descending=[True, False]).head(12),
         unloved=weighty.drop_nulls("bias").sort("bias", "movie_id").head(12),
         most_listed=by_movie.sort("lists", "movie_id", descending=[True, False]).head(12),
@@ -125,15 +125,14 @@ def gather(output: str, *, run_date: date | None = None) -> Facts:
 # Stars ----------------------------------------------------------------------------------------------
 
 
-def _by_rating(night: Source) -> pl.DataFrame:
-    """Predictions for each rating given: rating, n, rmse, bias and the spread of what was predicted; empty
-    for implicit feedback."""
+def by_rating(predictions: pl.LazyFrame) -> pl.DataFrame:
+    """Predictions for each rating given: rating, n, rmse and the quantiles of what was predicted; empty for
+    implicit feedback. predictions: a night's rows of `holdout_predictions`."""
     predicted = pl.col("predicted_rating")
     residual = pl.col("residual").cast(pl.Float64)
     rounded = (pl.col("rating").cast(pl.Float64) * 2).round() / 2
     return (
-        night.scan(tables.HOLDOUT_PREDICTIONS)
-        .filter(residual.is_not_null())
+        predictions.filter(residual.is_not_null())
         .group_by(rounded.alias("rating"))
         .agg(
             pl.len().alias("n"),
@@ -362,9 +361,10 @@ def _labels(genres: pl.DataFrame, movies: pl.DataFrame) -> dict[str, list[int]]:
     return dict(by_genre.iter_rows())
 
 
-def _genre_fractions(genres: pl.DataFrame, by_movie: pl.DataFrame) -> pl.DataFrame:
-    """genre, of_places, of_ratings: fractions that its movies take, most rated first.
-    A movie counts in each genre."""
+def genre_fractions(genres: pl.DataFrame, by_movie: pl.DataFrame) -> pl.DataFrame:
+    """genre, of_places, of_ratings: fractions that its movies take, most rated first. A movie counts in
+    each genre. genres: movie_id, genre. by_movie: movie_id, lists (how many have it among their first ten),
+    n_ratings."""
     places, ratings = max(by_movie["lists"].sum(), 1), max(by_movie["n_ratings"].sum(), 1)
     return (
         genres.join(by_movie, on="movie_id")

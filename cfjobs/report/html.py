@@ -42,12 +42,22 @@ class Table:
     rows: Sequence[Row]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Figure:
-    """A chart, and the table of what it shows for those who cannot see it or want the numbers."""
+    """A chart, and the table of what it shows for those who cannot see it or want the numbers.
+    In a notebook, the chart."""
 
     chart: Chart
     numbers: Table
+
+    def __repr__(self) -> str:
+        lines = [" | ".join(name for name, _ in self.numbers.columns)]
+        for row in self.numbers.rows:
+            lines.append(" | ".join(cell if isinstance(cell, str) else cell.text for cell in row))
+        return "\n".join([self.chart.title, *lines])
+
+    def _repr_svg_(self) -> str:
+        return str(self.chart.file())
 
 
 def render(template: str, **values: object) -> str:

@@ -32,10 +32,10 @@ def lists(facts: Facts) -> dict[str, Any]:
     users = max(facts.variety["lists"], 1)
     return {
         "order": _order(facts),
-        "popularity": _popularity_curve(facts),
+        "popularity": popularity_curve(facts.places, facts.ratings_of_movies),
         "changed": facts.changed,
-        "changes": None if facts.changed is None else _changes(facts.changed),
-        "genres": None if facts.genres.is_empty() else _genres(facts),
+        "changes": None if facts.changed is None else changes(facts.changed["histogram"]),
+        "genres": None if facts.genres.is_empty() else genres(facts.genres),
         "most": _movies("Recommended most", facts.most_listed, users=users),
         "n_new": facts.newly_listed.height,
         "new": _movies("New in lists tonight", facts.newly_listed.head(_NEW_MOVIES), users=users),
@@ -107,14 +107,11 @@ def coverage(facts: Facts) -> float:
     return facts.variety["listed_movies"] / max(facts.variety["movies"], 1) if known is None else known
 
 
-def _popularity_curve(facts: Facts) -> Figure:
-    """Cumulative fraction of the places over the number of movies, which is logarithmic:
-    few movies take many places."""
-    n_movies = max(len(facts.places), 2)
-    curves = {
-        "main": _cumulative(facts.places),
-        "second": _cumulative(facts.ratings_of_movies),
-    }
+def popularity_curve(places: Sequence[int], ratings: Sequence[int], *, width: int = charts.WIDTH) -> Figure:
+    """Cumulative fraction of the places in lists, and of the ratings, over the number of movies, which is
+    logarithmic: few movies take many. places, ratings: of each movie, most first."""
+    n_movies = max(len(places), 2)
+    curves = {"main": _cumulative(places), "second": _cumulative(ratings)}
     chart = Chart(
         "Popularity curve",
         "number of movies, most listed first",
@@ -124,6 +121,7 @@ def _popularity_curve(facts: Facts) -> Figure:
         y_ticks=[(part / 4, f"{part * 25}%") for part in range(5)],
         key=(("main", "places in lists"), ("second", "ratings")),
         log_x=True,
+        width=width,
     )
     keep = sorted({round(n_movies ** (place / _CURVE_POINTS)) for place in range(_CURVE_POINTS + 1)})
     for kind, curve in curves.items():
@@ -131,7 +129,7 @@ def _popularity_curve(facts: Facts) -> Figure:
     rows = [
         (f"{number:,}", *(f"{curve[number - 1]:.1%}" for curve in curves.values()))
         for number in (1, 10, 100, 1_000, 10_000, 100_000)
-        if number <= len(facts.places)
+        if number <= len(places)
     ]
     columns = (("first movies", NUMBER), ("of places in lists", NUMBER), ("of ratings", NUMBER))
     return Figure(chart, Table(chart.title, columns, rows))
@@ -145,9 +143,10 @@ def _cumulative(values: Sequence[int]) -> list[float]:
     return found
 
 
-def _changes(changed: dict[str, Any]) -> Figure:
-    users = max(changed["users"], 1)
-    fractions = [number / users for number in changed["histogram"]]
+def changes(histogram: Sequence[int], *, width: int = charts.WIDTH) -> Figure:
+    """How many users have 0, 1, ... 10 new movies among their first ten, as the histogram counts them."""
+    users = max(sum(histogram), 1)
+    fractions = [number / users for number in histogram]
     ends = charts.limits(fractions, base=0)
     chart = Chart(
         "Changes since last night",
@@ -157,9 +156,10 @@ def _changes(changed: dict[str, Any]) -> Figure:
         ends,
         x_ticks=[(number, str(number)) for number in range(FIRST + 1)],
         y_ticks=[(at, f"{at:.0%}") for at, _ in charts.ticks(*ends)],
+        width=width,
     )
     rows = []
-    for number, (count, fraction) in enumerate(zip(changed["histogram"], fractions, strict=True)):
+    for number, (count, fraction) in enumerate(zip(histogram, fractions, strict=True)):
         tip = f"{number} new: {count:,} users, {fraction:.1%}"
         chart.bar(number, fraction, width=0.8, kind="main", tip=tip)
         rows.append((str(number), f"{count:,}", f"{fraction:.1%}"))
@@ -167,9 +167,10 @@ def _changes(changed: dict[str, Any]) -> Figure:
     return Figure(chart, Table(chart.title, columns, rows))
 
 
-def _genres(facts: Facts) -> Figure:
-    """Each genre's fraction of the places and of the ratings."""
-    rows = facts.genres.reverse().to_dicts()
+def genres(fractions: pl.DataFrame, *, width: int = charts.WIDTH) -> Figure:
+    """Each genre's fraction of the places and of the ratings: genre, of_places, of_ratings, most rated
+    first."""
+    rows = fractions.reverse().to_dicts()
     chart = Chart(
         "Genres in lists and in ratings",
         "of places, of ratings",
@@ -179,6 +180,7 @@ def _genres(facts: Facts) -> Figure:
         y_ticks=[(place, row["genre"][:18]) for place, row in enumerate(rows)],
         key=(("main", "places in lists"), ("second", "ratings")),
         height=70 + 19 * len(rows),
+        width=width,
     )
     chart.x_ticks = [(at, f"{at:.0%}") for at, _ in charts.ticks(*chart.x, at_most=4)]
     for place, row in enumerate(rows):

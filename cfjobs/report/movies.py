@@ -4,10 +4,15 @@ from typing import Any
 
 import polars as pl
 
+from cfjobs.report import charts
+from cfjobs.report.charts import Chart
 from cfjobs.report.facts import Facts
-from cfjobs.report.html import NUMBER, TEXT, Table, title
+from cfjobs.report.html import NUMBER, TEXT, Figure, Table, title
 
 _ENDS = 5
+_FEWEST_OF_GENRE = 8
+_LABELS = 40
+_LABEL = 40
 
 
 def movie_map(facts: Facts) -> dict[str, Any]:
@@ -32,6 +37,60 @@ def movie_map(facts: Facts) -> dict[str, Any]:
         "by_bias": not facts.is_implicit,
         "ends": Table("Movies at the ends of the axes", columns, rows),
     }
+
+
+def drawn_map(movies: pl.DataFrame, genres: pl.DataFrame, *, width: int = charts.WIDTH) -> Figure:
+    """The map as a chart that stands still: dots of a size by ratings, titles of the most rated movies as
+    far as there is room, and in colour the two genres that lie farthest apart. movies: movie_id, title,
+    n_ratings, pc1, pc2. genres: movie_id, genre; may be empty."""
+    movies = movies.sort("n_ratings", "movie_id", descending=[True, False])
+    apart = _farthest_apart(movies, genres)
+    of = {genre: set(genres.filter(genre=genre)["movie_id"]) for genre in apart}
+    chart = Chart(
+        "Map of the movies",
+        "first principal component",
+        "second principal component",
+        *(charts.limits(movies[axis], margin=0.06) for axis in ("pc1", "pc2")),
+        key=tuple(zip(("main", "second"), apart, strict=False)),
+        width=width,
+        height=round(width * 0.8),
+    )
+    most = max(movies["n_ratings"].max() or 0, 1)  # type: ignore[type-var, operator]  # of whole numbers
+    dots = [
+        (row["pc1"], row["pc2"], 1.5 + 6 * (row["n_ratings"] / most) ** 0.5, row) for row in movies.to_dicts()
+    ]
+    for x, y, radius, row in reversed(dots):
+        mine = [kind for kind, genre in chart.key if row["movie_id"] in of[genre]]
+        kind = mine[0] if len(mine) == 1 else "pale"
+        chart.dot(x, y, kind=kind, radius=radius, tip=f"{title(row)}: {row['n_ratings']:,} ratings")
+    chart.labels([(x, y, radius, _short(title(row))) for x, y, radius, row in dots], at_most=_LABELS)
+    columns = (("movie", TEXT), ("first", NUMBER), ("second", NUMBER), ("ratings", NUMBER))
+    rows = [
+        (title(row), *(f"{value:.2f}".replace("-", "−") for value in (x, y)), f"{row['n_ratings']:,}")
+        for x, y, _, row in dots[:_LABELS]
+    ]
+    return Figure(chart, Table(chart.title, columns, rows))
+
+
+def _farthest_apart(movies: pl.DataFrame, genres: pl.DataFrame) -> list[str]:
+    """The two genres whose movies lie farthest apart on average; fewer where there are no two."""
+    centres = (
+        movies.join(genres, on="movie_id")
+        .group_by("genre")
+        .agg(pl.len(), pl.col("pc1", "pc2").mean())
+        .filter(pl.col("len") >= _FEWEST_OF_GENRE)
+        .select("genre", "pc1", "pc2")
+    )
+    distance = (pl.col("pc1") - pl.col("pc1_other")) ** 2 + (pl.col("pc2") - pl.col("pc2_other")) ** 2
+    pairs = centres.join(centres, how="cross", suffix="_other").filter(
+        pl.col("genre") < pl.col("genre_other")
+    )
+    found = pairs.sort(distance, "genre", "genre_other", descending=[True, False, False]).head(1)
+    return list(found.select("genre", "genre_other").row(0)) if found.height else []
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LABEL else text[: _LABEL - 1].rstrip() + "…"
 
 
 def map_data(facts: Facts) -> dict[str, Any]:

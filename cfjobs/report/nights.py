@@ -77,8 +77,7 @@ def _figures(nights: Sequence[_Night]) -> list[tuple[Figure, str]]:
     """The charts that have enough to show, each with what its caption says."""
 
     def metric(name: str, caption: str, *, baseline: str = "") -> tuple[Figure, str] | None:
-        before = [night.metric(baseline) for night in nights] if baseline else None
-        figure = _over_time(metric_names.of(name), nights, [night.metric(name) for night in nights], before)
+        figure = _metric_over_time(nights, name, baseline)
         return (figure, caption) if figure else None
 
     def other(about: MetricName, values: Sequence[float | None], caption: str) -> tuple[Figure, str] | None:
@@ -100,6 +99,22 @@ def _figures(nights: Sequence[_Night]) -> list[tuple[Figure, str]]:
     return [one for one in found if one is not None]
 
 
+def over_time(
+    runs: Sequence[Mapping[str, Any]], metric: str, *, baseline: str = "", width: int = charts.WIDTH
+) -> Figure | None:
+    """A metric of `runs` by night, beside another as its baseline; None for fewer than three nights that
+    have it. runs: rows by date."""
+    return _metric_over_time([_Night.of(run) for run in runs], metric, baseline, width=width)
+
+
+def _metric_over_time(
+    nights: Sequence[_Night], name: str, baseline: str, *, width: int = charts.WIDTH
+) -> Figure | None:
+    values = [night.metric(name) for night in nights]
+    besides = [night.metric(baseline) for night in nights] if baseline else None
+    return _over_time(metric_names.of(name), nights, values, besides, width=width)
+
+
 def _count(name: str) -> MetricName:
     return MetricName(name, "{:,.0f}", better=0)
 
@@ -109,6 +124,8 @@ def _over_time(
     nights: Sequence[_Night],
     values: Sequence[float | None],
     baseline: Sequence[float | None] | None = None,
+    *,
+    width: int = charts.WIDTH,
 ) -> Figure | None:
     """A metric by night, beside its baseline; nothing for fewer than three nights that have it."""
     ours, theirs = _points(nights, values), _points(nights, baseline or ())
@@ -127,6 +144,7 @@ def _over_time(
         ],
         y_ticks=_ticks(about, ends),
         key=(("main", "model"), ("second", about.baseline)) if theirs else (),
+        width=width,
     )
     radius = 2.5 if len(nights) <= MOST_TABLED else 1.5
     for points, kind, whose in ((theirs, "second", f", {about.baseline}"), (ours, "main", "")):

@@ -33,7 +33,7 @@ def served(facts: Facts) -> dict[str, Any] | None:
         return None
     there = facts.metrics["metric"].unique().to_list()
     return {
-        "bands": [_bands(facts.metrics, name) for name in ("rmse", "ndcg_at_10") if name in there],
+        "bands": [by_activity(facts.metrics, name) for name in ("rmse", "ndcg_at_10") if name in there],
         "by_decade": None if facts.by_decade.is_empty() else _error_by_decade(facts.by_decade),
     }
 
@@ -43,7 +43,7 @@ def errors(facts: Facts) -> dict[str, Any] | None:
     if facts.by_rating.is_empty():
         return None
     return {
-        "predicted": _predicted(facts.by_rating),
+        "predicted": predicted(facts.by_rating),
         "calibration": _calibration(facts.calibration),
         "by_rating": _error_by_rating(facts.by_rating),
     }
@@ -82,7 +82,9 @@ def _interval(about: MetricName, row: dict[str, Any]) -> str:
     return "" if row["low"] is None else f"{about.written(row['low'])}–{about.written(row['high'])}"
 
 
-def _bands(metrics: pl.DataFrame, metric: str) -> Figure:
+def by_activity(metrics: pl.DataFrame, metric: str, *, width: int = charts.WIDTH) -> Figure:
+    """A metric of all users and of each third of them by activity, with intervals, beside its baseline.
+    metrics: a night's rows of `metrics`."""
     about = metric_names.of(metric)
     rows = metrics.filter(metric=metric).to_dicts()
     rows.sort(key=lambda row: _BANDS.index(row["band"]))
@@ -95,6 +97,7 @@ def _bands(metrics: pl.DataFrame, metric: str) -> Figure:
         charts.limits(ends),
         x_ticks=[(place, "\n".join(_band(row))) for place, row in enumerate(rows)],
         key=(("main", "tonight"), ("second", about.baseline)),
+        width=width,
     )
     for place, row in enumerate(rows):
         kind = about.verdict(row["value"], row["baseline"], (row["low"], row["high"]))
@@ -126,6 +129,62 @@ def _bands(metrics: pl.DataFrame, metric: str) -> Figure:
         ],
     )
     return Figure(chart, numbers)
+
+
+def against_baselines(metrics: pl.DataFrame, *, width: int = charts.WIDTH) -> Figure | None:
+    """How many times as good as its baseline each metric of all users is, with its interval: the value over
+    the baseline, or where less is better the baseline over the value. metrics: a night's rows of `metrics`.
+    None where there is nothing to compare."""
+    rows = [found for row in metrics.filter(band="all").to_dicts() if (found := _times(row)) is not None]
+    rows.sort(key=lambda row: row["times"])
+    if not rows:
+        return None
+    low = min(0.8, *(row["low"] * 0.95 for row in rows))
+    high = max(2.0, *(row["high"] * 1.05 for row in rows))
+    marks = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32, 64)
+    chart = Chart(
+        "How good each metric is, beside its baseline",
+        "times as good as the baseline",
+        "",
+        (low, high),
+        (-0.7, len(rows) - 0.3),
+        x_ticks=[(at, f"{at:g}×") for at in marks if low <= at <= high],
+        y_ticks=[(place, row["name"]) for place, row in enumerate(rows)],
+        key=(("main", "tonight, with 95% interval"), ("second", "its baseline")),
+        log_x=True,
+        width=width,
+        height=70 + 24 * len(rows),
+    )
+    chart.line([(1, -0.7), (1, len(rows) - 0.3)], kind="second")
+    for place, row in enumerate(rows):
+        kind = "muted" if row["kind"] == "muted" else "main"
+        chart.across(place, row["low"], row["high"], kind=kind)
+        chart.dot(row["times"], place, kind=kind, tip=f"{row['name']}: {row['written']}", radius=5)
+    columns = (("metric", TEXT), ("times its baseline", NUMBER), ("tonight", NUMBER), ("baseline", NUMBER))
+    numbers = [
+        (row["name"], f"{row['times']:.2f}", row["written"], row["baseline"]) for row in reversed(rows)
+    ]
+    return Figure(chart, Table(chart.title, columns, numbers))
+
+
+def _times(row: dict[str, Any]) -> dict[str, Any] | None:
+    """A metric as a multiple of its baseline, more is better; None where that says nothing."""
+    about = metric_names.of(row["metric"])
+    ends = (row["value"], row["low"], row["high"], row["baseline"])
+    if not about.better or row["metric"].endswith(OF_PUBLISHED) or any(not end or end < 0 for end in ends):
+        return None
+    value, *interval = (end / row["baseline"] for end in ends[:3])
+    if about.better < 0:
+        value, *interval = (1 / end for end in (value, *interval))
+    return {
+        "name": about.name,
+        "times": value,
+        "low": min(interval),
+        "high": max(interval),
+        "kind": about.verdict(row["value"], row["baseline"], (row["low"], row["high"])),
+        "written": about.written(row["value"]),
+        "baseline": about.written(row["baseline"]),
+    }
 
 
 def _band(row: dict[str, Any]) -> tuple[str, ...]:
@@ -175,17 +234,27 @@ def loss_curves(losses: Sequence[Sequence[float | None]], *, width: int = charts
 # Stars ----------------------------------------------------------------------------------------------
 
 
-def _predicted(by_rating: pl.DataFrame) -> Figure:
+def predicted(by_rating: pl.DataFrame, *, width: int = charts.WIDTH, height: int = charts.HEIGHT) -> Figure:
+    """The spread of the predictions for each rating given. by_rating: rating, n, q10, q25, q50, q75, q90, by
+    rating; at least one row."""
     rows = by_rating.to_dicts()
-    low, high, width = _extent(by_rating)
-    ends = (low - width, high + width)
-    chart = Chart("Predicted against true ratings", "rating given", "rating predicted", ends, ends)
+    low, high, step = _extent(by_rating)
+    ends = (low - step, high + step)
+    chart = Chart(
+        "Predicted against true ratings",
+        "rating given",
+        "rating predicted",
+        ends,
+        ends,
+        width=width,
+        height=height,
+    )
     chart.line([(low, low), (high, high)], kind="ideal")
     for row in rows:
         at = row["rating"]
         chart.whisker(at, row["q10"], row["q90"], kind="main")
         tip = f"rated {at:g}: median prediction {row['q50']:.2f}, {row['n']:,} ratings"
-        chart.bar(at, row["q75"], base=row["q25"], width=width * 0.5, kind="main", tip=tip)
+        chart.bar(at, row["q75"], base=row["q25"], width=step * 0.5, kind="main", tip=tip)
         chart.dot(at, row["q50"], kind="second", tip=tip)
     quantiles = ("q10", "q25", "q50", "q75", "q90")
     numbers = Table(

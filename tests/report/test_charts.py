@@ -4,11 +4,13 @@ import itertools
 import math
 import xml.etree.ElementTree as ET
 
-from hypothesis import given
+import polars as pl
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfjobs.report import charts, metric_names
-from cfjobs.report.charts import Chart
+from cfjobs.report import charts, metric_names, movies, rating_errors
+from cfjobs.report.charts import Box, Chart
 from tests.conftest import HOSTILE_TITLES
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -44,9 +46,11 @@ def test_every_point_is_drawn_within_the_plot(points: list[tuple[float, float]],
 
 
 def test_a_file_stands_on_its_own_whatever_its_text_says() -> None:
-    title, name = HOSTILE_TITLES[:2]
+    title, name, control = (*HOSTILE_TITLES[:2], HOSTILE_TITLES[-1])
     chart = Chart(title, name, name, (1, 10), (0, 1), key=(("main", name),), log_x=True)
-    chart.dot(2, 0.5, kind="main", tip=title).marker(3, title, line=0, after=True)
+    chart.dot(2, 0.5, kind="main", tip=title).dot(3, 0.5, kind="main", tip=control).marker(
+        3, title, line=0, after=True
+    )
     root = ET.fromstring(chart.file())
     texts = [element.text for element in root.iter() if element.text]
     assert texts.count(title) == 4  # as title, heading, tooltip and marker
@@ -72,3 +76,74 @@ def test_a_difference_is_grey_inside_its_interval(
     elif value != before:
         assert verdict == ("better" if (value > before) == (about.better > 0) else "worse")
     assert about.verdict(value, before, (None, None)) == "muted"
+
+
+dots = st.tuples(st.floats(0, 700), st.floats(0, 500), st.floats(1, 8), st.text(max_size=30))
+
+
+@settings(max_examples=30)
+@given(st.lists(dots, max_size=60), st.integers(1, 20))
+def test_labels_stand_clear_of_one_another_of_dots_and_of_the_edges(
+    dots: list[tuple[float, float, float, str]], at_most: int
+) -> None:
+    plot = Box(0, 0, 700, 500)
+    found = charts.placed(dots, plot=plot, at_most=at_most)
+    assert len(found) <= at_most
+    assert all(plot.holds(box) for _, box in found)
+    assert not any(a.meets(b) for (_, a), (_, b) in itertools.combinations(found, 2))
+    solid = [Box(x - r, y - r, x + r, y + r) for x, y, r, _ in dots[:at_most]]
+    assert not any(dot.meets(box) for _, box in found for dot in solid)
+
+
+def test_a_lone_dot_in_the_middle_has_its_label_to_the_right() -> None:
+    ((text, box),) = charts.placed([(100, 100, 5, "Heat")], plot=Box(0, 0, 300, 200), at_most=3)
+    assert text == "Heat"
+    assert box.left > 105
+
+
+def measured(metric: str, value: float, baseline: float | None) -> dict[str, object]:
+    return {
+        **{"metric": metric, "band": "all", "value": value, "low": value * 0.9, "high": value * 1.1},
+        **{"baseline": baseline, "users": 10, "min_ratings": 1, "max_ratings": 9},
+    }
+
+
+def test_a_metric_stands_at_as_many_times_its_baseline_as_it_is_better() -> None:
+    rows = [
+        measured("rmse", 0.5, 1.0),  # less is better: twice as good
+        measured("ndcg_at_10", 0.3, 0.1),
+        measured("recall_at_10", 0.1, 0.2),
+        measured("mrr_at_10", 0.2, 0.0),  # nothing to divide by
+        measured("novelty_at_10", 3.0, 1.0),  # neither way is better
+        measured("coverage_published", 0.2, 0.1),
+    ]
+    figure = rating_errors.against_baselines(pl.DataFrame(rows))
+    assert figure is not None
+    times = {row[0]: float(str(row[1])) for row in figure.numbers.rows}
+    assert list(times.values()) == [3.0, 2.0, 0.5]
+    places = [mark.split('cx="')[1].split('"')[0] for mark in figure.chart.marks if "<circle" in mark]
+    assert [float(place) for place in places] == pytest.approx(
+        [figure.chart.px(value) for value in sorted(times.values())], abs=0.1
+    )
+    assert rating_errors.against_baselines(pl.DataFrame(rows[4:])) is None
+
+
+def test_the_map_colours_the_two_genres_that_lie_farthest_apart() -> None:
+    n = 30
+    genre = ["War", "Drama", "Musical"]
+    found = pl.DataFrame(
+        {
+            "movie_id": range(n),
+            "title": [f"Movie {number}" for number in range(n)],
+            "n_ratings": range(n, 0, -1),
+            "pc1": [(-1.0, 0.1, 1.0)[number % 3] for number in range(n)],
+            "pc2": [number / n for number in range(n)],
+        }
+    )
+    genres = pl.DataFrame({"movie_id": range(n), "genre": [genre[number % 3] for number in range(n)]})
+    figure = movies.drawn_map(found, genres)
+    assert {name for _, name in figure.chart.key} == {"War", "Musical"}
+    assert sum("dot main" in mark for mark in figure.chart.marks) == n / 3
+    plain = movies.drawn_map(found, genres.clear())
+    assert not plain.chart.key
+    assert "Movie 0" in plain._repr_svg_()
