@@ -6,7 +6,7 @@ No reader looks at a file that no commit names; `delta.Seen.publish` names a nig
 import io
 import json
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -84,8 +84,11 @@ MOST_SIGNS = 64
 
 def _bound(value: Any, *, above: bool) -> Any:
     """A least or greatest value in JSON: a longer text by one that is as short and no greater, or no less."""
-    if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"  # as readers expect
+    if isinstance(value, datetime):  # in milliseconds, as readers expect
+        whole = value - timedelta(microseconds=value.microsecond % 1000)
+        if above and whole < value:
+            whole += timedelta(milliseconds=1)
+        return whole.strftime("%Y-%m-%dT%H:%M:%S.") + f"{whole.microsecond // 1000:03d}Z"
     if isinstance(value, date):
         return value.isoformat()
     if not isinstance(value, str) or len(value) <= MOST_SIGNS:

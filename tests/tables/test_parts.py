@@ -1,6 +1,7 @@
 """The statistics of a night's files are right for every reader: a filter finds what is there."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -46,3 +47,13 @@ def test_bounds_of_text_are_bounds(values: list[str], begin: str) -> None:
     assert found["minValues"]["a"] <= min(values)
     assert found["maxValues"]["a"] >= max(values)
     assert pa.array([found["maxValues"]["a"]], pa.string())[0].as_py() == found["maxValues"]["a"]
+
+
+@given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)))
+def test_bounds_of_times_are_bounds_in_milliseconds(moment: datetime) -> None:
+    statistics = Statistics(pa.schema([("at", pa.timestamp("us", "UTC"))]))
+    statistics.add(pa.table({"at": pa.array([moment], pa.timestamp("us", "UTC"))}))
+    found = json.loads(statistics.as_json())
+    low, high = (datetime.fromisoformat(found[end]["at"]) for end in ("minValues", "maxValues"))
+    assert low <= moment <= high
+    assert high - low <= timedelta(milliseconds=1)
