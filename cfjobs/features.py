@@ -135,7 +135,7 @@ def _encode_number(cells: pl.Series, column: Column) -> tuple[_Triples, NDArray[
 def _encode_categories(cells: pl.Series, column: Column) -> tuple[_Triples, NDArray[np.bool_]]:
     assert column.categories is not None
     place = {category: number for number, category in enumerate(column.categories)}
-    of_rows = [sorted({place[c] for c in found if c in place}) for found in _categories(cells)]
+    of_rows = [sorted({place[c] for c in found if c in place}) for found in categories(cells)]
     count = np.array([len(found) for found in of_rows], dtype=np.int64)
     row = np.repeat(np.arange(cells.len()), count)
     value = np.fromiter(chain.from_iterable(of_rows), dtype=np.int64, count=int(count.sum()))
@@ -175,7 +175,7 @@ def _learn_number(cells: pl.Series, name: str, *, key: str, what: str) -> Column
 
 
 def _learn_categories(cells: pl.Series, name: str, *, key: str, what: str) -> Column:
-    of_rows = _categories(cells)
+    of_rows = categories(cells)
     counts = Counter(chain.from_iterable(map(set, of_rows)))
     n_known = sum(bool(found) for found in of_rows)
     if n_known >= _FEW_ROWS and len(counts) > n_known / 2:
@@ -190,7 +190,7 @@ def _learn_categories(cells: pl.Series, name: str, *, key: str, what: str) -> Co
     return Column(name, tuple(sorted(kept)))
 
 
-def _categories(cells: pl.Series) -> list[list[str]]:
+def categories(cells: pl.Series) -> list[list[str]]:
     """The categories of each row, as text; none where the cell is empty."""
     if isinstance(cells.dtype, pl.List | pl.Array):
         lists = cells.to_list()

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from cfjobs import tables
 from cfjobs.cli.app import app, console, plain, show
 from cfjobs.cli.options import AsJson, ModelUri, PublishedDate, PublishedOutput, as_date
 
@@ -211,11 +212,11 @@ def print_list(found: "UserList", *, n: int) -> None:
     who = "A user without an id" if found.user_id is None else f"User {found.user_id}"
     rows = [
         {name: row[name] for name in ("rank", "movie_id", "title", "genres") if name in row}
-        | {"stars": _stars(row["predicted_rating"]), "score": row["score"]}
+        | {"stars": _stars(row["predicted_rating"]), "score": row["score"], "rule": _rule(row)}
         for row in found.rows[:n]
     ]
-    if all(row["stars"] is None for row in rows):
-        rows = [{name: value for name, value in row.items() if name != "stars"} for row in rows]
+    empty = [name for name in ("stars", "rule") if all(row[name] is None for row in rows)]
+    rows = [{name: value for name, value in row.items() if name not in empty} for row in rows]
     print_rows(
         rows,
         title=f"{who}, {found.run_date}, {found.source}",
@@ -228,6 +229,12 @@ def print_list(found: "UserList", *, n: int) -> None:
 
 def _stars(value: float | None) -> str | None:
     return None if value is None else f"{value:.1f}"
+
+
+def _rule(row: Mapping[str, Any]) -> str | None:
+    """What put a movie in its place, in words; None where it stands by its score."""
+    rule = row.get("rule")
+    return None if rule is None else tables.RULE_WORDS.get(rule, rule)
 
 
 _TEXT = ("title", "genres", "metric")
@@ -243,7 +250,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str, caption: str | 
         return
     table = Table(title=Text(plain(title)), title_justify="left", box=None)
     for name in rows[0]:
-        text = name in _TEXT or any(isinstance(row[name], date) for row in rows)
+        text = name in (*_TEXT, "rule") or any(isinstance(row[name], date) for row in rows)
         whole = name not in _TEXT
         table.add_column(name, justify="left" if text else "right", no_wrap=whole, overflow="fold")
     for row in rows:
