@@ -10,9 +10,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cfjobs import tables
 from cfjobs.cli.app import app, console, plain, show
 from cfjobs.cli.options import AsJson, ModelUri, PublishedDate, PublishedOutput, as_date
+from cfjobs.tables import rule_words
 
 if TYPE_CHECKING:
     from cfjobs.query.lookup import UserList
@@ -234,7 +234,7 @@ def _stars(value: float | None) -> str | None:
 def _rule(row: Mapping[str, Any]) -> str | None:
     """What put a movie in its place, in words; None where it stands by its score."""
     rule = row.get("rule")
-    return None if rule is None else tables.RULE_WORDS.get(rule, rule)
+    return None if rule is None else rule_words.OF_PLACE.get(rule, rule)
 
 
 _TEXT = ("title", "genres", "metric")

@@ -220,7 +220,9 @@ def prepare(night: Night) -> Prepared:
     return night.done("prepared", prepared)
 
 
-def check_rules(movies: pl.DataFrame | None, config: Config, *, model: model_store.Model | None) -> None:
+def check_rules(
+    movies: pl.DataFrame | None, config: Config, *, model: model_store.Model | None = None
+) -> None:
     """InputError for rules of the shop that a movies table, or the network, does not allow.
 
     movies: None where there is no table. model: an existing one, which is not trained.

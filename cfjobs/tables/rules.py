@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from cfjobs.tables.schema import HELD_BACK, NEW, PINNED, RULE_WORDS, SOURCE_MODEL, SOURCE_POPULAR, TOP_N
+from cfjobs.tables.schema import HELD_BACK, NEW, PINNED, SOURCE_MODEL, SOURCE_POPULAR, TOP_N
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _rule_faults(lists: pl.DataFrame, rules: ShopRules) -> dict[str, int]:
     )
     new = lists.filter(rule == NEW)
     return {
-        "have an unknown rule": lists.filter(~rule.is_in(list(RULE_WORDS))).height,
+        "have an unknown rule": lists.filter(~rule.is_in([PINNED, NEW, HELD_BACK])).height,
         "are not at the place to which they are pinned": pins.filter(
             ~(rank == stands).fill_null(value=False)
         ).height,

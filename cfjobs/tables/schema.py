@@ -486,7 +486,7 @@ RUNS = Table(
         Column(
             "counts",
             "string",
-            "JSON object of integers: `read`, `kept`, `superseded`, `rejected` ratings; `users` and `movies` with ratings, `cold_users` without; `unrated_movies_listable`, `unrated_movies_left_out`; `unavailable_movies` of the movies table, where it says when they are available; `lists` and their `rows`.",
+            "JSON object of integers: `read`, `kept`, `superseded`, `rejected` ratings; `users` and `movies` with ratings, `cold_users` without; `unrated_movies_listable`, `unrated_movies_left_out`; `unavailable_movies` of the movies table, where it says when they are available; `boosted_movies` and `pinned_movies` of the night's, where there are any; `lists` and their `rows`.",
             '{"read": 100004}',
         ),
         Column(
@@ -591,8 +591,7 @@ PUBLISHED: tuple[Table, ...] = (
 )
 
 PINNED, NEW, HELD_BACK = "pinned", "new", "held_back"
-RULE_WORDS = {PINNED: "pinned", NEW: "new here", HELD_BACK: "held back"}
-"""What `top_n.rule` says, for people."""
+"""What `top_n.rule` says."""
 SOURCE_MODEL = "model"
 SOURCE_POPULAR = "popular"
 
