@@ -207,24 +207,26 @@ def _by_rules(asked: Asked, rules: Rules, *, n: int, **engine: Any) -> Iterator[
     spare, limits = _spare(asked), replace(asked.limits, listed=asked.limits.listed & rules.unpinned)
     once = {name: value for name, value in engine.items() if name != "kept"}
     pins = _pins(asked, rules, **once)
-    new = _new(asked, limits, rules, **once)
+    new = New(*_new(asked, limits, rules, n=rules.n_pool, **once), rules.seeds(_ids(asked)))
     kept: dict[int, Kept] = {}
     for batch in _orders(asked, limits, n=n + spare, **engine):
         here = slice(batch.first_user, batch.first_user + len(batch.movie_idx))
         n_pins = (shop.slots(pins.may[here], rules.wanted, n=n) > 0).sum(axis=1)
         skipped = _skipped(asked, batch, n - n_pins) if spare else np.zeros(len(n_pins), np.int64)
         lists = shop.placed(_order(batch, skipped, rules), pins.of(here), new.of(here), rules, n=n)
-        depth = n + spare
+        depth, n_new = n + spare, rules.n_pool
         while lists.short.any():
-            depth = min(2 * depth, rules.n_movies)
-            short, room = np.flatnonzero(lists.short), max(1, _PIECE // depth)
+            depth, n_new = (min(2 * deep, rules.n_movies) for deep in (depth, n_new))
+            short, room = np.flatnonzero(lists.short), max(1, _PIECE // (depth + n_new))
             options = once | {"kept": kept.setdefault(depth, Kept())}
             for part in np.split(short, range(room, short.size, room)):
-                some = part + batch.first_user
-                for deeper in _orders(_some(asked, some), limits, n=depth, **options):
+                users = part + batch.first_user
+                some = _some(asked, users)
+                more = New(*_new(some, limits, rules, n=n_new, **once), new.seed[users])
+                for deeper in _orders(some, limits, n=depth, **options):
                     of = slice(deeper.first_user, deeper.first_user + len(deeper.movie_idx))
                     order = _order(deeper, skipped[part[of]], rules)
-                    found = shop.placed(order, pins.of(some[of]), new.of(some[of]), rules, n=n)
+                    found = shop.placed(order, pins.of(users[of]), more.of(of), rules, n=n)
                     for every, these in zip(lists, found, strict=True):
                         every[part[of]] = these
         yield Batch(
@@ -277,19 +279,25 @@ def _pins(asked: Asked, rules: Rules, **engine: Any) -> Pins:
     return Pins(may, score)
 
 
-def _new(asked: Asked, limits: Limits, rules: Rules, **engine: Any) -> New:
-    """The best new movies of each user, and what their draws start from."""
+def _new(
+    asked: Asked, limits: Limits, rules: Rules, *, n: int, **engine: Any
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.bool_]]:
+    """The n best new movies of each user, their scores, and whether these are all."""
     n_users, candidates = len(asked.users), limits.listed & rules.is_new
     if asked.scores is None or not rules.new_places or not candidates.any():
-        return New(*empty_lists(n_users, 0), np.zeros(n_users, np.uint64))
-    movie_idx, score = empty_lists(n_users, rules.n_pool)
+        return *empty_lists(n_users, 0), np.ones(n_users, np.bool_)
+    movie_idx, score = empty_lists(n_users, n)
     options = {"candidates": candidates, "min_score": limits.min_score} | engine
-    for lists in top_n(asked.scores, n=rules.n_pool, seen=asked.seen, **options):
+    for lists in top_n(asked.scores, n=n, seen=asked.seen, **options):
         here = slice(lists.first_user, lists.first_user + len(lists.movie_idx))
         movie_idx[here], score[here] = lists.movie_idx, lists.score
-    ids = asked.model.users["user_id"].slice(asked.users.start, n_users).to_list()
-    ids += [None] * (n_users - len(ids))
-    return New(movie_idx, score, rules.seeds(ids))
+    return movie_idx, score, (movie_idx[:, -1] == NO_MOVIE) | (n >= rules.n_movies)
+
+
+def _ids(asked: Asked) -> list[object]:
+    """The ids of the users; None for one whom the model does not know."""
+    found: list[object] = asked.model.users["user_id"].slice(asked.users.start, len(asked.users)).to_list()
+    return found + [None] * (len(asked.users) - len(found))
 
 
 # Stars ----------------------------------------------------------------------------------------------

@@ -55,19 +55,24 @@ def _fill(movie, kind, begin, room, values, counts, first):  # type: ignore[no-u
 
 
 @compiled()
-def _drawn(new, seed, first, taken, sizes, values, counts):  # type: ignore[no-untyped-def]
-    """Fill taken with places among the new movies, best first: drawn by the seed from those that are not in
-    the first places, as far as they fit. sizes: to take, and to draw from. Returns how many."""
-    wished, most = sizes
-    pool, n_pool = np.empty(most, np.int64), 0
-    for at in range(new.size):
-        if new[at] < 0 or n_pool == most:
-            break
-        if not (first == new[at]).any():
-            pool[n_pool] = at
-            n_pool += 1
+def _pool(new, first, values, counts, pool):  # type: ignore[no-untyped-def]
+    """Fill pool with places among the new movies: of the best that are not in the first places, and fit.
+    Returns how many."""
+    n, at = 0, 0
+    while n < pool.size and at < new.size and new[at] >= 0:
+        if not (first == new[at]).any() and _fits(new[at], values, counts):
+            pool[n] = at
+            n += 1
+        at += 1
+    return n
+
+
+@compiled()
+def _draw(new, pool, seed, taken, wished, values, counts):  # type: ignore[no-untyped-def]
+    """Fill taken with places among the new movies, best first: drawn from the pool, as far as they fit.
+    Returns how many."""
     state = seed
-    for i in range(n_pool - 1, 0, -1):  # splitmix64, Fisher and Yates
+    for i in range(pool.size - 1, 0, -1):  # splitmix64, Fisher and Yates
         state = np.uint64(state + np.uint64(0x9E3779B97F4A7C15))
         z = state
         z = np.uint64((z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9))
@@ -75,7 +80,7 @@ def _drawn(new, seed, first, taken, sizes, values, counts):  # type: ignore[no-u
         j = np.int64((z ^ (z >> np.uint64(31))) % np.uint64(i + 1))
         pool[i], pool[j] = pool[j], pool[i]
     n = 0
-    for i in range(n_pool):
+    for i in range(pool.size):
         if n == wished:
             break
         if _fits(new[pool[i]], values, counts):
@@ -88,21 +93,22 @@ def _drawn(new, seed, first, taken, sizes, values, counts):  # type: ignore[no-u
 
 @compiled()
 def place(order, pins, pool, values, sizes, out):  # type: ignore[no-untyped-def]
-    """Fill out: movie, score, rule [B, N], and short [B] where the order ended before the first places were
-    full.
+    """Fill out: movie, score, rule [B, N], and short [B] where the order, or the new movies, ended before the
+    first places were full.
 
     order: movie, score [B, W], whole, own [B]. pins: movie [P], slot [B, P], 0 for none, score [B, P].
-    pool: movie, score [B, Q], seed [B]. values: indptr [M + 1], value, most [V]. sizes: first places, new
-    ones among them, new movies to draw from.
+    pool: movie, score [B, Q], whole, seed [B]. values: indptr [M + 1], value, most [V]. sizes: first places,
+    new ones among them, new movies to draw from.
     """
     movie, score, whole, own = order
     pinned, slot, pinned_score = pins
-    new, new_score, seed = pool
+    new, new_score, new_whole, seed = pool
     places, new_places, drawn_from = sizes
     listed, listed_score, rule, short = out
     n_users, n = listed.shape
     counts = np.zeros(values[2].size, np.int64)
     first, taken = np.empty(places, np.int64), np.empty(new_places, np.int64)
+    drawn = np.empty(drawn_from, np.int64)
     at_pin, pin = np.empty(pinned.size, np.int64), np.empty(pinned.size, np.int64)
     for user in range(n_users):
         width = 0
@@ -127,15 +133,15 @@ def place(order, pins, pool, values, sizes, out):  # type: ignore[no-untyped-def
         lacks = n_first < n_free - wished and not whole[user]
         n_taken = 0
         if not lacks and wished:
-            sizes_here = (wished, drawn_from)
-            there = movie[user][first[:n_first]]
-            n_taken = _drawn(new[user], seed[user], there, taken, sizes_here, values, counts)
+            n_pool = _pool(new[user], movie[user][first[:n_first]], values, counts, drawn)
+            lacks = n_pool < drawn_from and not new_whole[user]
+            n_taken = _draw(new[user], drawn[:n_pool], seed[user], taken, wished, values, counts)
             for i in range(n_taken):
                 for k in range(width):
                     if movie[user, k] == new[user, taken[i]]:
                         kind[k] = _FIRST
             at, n_first = _fill(movie[user], kind, (at, n_first), n_free - n_taken, values, counts, first)
-            lacks = n_first < n_free - n_taken and not whole[user]
+            lacks = lacks or (n_first < n_free - n_taken and not whole[user])
         for i in range(n_pins):
             _forget(pinned[pin[i]], values, counts)
         for i in range(n_first):

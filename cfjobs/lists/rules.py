@@ -203,8 +203,9 @@ class Rules:
 
     @property
     def n_pool(self) -> int:
-        """New movies that are asked for: those to draw from, and those that may stand in the first places."""
-        return DRAWN_FROM * self.new_places + self.places
+        """New movies that are asked for at first: those to draw from, twice with caps that some may not fit
+        under, and those that may stand in the first places."""
+        return (2 if self.most.size else 1) * DRAWN_FROM * self.new_places + self.places
 
     def seeds(self, user_ids: Sequence[object]) -> NDArray[np.uint64]:
         """What each user's draw starts from [U]: by the night and the id alone."""
@@ -285,19 +286,21 @@ class Pins(NamedTuple):
 
 
 class New(NamedTuple):
-    """The best new movies of users [B, Q], their scores, and what each user's draw starts from [B]."""
+    """The best new movies of users [B, Q], their scores; whole [B]: whether there are no more of them; and
+    what each user's draw starts from [B]."""
 
     movie_idx: NDArray[np.int32]
     score: NDArray[np.float32]
+    whole: NDArray[np.bool_]
     seed: NDArray[np.uint64]
 
     def of(self, users: slice | NDArray[np.int64]) -> "New":
-        return New(self.movie_idx[users], self.score[users], self.seed[users])
+        return New(*(part[users] for part in self))
 
 
 class Placed(NamedTuple):
-    """Lists [B, N]: movies, scores, and codes of `NAMES`; short [B]: True where the order is not deep enough,
-    and the row means nothing."""
+    """Lists [B, N]: movies, scores, and codes of `NAMES`; short [B]: True where the order, or the new
+    movies, are not deep enough, and the row means nothing."""
 
     movie_idx: NDArray[np.int32]
     score: NDArray[np.float32]

@@ -1,7 +1,9 @@
 """Rules of a shop, against a plain loop over the complete order of each user."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from tests.lists.test_first_places import rated
 
 NIGHT = date(2026, 3, 1)
 N = 12
-USERS = 20
+USERS = 15
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,17 @@ class Shop:
 
     movies: pl.DataFrame
     settings: dict[str, Any]
+
+    @cached_property
+    def values(self) -> list[set[tuple[str, str]]]:
+        """Of each movie: column and value."""
+        found: list[set[tuple[str, str]]] = [set() for _ in range(self.movies.height)]
+        for name in self.settings.get("max_per", {}):
+            for movie, value in enumerate(self.movies[name].to_list()):
+                several = value.split("|") if isinstance(value, str) else value
+                several = several if isinstance(several, list) else [value]
+                found[movie] |= {(name, str(one)) for one in several if str(one)}
+        return found
 
     def rules(self, model: Model) -> Rules | None:
         config = Config(**{"top_n": N, **self.settings})
@@ -112,7 +125,8 @@ def by_hand(asked: lists.Asked, shop: Shop, user: int, *, n: int, seed: int) -> 
                 (first if fits(movie, counted + first + drawn, shop) else held).append(movie)
 
     fill(free - wished)
-    pool = [m for m in new_ones if m not in first][: 4 * shop.settings.get("new_places", 0)]
+    pool = [m for m in new_ones if m not in first and fits(m, counted + first, shop)]
+    pool = pool[: 4 * shop.settings.get("new_places", 0)]
     for movie in shuffled(pool, seed) if wished else ():
         if len(drawn) < wished and fits(movie, counted + first + drawn, shop):
             drawn.append(movie)
@@ -153,19 +167,8 @@ def pins_of(order: list[int], shop: Shop, *, n: int) -> dict[int, int]:
 
 
 def fits(movie: int, there: list[int], shop: Shop) -> bool:
-    return all(
-        sum(value in values_of(other, name, shop) for other in there) < most
-        for name, most in shop.settings.get("max_per", {}).items()
-        for value in values_of(movie, name, shop)
-    )
-
-
-def values_of(movie: int, name: str, shop: Shop) -> set[str]:
-    value = shop.movies[name][movie]
-    several = (
-        value.split("|") if isinstance(value, str) else value if isinstance(value, pl.Series) else [value]
-    )
-    return {str(one) for one in several if str(one)}
+    counted = Counter(value for other in there for value in shop.values[other])
+    return all(counted[name, value] < shop.settings["max_per"][name] for name, value in shop.values[movie])
 
 
 def shuffled(pool: list[int], seed: int) -> list[int]:
@@ -217,7 +220,7 @@ def test_lists_are_those_of_the_rules_by_hand(
 def limits_of(model: Model, where: Shop, *, seed: int, few: float, least: float | None) -> Limits:
     rng, n_movies = np.random.default_rng(seed), model.movies.height
     listed = lists.candidates(model) & (rng.random(n_movies) < few)
-    excluded = Pairs.of(rng.integers(0, USERS, 50), rng.integers(0, n_movies, 50), n_users=USERS)
+    excluded = Pairs.of(rng.integers(0, USERS, 40), rng.integers(0, n_movies, 40), n_users=USERS)
     return Limits(
         listed=listed, excluded=excluded.joined(excluded), min_score=least, rules=where.rules(model)
     )
