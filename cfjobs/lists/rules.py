@@ -203,9 +203,9 @@ class Rules:
 
     @property
     def n_pool(self) -> int:
-        """New movies that are asked for at first: those to draw from, twice with caps that some may not fit
+        """New movies that are asked for at first: those to draw from, more with caps that many may not fit
         under, and those that may stand in the first places."""
-        return (2 if self.most.size else 1) * DRAWN_FROM * self.new_places + self.places
+        return (8 if self.most.size else 1) * DRAWN_FROM * self.new_places + self.places
 
     def seeds(self, user_ids: Sequence[object]) -> NDArray[np.uint64]:
         """What each user's draw starts from [U]: by the night and the id alone."""

@@ -187,7 +187,7 @@ def stars_of(asked: lists.Asked, user: int, movies: list[int]) -> np.ndarray:
     return build._predicted(asked.model, np.full(len(movies), user), np.array(movies, np.int32))
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**31),
     some=st.fixed_dictionaries({name: st.booleans() for name in ("boost", "pins", "caps", "new")}),
