@@ -226,9 +226,7 @@ def _by_rules(asked: Asked, rules: Rules, *, n: int, **engine: Any) -> Iterator[
                 for deeper in _orders(some, limits, n=depth, **options):
                     of = slice(deeper.first_user, deeper.first_user + len(deeper.movie_idx))
                     order = _order(deeper, skipped[part[of]], rules)
-                    found = shop.placed(order, pins.of(users[of]), more.of(of), rules, n=n)
-                    for every, these in zip(lists, found, strict=True):
-                        every[part[of]] = these
+                    lists.put(part[of], shop.placed(order, pins.of(users[of]), more.of(of), rules, n=n))
         yield Batch(
             batch.first_user + asked.users.start, lists.movie_idx, lists.score, batch.by_model, lists.rule
         )

@@ -235,8 +235,8 @@ def of(movies: pl.DataFrame, config: Config, *, n_ratings: NDArray[np.int64], ru
     found = read(movies, config)
     boost = found.boost if found.boost is not None and found.boost.any() else None
     place_of = np.zeros(movies.height, np.int32) if found.pinned is None else found.pinned
-    pinned = np.flatnonzero(place_of)
-    pinned = pinned[np.argsort(place_of[pinned], kind="stable")].astype(np.int32)
+    some = np.flatnonzero(place_of)
+    pinned = some[np.argsort(place_of[some], kind="stable")].astype(np.int32)
     if boost is None and not pinned.size and not config.max_per and not config.new_places:
         return None
     names = sorted({(name, value) for name, rows in found.values.items() for row in rows for value in row})
@@ -295,7 +295,7 @@ class New(NamedTuple):
     seed: NDArray[np.uint64]
 
     def of(self, users: slice | NDArray[np.int64]) -> "New":
-        return New(*(part[users] for part in self))
+        return New(self.movie_idx[users], self.score[users], self.whole[users], self.seed[users])
 
 
 class Placed(NamedTuple):
@@ -306,6 +306,11 @@ class Placed(NamedTuple):
     score: NDArray[np.float32]
     rule: NDArray[np.int8]
     short: NDArray[np.bool_]
+
+    def put(self, rows: NDArray[np.int64], found: "Placed") -> None:
+        """Replace the lists of some rows."""
+        self.movie_idx[rows], self.score[rows] = found.movie_idx, found.score
+        self.rule[rows], self.short[rows] = found.rule, found.short
 
 
 def slots(may: NDArray[np.bool_], wanted: NDArray[np.int32], *, n: int) -> NDArray[np.int64]:
