@@ -85,6 +85,16 @@ class Config(BaseModel):
         min_length=1,
         description="Column of the movies table with the last day on which a movie may be listed, itself included; as available_from_column.",
     )
+    boost_column: str | None = Field(
+        "boost",
+        min_length=1,
+        description="Column of the movies table with a number that is added to a movie's score in the lists of the model; negative ones push it down, and a movie without a value stays as it is. Popularity lists are left alone. null looks for no such column.",
+    )
+    pinned_column: str | None = Field(
+        "pinned_rank",
+        min_length=1,
+        description="Column of the movies table with a place, 1 or more, at which a movie stands in every list of a user who may get it; of several at one place the next takes the next free one. null looks for no such column.",
+    )
     max_rejected: float = Field(
         0.05,
         ge=0,
@@ -387,6 +397,22 @@ class Config(BaseModel):
         le=36_525,
         description="Popularity lists, of users whom the model cannot rank for, go by the ratings of so many days up to the night's newest one, then by those of all time where that gives too few movies; without it, by those of all time. The ratings need times.",
     )
+    max_per: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {},
+        description="Columns of the movies table and how many of the first rule_places movies of a list may share a value: {genres = 3} lists at most 3 of a genre there, and holds the others back behind these places. Text may hold several values divided by |, a list holds several too.",
+    )
+    rule_places: int = Field(
+        10, ge=1, le=1_000, description="The first places of a list, which max_per and new_places are about."
+    )
+    new_places: int = Field(
+        0,
+        ge=0,
+        le=1_000,
+        description="How many of the first rule_places places of a model's list, the last of them, go to new movies that are not there already: drawn, by seed, date and user, from the 4 x new_places best of them.",
+    )
+    new_max_ratings: int = Field(
+        20, ge=0, description="A movie is new, for new_places, with at most this many ratings."
+    )
     similar_min_ratings: int = Field(
         5,
         ge=1,
@@ -461,6 +487,10 @@ class Config(BaseModel):
         if self.feedback == "implicit" and self.rank_by == "rating":
             raise ValueError(
                 "rank_by is rating, but feedback = implicit predicts none; set rank_by = affinity"
+            )
+        if self.new_places > self.rule_places:
+            raise ValueError(
+                f"new_places is {self.new_places}, but they are among the first rule_places = {self.rule_places}; lower the one, or raise the other"
             )
         if self.y_range is not None and not self.y_range[0] < self.y_range[1]:
             raise ValueError(f"y_range is {list(self.y_range)}, expected the lower end first")

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from cfjobs.cli.app import app, console, plain, show
 from cfjobs.cli.options import AsJson, ModelUri, PublishedDate, PublishedOutput, as_date
+from cfjobs.tables import rule_words
 
 if TYPE_CHECKING:
     from cfjobs.query.lookup import UserList
@@ -283,16 +284,21 @@ def _rows_of(found: "UserList", *, n: int) -> list[dict[str, Any]]:
     """The first rows of a list as people look at them."""
     rows = [
         {name: row[name] for name in ("rank", "movie_id", "title", "genres") if name in row}
-        | {"stars": _stars(row["predicted_rating"]), "score": row["score"]}
+        | {"stars": _stars(row["predicted_rating"]), "score": row["score"], "rule": _rule(row)}
         for row in found.rows[:n]
     ]
-    if all(row["stars"] is None for row in rows):
-        rows = [{name: value for name, value in row.items() if name != "stars"} for row in rows]
-    return rows
+    empty = [name for name in ("stars", "rule") if all(row[name] is None for row in rows)]
+    return [{name: value for name, value in row.items() if name not in empty} for row in rows]
 
 
 def _stars(value: float | None) -> str | None:
     return None if value is None else f"{value:.1f}"
+
+
+def _rule(row: Mapping[str, Any]) -> str | None:
+    """What put a movie in its place, in words; None where it stands by its score."""
+    rule = row.get("rule")
+    return None if rule is None else rule_words.OF_PLACE.get(rule, rule)
 
 
 _TEXT = ("title", "genres", "metric")
@@ -308,7 +314,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str, caption: str | 
         return
     table = Table(title=Text(plain(title)), title_justify="left", box=None)
     for name in rows[0]:
-        text = name in _TEXT or any(isinstance(row[name], date) for row in rows)
+        text = name in (*_TEXT, "rule") or any(isinstance(row[name], date) for row in rows)
         whole = name not in _TEXT
         table.add_column(name, justify="left" if text else "right", no_wrap=whole, overflow="fold")
     for row in rows:

@@ -80,13 +80,16 @@ def list_comparisons(config: Config, written: Written, last: LastNight | None) -
     lines = _fewer(config, "lists", written.lists, last.counts.get("lists"), last)
     if all(last.config.get(key) == tonight[key] for key in ("top_n", "min_score")):
         lines += _fewer(config, "rows of lists", written.rows, last.counts.get("rows"), last)
-    if all(last.config.get(key) == tonight[key] for key in LIST_KEYS):
+    if all(last.config.get(key, LIST_KEYS[key]) == tonight[key] for key in LIST_KEYS):
         lines += _variety(config, written, last)
     return lines
 
 
-LIST_KEYS = ("rank_by", "model", "top_n", "min_ratings", "min_score")
-"""Configuration that decides which movies are listed:
+LIST_KEYS = dict.fromkeys(("rank_by", "model", "top_n", "min_ratings", "min_score")) | {
+    name: Config.model_fields[name].get_default(call_default_factory=True)
+    for name in ("max_per", "rule_places", "new_places", "new_max_ratings")
+}
+"""Configuration that decides which movies are listed, and what nights had that do not say:
 the variety of nights that differ in it is not compared."""
 
 

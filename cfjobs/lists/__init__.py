@@ -1,5 +1,6 @@
 """Who gets which movies: lists of a model or by popularity, what may be listed, and how they are written."""
 
+from cfjobs.lists import rules
 from cfjobs.lists.because import Reasons
 from cfjobs.lists.build import (
     Asked,
@@ -25,6 +26,7 @@ __all__ = [
     "candidates",
     "popular",
     "rows",
+    "rules",
     "scores",
     "stars",
     "stars_factor",

@@ -2,7 +2,8 @@
 
 A user with ratings gets the model's list, ordered by affinity, by predicted rating or by both; a user without
 any, the popularity list. Seen movies and movies with too few ratings are never listed, and no list of the
-model begins with a movie that its user is expected to dislike while one of the next ones would please.
+model begins with a movie that its user is expected to dislike while one of the next ones would please. Rules
+of a shop come on top, where there are any (`rules.py`).
 """
 
 from collections.abc import Iterator
@@ -15,14 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from cfjobs import tables
+from cfjobs.errors import InputError
 from cfjobs.lists import blend
+from cfjobs.lists import rules as shop
 from cfjobs.lists.popularity import first_unseen, popularity_order
+from cfjobs.lists.rules import New, Order, Pins, Rules
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import UNKNOWN, DotScores, MlpScores
 from cfjobs.models.predict import predict, spread
 from cfjobs.models.ranker import History
 from cfjobs.topn import top_n
-from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs
+from cfjobs.topn.packing import Kept
+from cfjobs.topn.problem import NO_MOVIE, Lists, Pairs, empty_lists, pairs_among
 from cfjobs.training import fold_in
 
 
@@ -52,19 +57,22 @@ _SPARE = 16
 class Limits:
     """What may be listed. listed [M]: False for a movie that must not be. excluded: pairs never listed beside
     the seen ones. min_score: the least score of a model's list. n_recent [M]: the ratings by which popularity
-    lists go; without them, by all that the model was trained on."""
+    lists go; without them, by all that the model was trained on. rules: of the shop."""
 
     listed: NDArray[np.bool_]
     excluded: Pairs | None = None
     min_score: float | None = None
     n_recent: NDArray[np.int64] | None = None
+    rules: Rules | None = None
 
 
 @dataclass(frozen=True)
 class Batch(Lists):
-    """Lists of consecutive users, with who made them. by_model [B]: False where it is the popularity list."""
+    """Lists of consecutive users, with who made them. by_model [B]: False where it is the popularity list.
+    rule [B, N]: codes of `rules.NAMES`, what put a movie in its place; None where scores alone did."""
 
     by_model: NDArray[np.bool_]
+    rule: NDArray[np.int8] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,12 +104,15 @@ def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | N
     by_model = _ranked_by_model(model, mine, users=users)
     n_rated = np.bincount(mine["user_idx"].to_numpy(), minlength=len(users))
     given = np.bincount(mine["user_idx"].to_numpy(), weights=mine["rating"].to_numpy(), minlength=len(users))
+    found = scores(model, mine, users=users) if by_model.any() else None
+    if found is not None and limits.rules is not None:
+        found = boosted(found, limits.rules)
     return Asked(
         model,
         users,
         seen,
         by_model,
-        scores(model, mine, users=users) if by_model.any() else None,
+        found,
         limits,
         given / np.maximum(n_rated, 1),
         mine,
@@ -109,55 +120,185 @@ def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | N
 
 
 def best(asked: Asked, *, n: int, **engine: Any) -> Iterator[Batch]:
-    """The lists of these users, batch after batch. engine: further options of `score.top_n`.
+    """The lists of these users, batch after batch, under the rules of the limits. engine: further options of
+    `score.top_n`.
 
     A list whose first movies have predicted stars far below the user's own mean begins with the first of the
     next ones that has not; it is as long all the same.
     """
-    model, seen, limits, first_user = asked.model, asked.seen, asked.limits, asked.users.start
-    if asked.scores is None:
-        yield from popular(model, seen, n=n, first_user=first_user, limits=limits)
+    if asked.limits.rules is not None:
+        yield from _by_rules(asked, asked.limits.rules, n=n, **engine)
         return
-    order, counted = _by_popularity(model, limits)
-    spare = 0 if model.ranking is None or model.stars is None else _SPARE
+    spare, first_user = _spare(asked), asked.users.start
+    for batch in _orders(asked, asked.limits, n=n + spare, **engine):
+        if spare:
+            skipped = _skipped(asked, batch, np.full(len(batch.movie_idx), n))
+            for row in np.flatnonzero(skipped).tolist():
+                skip = int(skipped[row])
+                for of in (batch.movie_idx, batch.score):
+                    of[row, :n] = of[row, skip : skip + n].copy()
+        yield Batch(
+            batch.first_user + first_user,
+            np.ascontiguousarray(batch.movie_idx[:, :n]),
+            np.ascontiguousarray(batch.score[:, :n]),
+            batch.by_model,
+        )
+
+
+def _orders(asked: Asked, limits: Limits, *, n: int, **engine: Any) -> Iterator[Batch]:
+    """The first n movies of each user by score, or by popularity; users are counted from the first of
+    these."""
+    if asked.scores is None:
+        yield from popular(asked.model, asked.seen, n=n, limits=limits)
+        return
+    order, counted = _by_popularity(asked.model, limits)
     found = top_n(
-        asked.scores, n=n + spare, seen=seen, candidates=limits.listed, min_score=limits.min_score, **engine
+        asked.scores, n=n, seen=asked.seen, candidates=limits.listed, min_score=limits.min_score, **engine
     )
     for lists in found:
         own = asked.by_model[lists.first_user : lists.first_user + len(lists.movie_idx)]
         for row in np.flatnonzero(~own).tolist():
-            _fill(lists, row, order, seen.of_user(lists.first_user + row), counted)
-        if spare:
-            _begin_with_liked(asked, lists, own, n=n)
-        yield Batch(
-            lists.first_user + first_user,
-            np.ascontiguousarray(lists.movie_idx[:, :n]),
-            np.ascontiguousarray(lists.score[:, :n]),
-            own,
-        )
+            _fill(lists, row, order, asked.seen.of_user(lists.first_user + row), counted)
+        yield Batch(lists.first_user, lists.movie_idx, lists.score, own)
 
 
-def _begin_with_liked(asked: Asked, lists: Lists, own: NDArray[np.bool_], *, n: int) -> None:
-    """Leave out the first movies of the model's lists that are expected to be disliked, where one of the
-    spare places may stand first. lists: n places and the spare ones; own [B]: those of the model."""
+def _spare(asked: Asked) -> int:
+    """Places behind a list, of which one may stand first."""
+    by_stars = asked.model.ranking is None or asked.model.stars is None
+    return 0 if by_stars or asked.scores is None else _SPARE
+
+
+def _skipped(asked: Asked, batch: Batch, n: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many movies at the beginning of the model's lists are left out [B], as they are expected to be
+    disliked and one of the spare places may stand first. batch: lists with the spare places; n [B]: places
+    that must be left."""
     low, high = asked.model.network.settings.y_range
-    mean = asked.mean_rating[lists.first_user : lists.first_user + len(own)]
-    rows = np.flatnonzero(own & (lists.movie_idx[:, 0] != NO_MOVIE))
+    mean = asked.mean_rating[batch.first_user : batch.first_user + len(batch.movie_idx)]
+    rows = np.flatnonzero(batch.by_model & (batch.movie_idx[:, 0] != NO_MOVIE))
+    found = np.zeros(len(batch.movie_idx), np.int64)
     for width in (1, _SPARE + 1):  # the first places of all, then those of the few that are looked at
-        movie_idx = lists.movie_idx[rows, :width]
-        user_idx = np.repeat(rows + lists.first_user + asked.users.start, movie_idx.shape[1])
+        movie_idx = batch.movie_idx[rows, :width]
+        user_idx = np.repeat(rows + batch.first_user + asked.users.start, movie_idx.shape[1])
         predicted = _predicted(asked.model, user_idx, movie_idx.ravel()).reshape(movie_idx.shape)
         liked = predicted >= (mean[rows] - _DISLIKED * (high - low))[:, None]
         liked &= movie_idx != NO_MOVIE
         if width == 1:
             rows = rows[~liked[:, 0]]
         if not rows.size:
-            return
+            return found
     skipped = liked.argmax(axis=1)
-    replaced = (lists.movie_idx != NO_MOVIE)[rows].sum(axis=1) >= n + skipped
-    for row, skip in zip(rows[replaced].tolist(), skipped[replaced].tolist(), strict=True):
-        for of in (lists.movie_idx, lists.score):
-            of[row, :n] = of[row, skip : skip + n].copy()
+    enough = (batch.movie_idx != NO_MOVIE)[rows].sum(axis=1) >= n[rows] + skipped
+    found[rows] = np.where(enough, skipped, 0)
+    return found
+
+
+# Rules ----------------------------------------------------------------------------------------------
+
+_PIECE = 1 << 22
+"""Places of orders that are looked at together, where the first ones were not deep enough."""
+
+
+def _by_rules(asked: Asked, rules: Rules, *, n: int, **engine: Any) -> Iterator[Batch]:
+    """The lists under rules, batch after batch.
+
+    An order of n places, and the spare ones, is enough for nearly all users; those whose first places it
+    cannot fill get one twice as deep until it can, or until it has all movies.
+    """
+    spare, limits = _spare(asked), replace(asked.limits, listed=asked.limits.listed & rules.unpinned)
+    once = {name: value for name, value in engine.items() if name != "kept"}
+    pins = _pins(asked, rules, **once)
+    new = New(*_new(asked, limits, rules, n=rules.n_pool, **once), rules.seeds(_ids(asked)))
+    kept: dict[int, Kept] = {}
+    for batch in _orders(asked, limits, n=n + spare, **engine):
+        here = slice(batch.first_user, batch.first_user + len(batch.movie_idx))
+        n_pins = (shop.slots(pins.may[here], rules.wanted, n=n) > 0).sum(axis=1)
+        skipped = _skipped(asked, batch, n - n_pins) if spare else np.zeros(len(n_pins), np.int64)
+        lists = shop.placed(_order(batch, skipped, rules), pins.of(here), new.of(here), rules, n=n)
+        depth, n_new = n + spare, rules.n_pool
+        while lists.short.any():
+            depth, n_new = (min(2 * deep, rules.n_movies) for deep in (depth, n_new))
+            short, room = np.flatnonzero(lists.short), max(1, _PIECE // (depth + n_new))
+            options = once | {"kept": kept.setdefault(depth, Kept())}
+            for part in np.split(short, range(room, short.size, room)):
+                users = part + batch.first_user
+                some = _some(asked, users)
+                more = New(*_new(some, limits, rules, n=n_new, **once), new.seed[users])
+                for deeper in _orders(some, limits, n=depth, **options):
+                    of = slice(deeper.first_user, deeper.first_user + len(deeper.movie_idx))
+                    order = _order(deeper, skipped[part[of]], rules)
+                    lists.put(part[of], shop.placed(order, pins.of(users[of]), more.of(of), rules, n=n))
+        yield Batch(
+            batch.first_user + asked.users.start, lists.movie_idx, lists.score, batch.by_model, lists.rule
+        )
+
+
+def _order(batch: Batch, skipped: NDArray[np.int64], rules: Rules) -> Order:
+    """Lists as an order, without the movies at their beginning that are left out."""
+    movie_idx, score = batch.movie_idx, batch.score
+    depth = movie_idx.shape[1]
+    whole = (movie_idx[:, -1] == NO_MOVIE) | (depth >= rules.n_movies)
+    if skipped.any():
+        at = np.arange(depth) + skipped[:, None]
+        past, at = at >= depth, np.minimum(at, depth - 1)
+        movie_idx = np.where(past, np.int32(NO_MOVIE), np.take_along_axis(movie_idx, at, axis=1))
+        score = np.where(past, np.float32(-np.inf), np.take_along_axis(score, at, axis=1))
+    return Order(movie_idx, score, whole, batch.by_model)
+
+
+def _some(asked: Asked, users: NDArray[np.int64]) -> Asked:
+    """Some of the users, for their orders alone."""
+    rows = torch.from_numpy(users)
+    found = asked.scores
+    if found is not None:
+        found = replace(found, user=found.user[rows.to(found.user.device)])
+    seen = Pairs(*pairs_among(asked.seen, users))
+    by_model = asked.by_model[users]
+    return replace(asked, users=range(len(users)), seen=seen, by_model=by_model, scores=found)
+
+
+def _pins(asked: Asked, rules: Rules, **engine: Any) -> Pins:
+    """Which pinned movies each user may get, and their scores."""
+    n_users, listed = len(asked.users), asked.limits.listed
+    may = np.repeat(listed[None, rules.pinned], n_users, axis=0)
+    column = np.full(rules.n_movies, NO_MOVIE, np.int64)
+    column[rules.pinned] = np.arange(rules.pinned.size)
+    at = column[asked.seen.indices]
+    user = np.repeat(np.arange(n_users), np.diff(asked.seen.indptr))[at != NO_MOVIE]
+    may[user, at[at != NO_MOVIE]] = False
+    _, counted = _by_popularity(asked.model, asked.limits)
+    score = np.repeat(counted[None, rules.pinned].astype(np.float32), n_users, axis=0)
+    pinned = listed & ~rules.unpinned
+    if asked.scores is not None and pinned.any():
+        n = rules.pinned.size
+        for lists in top_n(asked.scores, n=n, seen=asked.seen, candidates=pinned, **engine):
+            own = asked.by_model[lists.first_user : lists.first_user + len(lists.movie_idx)]
+            row, place = np.nonzero((lists.movie_idx != NO_MOVIE) & own[:, None])
+            score[row + lists.first_user, column[lists.movie_idx[row, place]]] = lists.score[row, place]
+    return Pins(may, score)
+
+
+def _new(
+    asked: Asked, limits: Limits, rules: Rules, *, n: int, **engine: Any
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.bool_]]:
+    """The n best new movies of each user, their scores, and whether these are all."""
+    n_users, candidates = len(asked.users), limits.listed & rules.is_new
+    if asked.scores is None or not rules.new_places or not candidates.any():
+        return *empty_lists(n_users, 0), np.ones(n_users, np.bool_)
+    movie_idx, score = empty_lists(n_users, n)
+    options = {"candidates": candidates, "min_score": limits.min_score} | engine
+    for lists in top_n(asked.scores, n=n, seen=asked.seen, **options):
+        here = slice(lists.first_user, lists.first_user + len(lists.movie_idx))
+        movie_idx[here], score[here] = lists.movie_idx, lists.score
+    return movie_idx, score, (movie_idx[:, -1] == NO_MOVIE) | (n >= rules.n_movies)
+
+
+def _ids(asked: Asked) -> list[object]:
+    """The ids of the users; None for one whom the model does not know."""
+    found: list[object] = asked.model.users["user_id"].slice(asked.users.start, len(asked.users)).to_list()
+    return found + [None] * (len(asked.users) - len(found))
+
+
+# Stars ----------------------------------------------------------------------------------------------
 
 
 def _predicted(
@@ -194,6 +335,15 @@ def scores(model: Model, ratings: pl.DataFrame, *, users: range) -> DotScores | 
             return affinity
         return blend.joined(affinity, liking, factor=stars_factor(model))
     return stars(model, users)
+
+
+def boosted(scores: DotScores | MlpScores, rules: Rules) -> DotScores | MlpScores:
+    """The scores with what the shop adds to some movies. InputError for those that are no dot product."""
+    if rules.boost is None:
+        return scores
+    if not isinstance(scores, DotScores):
+        raise InputError(shop.NOT_A_SUM)
+    return replace(scores, bias=scores.bias + torch.from_numpy(rules.boost).to(scores.bias.device))
 
 
 def stars_factor(model: Model) -> float:
@@ -266,7 +416,13 @@ def rows(
             "predicted_rating_spread"
         ),
         pl.when(spoken).then(model.movies["movie_id"].gather(reason.clip(0))).alias("because"),
+        pl.lit(None if batch.rule is None else _RULES.gather(batch.rule[place, column]), pl.String).alias(
+            "rule"
+        ),
     )
+
+
+_RULES = pl.Series("rule", shop.NAMES, pl.String)
 
 
 def of_users(ratings: pl.DataFrame, users: range) -> pl.DataFrame:

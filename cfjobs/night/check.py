@@ -5,9 +5,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import polars as pl
 
-from cfjobs import storage, tables
+from cfjobs import lists, storage, tables
 from cfjobs.config import Config
 from cfjobs.errors import DamagedFile, GateRefused
 from cfjobs.evaluation.gate import Written, list_comparisons, none_at_all, refusals
@@ -19,7 +20,7 @@ from cfjobs.storage.parquet import SortedFile, TableFile, parquet_bytes
 from cfjobs.storage.read_ahead import ahead
 from cfjobs.tables import runs
 from cfjobs.tables.parts import Part
-from cfjobs.tables.rules import list_faults
+from cfjobs.tables.rules import ShopRules, list_faults
 from cfjobs.tables.runs import LastNight
 
 log = logging.getLogger(__name__)
@@ -102,12 +103,18 @@ def _check(
             raise DamagedFile(f"{uri}: is gone")
     after = 0
     withheld = _withheld(night, prepared, statistics.places.movie_ids)
+    rules = _rules(night, statistics.places.movie_ids)
     n_left = {part.path: part.rows for part in _parts(record)}
     for block in ahead(_blocks(night, shard, record, statistics)):
         faults = block.faults(after=after)
         y_range = None if prepared.implicit else prepared.y_range
         faults += list_faults(
-            block.rows, seen=block.seen, top_n=night.config.top_n, y_range=y_range, withheld=withheld
+            block.rows,
+            seen=block.seen,
+            top_n=night.config.top_n,
+            y_range=y_range,
+            withheld=withheld,
+            rules=rules,
         )
         refuse_broken(block.path, faults)
         yield statistics.add(block.listed, cold=shard.cold)
@@ -121,6 +128,13 @@ def _check(
 def _withheld(night: Night, prepared: Prepared, movie_ids: pl.Series) -> pl.Series | None:
     """The movies that must not be listed; None where all may be."""
     return movie_ids.filter(~night.frame("listed")["listed"]) if prepared.limited else None
+
+
+def _rules(night: Night, movie_ids: pl.Series) -> ShopRules | None:
+    """What the rules of the shop promise of the lists; None where there are none."""
+    n_ratings = np.zeros(movie_ids.len(), np.int64)  # which movies are new cannot be seen in a list
+    rules = lists.rules.of(night.frame("movies"), night.config, n_ratings=n_ratings, run_date=night.run_date)
+    return None if rules is None else rules.as_published(movie_ids)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from cfjobs.config import Config
 from cfjobs.device import resolve_device
 from cfjobs.errors import DamagedFile, InputError, Stale
 from cfjobs.evaluation.gate import Scale
-from cfjobs.lists import eligible
+from cfjobs.lists import eligible, rules
 from cfjobs.lists.popularity import recent_ratings
+from cfjobs.models.network import MlpScores
 from cfjobs.night import side_tables
 from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.night.score import top_n_schema
@@ -154,7 +155,9 @@ def prepare(night: Night) -> Prepared:
     clean = cleaned.ratings
     if known is not None:
         _check_like_model(cleaned, known)
-        clean = ratings.with_rows_of(clean, users=known.users["user_id"], movies=known.movies)
+        clean = ratings.with_rows_of(
+            clean, users=known.users["user_id"], movies=_with_tonights_rules(known.movies, movies, config)
+        )
     elif config.movie_features and movies is not None:
         clean = catalogue.with_unrated(clean, movies)
     user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
@@ -188,7 +191,8 @@ def prepare(night: Night) -> Prepared:
         counts=cleaned.counts
         | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()}
         | ({} if night.inputs.model else catalogue.unrated_counts(config, found=clean, movies=movies))
-        | ({} if unavailable is None else {"unavailable_movies": unavailable.height}),
+        | ({} if unavailable is None else {"unavailable_movies": unavailable.height})
+        | rules.read(clean.movies, config).counts,
         n_users=clean.users.len(),
         n_movies=clean.movies.height,
         n_cold_users=clean.cold_users.len(),
@@ -221,11 +225,46 @@ def _described_movies(
 ) -> pl.DataFrame | None:
     """The movies table that is given, or that an existing model was trained with; None for neither.
 
-    Raises InputError for columns of `lists_per` that will not do.
+    Raises InputError for columns of `lists_per` and of the rules of the shop that will not do.
     """
     described = movies if movies is not None or model is None else model.movies
     catalogue.check_values(described, config)
+    check_rules(described, config, model=model)
     return described
+
+
+def check_rules(
+    movies: pl.DataFrame | None, config: Config, *, model: model_store.Model | None = None
+) -> None:
+    """InputError for rules of the shop that a movies table, or the network, does not allow.
+
+    movies: None where there is no table. model: an existing one, which is not trained.
+    """
+    found = rules.read(movies, config)
+    if found.boost is None or not found.boost.any():
+        return
+    if model is not None:
+        scores = None if model.ranking else model.network.scores()
+    elif config.rank_by == "rating":
+        settings = models.settings(config, y_range=config.y_range or (1.0, 5.0))
+        scores = models.build(config.model, n_users=1, n_movies=1, settings=settings).scores()
+    else:
+        scores = None
+    if isinstance(scores, MlpScores):
+        raise InputError(rules.NOT_A_SUM)
+
+
+def _with_tonights_rules(known: pl.DataFrame, tonight: pl.DataFrame | None, config: Config) -> pl.DataFrame:
+    """The movies of an existing model with the columns of tonight's movies table that rules go by, where
+    there is one."""
+    if tonight is None:
+        return known
+    names = rules.named(config)
+    there = [name for name in names if name in tonight.columns]
+    ids = pl.col("movie_id").cast(known["movie_id"].dtype, strict=False)
+    table = tonight.select(ids, *there).drop_nulls("movie_id").unique("movie_id", keep="first")
+    kept = known.drop(names, strict=False)
+    return kept.join(table, on="movie_id", how="left", maintain_order="left") if there else kept
 
 
 def _like_model(config: Config, model: model_store.Model) -> Config:

@@ -209,6 +209,12 @@ class _Work:
         n_recent = None if night.config.popular_days is None else night.frame("recent")["n_recent"].to_numpy()
         listed = listable(night, prepared, known)
         pair = ["user_idx", "movie_idx"]
+        rules = lists.rules.of(
+            night.frame("movies"),
+            night.config,
+            n_ratings=known.movies["n_ratings"].to_numpy(),
+            run_date=night.run_date,
+        )
         user_ids = TableFile(file("users"), columns=["user_id"])
         schema = top_n_schema(user_ids.rows(0, 0)["user_id"].dtype, known.movies["movie_id"].dtype)
         return cls(
@@ -219,9 +225,9 @@ class _Work:
             if night.inputs.exclude
             else None,
             user_ids=user_ids,
-            limits=Limits(listed=listed, min_score=night.config.min_score, n_recent=n_recent),
+            limits=Limits(listed=listed, min_score=night.config.min_score, n_recent=n_recent, rules=rules),
             schema=schema.remove(schema.get_field_index(tables.RUN_DATE)),
-            room=_Room.of(night.config, known),
+            room=_Room.of(night.config, known, beside=rules.bytes_per_user if rules else 0),
             reasons=lists.Reasons.of(known.ranking) if known.ranking else None,
         )
 
@@ -306,8 +312,9 @@ class _Room:
     engine: float
 
     @classmethod
-    def of(cls, config: Config, model: Model) -> Self:
-        """Raises InputError when the movies alone do not fit."""
+    def of(cls, config: Config, model: Model, *, beside: int = 0) -> Self:
+        """beside: further bytes of each user of a chunk. Raises InputError when the movies alone do not
+        fit."""
         network = sum(t.nbytes for t in model.stars.state_dict().values()) if model.stars else 0
         ranking = sum(t.nbytes for t in model.ranking.tensors().values()) if model.ranking else 0
         by_stars = not model.ranking or model.stars_weight > 0
@@ -321,7 +328,7 @@ class _Room:
                 f"takes {fixed / _GB + 0.1:.1f} at least; raise memory_gb, or lower ranking_factors"
             )
         factors = config.ranking_factors + config.n_factors * config.ensemble
-        per_user = 4 * factors * 8 + 200
+        per_user = 4 * factors * 8 + 200 + beside
         return cls(
             chunk_users=max(256, min(1 << 17, int(free / 6 / 2 / per_user))),
             chunk_ratings=max(10_000, int(free / 2 / 2 / _PER_RATING)),

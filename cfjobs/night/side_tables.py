@@ -158,7 +158,10 @@ def input_columns(output: str, movies: pl.DataFrame) -> pl.DataFrame:
         if kind == found.schema[name]:
             continue
         try:
-            found = found.with_columns(pl.col(name).cast(kind))
+            fitted = found[name].cast(kind)
+            if found.schema[name].is_float() and not fitted.cast(pl.Float64).equals(found[name]):
+                raise pl.exceptions.InvalidOperationError("a fraction would be cut off")
+            found = found.with_columns(fitted)
         except pl.exceptions.PolarsError as error:
             raise InputError(
                 f"movies: column {name!r} is {found.schema[name]}, and {kind} in the published table {tables.MOVIES.name}, "

@@ -19,7 +19,7 @@ from cfjobs import models, ratings, resources
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.evaluation.gate import Scale, scale_alone
-from cfjobs.lists import eligible
+from cfjobs.lists import eligible, rules
 from cfjobs.night import prepare
 from cfjobs.night.records import Inputs
 from cfjobs.ratings import catalogue, holdout, scan, validate
@@ -27,6 +27,7 @@ from cfjobs.ratings.feedback import as_found
 from cfjobs.ratings.question import LEAST_ORDERED, Question, ordered_share, question_of
 from cfjobs.ratings.scan import Footer
 from cfjobs.storage.uri import FileInfo
+from cfjobs.tables import rule_words
 from cfjobs.training import footprint
 
 _EXAMPLES = 3
@@ -78,6 +79,7 @@ def survey(
         users = _table(inputs.users, named.user_column, "user")
         catalogue.check_values(movies, named)
         unavailable = eligible.unavailable(movies, config=named, on=run_date)
+        prepare.check_rules(movies, named)
         cleaned = ratings.read_ratings(
             files, config=named, until=until, now=moment, movies=movies, users=users
         )
@@ -95,6 +97,7 @@ def survey(
     found |= _people(clean, movies=movies, users=users)
     if unavailable is not None:
         found["movies"]["unavailable"] = unavailable.height
+    found["rules"] = _rules(clean, named)
     found["feedback"] = cleaned.feedback
     scale = {"problems": []} if implicit else _scale(clean.frame["rating"], named)
     problems = scale.pop("problems")
@@ -320,6 +323,14 @@ def _lists_per(clean: ratings.Ratings, config: Config) -> list[dict[str, Any]]:
     return found
 
 
+def _rules(clean: ratings.Ratings, config: Config) -> list[str]:
+    """The rules of the shop that the lists would go by, in words."""
+    n_ratings = np.bincount(clean.column("movie_idx"), minlength=clean.movies.height)
+    new = int((n_ratings <= config.new_max_ratings).sum())
+    counts = rules.read(clean.movies, config).counts | {"new_movies": new}
+    return rule_words.in_force(counts, config.model_dump())
+
+
 def _problems(
     clean: ratings.Ratings, users: pl.DataFrame | None, *, config: Config, question: Question
 ) -> list[str]:
@@ -462,6 +473,8 @@ def words(found: Mapping[str, Any]) -> list[str]:
         )
         for one in found.get("lists_per", ())
     ]
+    if shop := found.get("rules"):
+        lines.append(_line("rules", "; ".join(shop)))
     if estimate := found.get("estimate"):
         lines += _estimate_words(estimate)
     return lines

@@ -4,6 +4,8 @@
     blend      the same + k (c_m + <p_u, q'_m>)                                bias + history + stars
     rating     score = c_m + <p_u, q_m>                                        bias + embedding
 
+To each is added what the movies table adds to the movie's scores, the boost of a rule of the shop.
+
 w_i, e_i, q_m and b_m as in `ranking`; c_m, p_u and q_m those of the rating network, and so is q'_m; k as in
 `blend`. A network that is not a sum (`net`) has the embedding part alone.
 """
@@ -12,10 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 
 from cfjobs import lists, model_store, ratings, tables
 from cfjobs.errors import InputError
@@ -33,17 +33,19 @@ from cfjobs.topn.problem import NO_MOVIE
 
 @dataclass(frozen=True)
 class Parts:
-    """score = bias + embedding + stars + the sum of history [H]: what each rating of the user contributes."""
+    """score = bias + embedding + stars + boost + the sum of history [H]: what each rating of the user
+    contributes."""
 
     bias: float
     embedding: float
     history: tuple[float, ...] = ()
     stars: float = 0.0
+    boost: float = 0.0
 
     @property
     def score(self) -> float:
         """The whole."""
-        return self.bias + self.embedding + self.stars + sum(self.history)
+        return self.bias + self.embedding + self.stars + self.boost + sum(self.history)
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Explanation:
     frame: movie_id, title, rating, rated_at, weight, part; the user's ratings, those that speak most for the
     movie first. rank, published_score: in the published list; None where the movie is not in it. place: among
     all n_candidates movies that could be listed; None for one that could not, because the user has rated it
-    (seen), too few have, or another rule of the night withheld it from everybody (withheld). stars_weight: of
-    the predicted stars in the score. Of implicit feedback predicted_rating and the ratings are None, and so
-    is rated_at of ratings without times.
+    (seen), too few have, or another rule of the night withheld it from everybody (withheld). rule: what put
+    it in its rank, as in `top_n`; None for its score. stars_weight: of the predicted stars in the score. Of
+    implicit feedback predicted_rating and the ratings are None, and so is rated_at of ratings without times.
     """
 
     user_id: str | int
@@ -73,6 +75,7 @@ class Explanation:
     place: int | None
     n_candidates: int
     frame: pl.DataFrame
+    rule: str | None = None
 
 
 def explain(
@@ -97,7 +100,10 @@ def explain(
     movie_id = model.movies["movie_id"][movie_row]
     listed = _published(night, user_id, movie_id)
     may = listable.of_night(night, model)
-    order = _order(model, asked, user=user, listed=may)
+    rules = listable.rules_of_night(night, model)
+    if rules is not None and rules.boost is not None:
+        parts = replace(parts, boost=float(rules.boost[movie_row]))
+    order = _order(model, asked, user=user, limits=lists.Limits(listed=may, rules=rules))
     place = order.index(movie_row) + 1 if movie_row in order else None
     titles = _titles(model)
     frame = (
@@ -129,6 +135,7 @@ def explain(
         place=place,
         n_candidates=len(order),
         frame=frame,
+        rule=listed.get("rule"),
     )
 
 
@@ -192,9 +199,11 @@ def as_json(found: Explanation) -> dict[str, Any]:
         "embedding": found.parts.embedding,
         "history": sum(found.parts.history),
         "stars": found.parts.stars,
+        "boost": found.parts.boost,
         "stars_weight": found.stars_weight,
         "predicted_rating": found.predicted_rating,
         "rank": found.rank,
+        "rule": found.rule,
         "published_score": found.published_score,
         "place": found.place,
         "n_candidates": found.n_candidates,
@@ -205,11 +214,11 @@ def as_json(found: Explanation) -> dict[str, Any]:
     }
 
 
-def _order(model: Model, rated: pl.DataFrame, *, user: str, listed: NDArray[np.bool_]) -> list[int]:
-    """Every movie that could be in the user's list, best first."""
+def _order(model: Model, rated: pl.DataFrame, *, user: str, limits: lists.Limits) -> list[int]:
+    """Every movie that could be in the user's list, first to last."""
     row = _user_row(model, user)
     mine = rated.select(pl.lit(row, pl.Int32).alias("user_idx"), "movie_idx", "rating")
-    asked = lists.ask(model, mine, users=range(row, row + 1), limits=lists.Limits(listed=listed))
+    asked = lists.ask(model, mine, users=range(row, row + 1), limits=limits)
     (batch,) = lists.best(asked, n=model.movies.height)
     return [movie for movie in batch.movie_idx[0].tolist() if movie != NO_MOVIE]
 
@@ -236,7 +245,6 @@ def _published(night: Source, user_id: str | int, movie_id: str | int) -> dict[s
     row = (
         night.scan(tables.TOP_N)
         .filter(pl.col("user_id") == user_id, pl.col("movie_id") == movie_id)
-        .select("rank", "score")
         .collect()
     )
     found: dict[str, Any] = row.row(0, named=True) if row.height else {}

@@ -17,11 +17,12 @@ from cfjobs.tables.runs import Source, night_of
 
 Row = dict[str, Any]
 
-_COLUMNS = ("rank", "movie_id", "title", "genres", "score", "predicted_rating")
-_WHERE_KNOWN = ("title", "genres", "predicted_rating")
+_COLUMNS = ("rank", "movie_id", "title", "genres", "score", "predicted_rating", "rule")
+_WHERE_KNOWN = ("title", "genres", "predicted_rating", "rule")
 
 _LIST = """
-    select l.rank, l.movie_id, m.title, {genres} as genres, l.score, l.predicted_rating, l.source
+    select l.rank, l.movie_id, m.title, {genres} as genres, l.score, l.predicted_rating, l.source,
+           {rule} as rule
     from top_n l left join movie_embeddings m on m.run_date = l.run_date and m.movie_id = l.movie_id {described}
     where l.run_date = {run_date} and l.user_id = {user} order by l.rank
 """
@@ -36,8 +37,8 @@ _LISTS_PER = """
 
 @dataclass(frozen=True)
 class UserList:
-    """One user's list. rows: rank, movie_id, title, genres, score, predicted_rating; without titles, genres
-    or predicted ratings where no movie has any.
+    """One user's list. rows: rank, movie_id, title, genres, score, predicted_rating, rule; without titles,
+    genres, predicted ratings or rules where no movie has any.
 
     user_id: None for a user who came without one. unknown_movies: rated ones that the model does not have.
     """
@@ -65,6 +66,7 @@ def user_list(output: str, user: str, *, run_date: date | None = None) -> UserLi
                 user=delta.literal(wanted),
                 genres="d.genres" if described else "null",
                 described=join if described else "",
+                rule="l.rule" if _has(top_n, "rule") else "null",
             ),
             top_n=top_n,
             movie_embeddings=night.table(tables.MOVIE_EMBEDDINGS),
@@ -154,8 +156,11 @@ def _described(night: Source) -> dict[str, DeltaTable]:
     """The night's table of movies, where there is one with genres."""
     version = json.loads(night.run["table_versions"]).get("movies")
     movies = None if version is None else delta.open_table(night.output, "movies", version=version)
-    known = movies is not None and any(field.name == "genres" for field in movies.schema().fields)
-    return {"described": movies} if movies is not None and known else {}
+    return {"described": movies} if movies is not None and _has(movies, "genres") else {}
+
+
+def _has(table: DeltaTable, column: str) -> bool:
+    return any(field.name == column for field in table.schema().fields)
 
 
 def id_like(table: DeltaTable, column: str, text: str) -> str | int | None:
@@ -167,7 +172,7 @@ def id_like(table: DeltaTable, column: str, text: str) -> str | int | None:
 
 
 def for_people(rows: Sequence[Row]) -> list[Row]:
-    """A list's columns for people, with titles, genres and predicted ratings if there are any."""
+    """A list's columns for people, with titles, genres, predicted ratings and rules if there are any."""
     missing = [name for name in _WHERE_KNOWN if all(row.get(name) is None for row in rows)]
     columns = [name for name in _COLUMNS if name not in missing]
     return [{name: _genres(row[name]) if name == "genres" else row[name] for name in columns} for row in rows]

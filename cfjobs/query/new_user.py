@@ -2,6 +2,7 @@
 so that a list is made as any other."""
 
 import io
+import json
 import logging
 from dataclasses import dataclass, replace
 from datetime import date
@@ -37,7 +38,8 @@ class OneUser:
 def list_of(
     output: str, ratings_of: str, *, user: str | None = None, run_date: date | None = None
 ) -> UserList:
-    """The list of a user who arrived, or rated more, after the night: its model, these ratings, no training.
+    """The list of a user who arrived, or rated more, after the night: its model, these ratings, its rules, no
+    training.
 
     ratings_of: URI of a .csv or Parquet file as `read` takes it. With exactly the ratings that the night
     had of a user, the list is the published one.
@@ -47,9 +49,14 @@ def list_of(
     one = read(ratings_of, user=user, config=model.config, model=model)
     known, unknown = known_movies(one, model)
     alone = model_of(one, known, model)
-    limits = lists.Limits(listed=listable.of_night(night, model))
+    settings = json.loads(night.run["config"])
+    limits = lists.Limits(
+        listed=listable.of_night(night, model),
+        min_score=settings.get("min_score"),
+        rules=listable.rules_of_night(night, model),
+    )
     asked = lists.ask(alone, known, users=range(1), limits=limits)
-    batch = next(lists.best(asked, n=model.config.top_n))
+    batch = next(lists.best(asked, n=settings.get("top_n", model.config.top_n)))
     frame = lists.rows(batch, alone, alone.users["user_id"])
     source = frame["source"][0] if frame.height else tables.SOURCE_MODEL
     return UserList(

@@ -7,11 +7,17 @@ from typing import Any
 
 import polars as pl
 
+from cfjobs import tables
 from cfjobs.query.explain import Explanation
 
 LIKED, OTHERS = 7, 3
 """Ratings shown of each kind, at most."""
 
+_RULES = {
+    tables.PINNED: ", pinned to it, whatever its score",
+    tables.NEW: ", one of the places for new movies",
+    tables.HELD_BACK: ", held back by max_per behind others of its kind",
+}
 _NOTHING = 5e-4  # what rounds to no part
 
 
@@ -34,7 +40,7 @@ def of(found: Explanation) -> Reasons:
 def _begin(found: Explanation) -> list[str]:
     place = f"not listed: place {found.place} of {found.n_candidates:,}" if found.place else ""
     if found.rank:
-        place = f"rank {found.rank} of {found.n_candidates:,} movies that could be listed"
+        place = f"rank {found.rank} of {found.n_candidates:,} movies that could be listed{_RULES.get(found.rule or '', '')}"
     elif found.rated is not None:
         place = f"not listed: the user has rated it {found.rated:g}"
     elif found.seen:
@@ -102,6 +108,7 @@ def _sum(found: Explanation) -> str:
         ("the user's taste (embedding)", parts.embedding),
         ("the movie itself (bias)", parts.bias),
         (f"predicted stars (weight {found.stars_weight:g})", parts.stars),
+        ("the shop's boost", parts.boost),
     )
     told = [f"{name} {value:+.3f}" for name, value in named if abs(value) >= _NOTHING]
     return f"score {parts.score:+.3f} = {'; '.join(told)}" if told else f"score {parts.score:+.3f}"

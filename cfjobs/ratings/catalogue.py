@@ -1,7 +1,7 @@
 """The catalogue of a night: its movies and users with what describes them,
 and the movies that nobody has rated."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -147,12 +147,18 @@ def publishable(movies: pl.DataFrame, *, taken: Sequence[str]) -> pl.DataFrame:
     for name in movies.columns:
         if name in {"movie_id", "title"}:
             continue
-        public = "".join("_" if sign in _REFUSED else sign for sign in name) or "_"
-        while public.lower() in used:
-            public = f"input_{public}"
+        public = public_name(name, taken=used)
         used.add(public.lower())
         found.append(_plain(movies[name]).alias(public))
     return pl.DataFrame(found)
+
+
+def public_name(name: str, *, taken: Collection[str]) -> str:
+    """What a column of the movies table is called in a published table. taken: names in lower case."""
+    public = "".join("_" if sign in _REFUSED else sign for sign in name) or "_"
+    while public.lower() in taken:
+        public = f"input_{public}"
+    return public
 
 
 _REFUSED = " ,;{}()\n\t="

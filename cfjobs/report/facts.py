@@ -43,7 +43,7 @@ class Facts:
 
     newly_listed: the movies in somebody's first ten that were in nobody's last night, most listed first.
     movies: those on the map, most rated first. weighty: the tenth of all movies with most ratings. labels:
-    label -> places in `movies`.
+    label -> places in `movies`. places_by_rule: places of all lists that a rule of the shop decided, by rule.
     """
 
     run: dict[str, Any]
@@ -65,6 +65,7 @@ class Facts:
     variety: dict[str, float]
     changed: dict[str, Any] | None
     users: list[UserExample] = field(default_factory=list)
+    places_by_rule: dict[str, int] = field(default_factory=dict)
     rejected: pl.DataFrame = field(default_factory=pl.DataFrame)
     rejected_rows: pl.DataFrame = field(default_factory=pl.DataFrame)
 
@@ -117,6 +118,7 @@ def gather(output: str, *, run_date: date | None = None) -> Facts:
         variety=_variety(listed, by_movie),
         changed=_changed(night, before) if before else None,
         users=_users(night, titles),
+        places_by_rule=_places_by_rule(night),
         rejected=_rejected_reasons(night),
         rejected_rows=night.scan(tables.REJECTED).sort("file", "row").head(10).collect(),
     )
@@ -211,6 +213,15 @@ def _variety(listed: pl.LazyFrame, by_movie: pl.DataFrame) -> dict[str, float]:
         "listed_movies": float((by_movie["lists"] > 0).sum()),
         "movies": float(by_movie.height),
     }
+
+
+def _places_by_rule(night: Source) -> dict[str, int]:
+    """Places of all lists by the rule of the shop that decided them; empty for nights that do not say."""
+    lists = night.scan(tables.TOP_N)
+    if "rule" not in lists.collect_schema().names():
+        return {}
+    counted = lists.drop_nulls("rule").group_by("rule").agg(pl.len().alias("places")).collect()
+    return dict(counted.iter_rows())
 
 
 def _changed(night: Source, before: Source) -> dict[str, Any]:

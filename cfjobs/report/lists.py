@@ -9,6 +9,7 @@ from cfjobs.report import charts, metric_names
 from cfjobs.report.charts import Chart
 from cfjobs.report.facts import Facts, UserExample
 from cfjobs.report.html import NUMBER, TEXT, Cell, Figure, Table, from_json, title
+from cfjobs.tables import rule_words
 from cfjobs.tables.runs import FIRST
 from cfjobs.tables.schema import OF_PUBLISHED
 
@@ -32,6 +33,7 @@ def lists(facts: Facts) -> dict[str, Any]:
     users = max(facts.variety["lists"], 1)
     return {
         "order": _order(facts),
+        "rules": _rules(facts),
         "popularity": popularity_curve(facts.places, facts.ratings_of_movies),
         "changed": facts.changed,
         "changes": None if facts.changed is None else changes(facts.changed["histogram"]),
@@ -60,6 +62,21 @@ def _order(facts: Facts) -> str:
     if not facts.is_timed:
         words.append("They have no times.")
     return " ".join(words)
+
+
+def _rules(facts: Facts) -> str | None:
+    """The rules of the shop that the lists went by, with the places that each decided; None without any."""
+    counts, config = from_json(facts.run, "counts"), from_json(facts.run, "config")
+    found = rule_words.in_force(counts, config)
+    if not found:
+        return None
+    places = [
+        f"{facts.places_by_rule[rule]:,} {words}"
+        for rule, words in rule_words.OF_PLACE.items()
+        if rule in facts.places_by_rule
+    ]
+    decided = f" Places in all lists: {', '.join(places)}." if places else ""
+    return f"Rules of the shop: {'; '.join(found)}.{decided}"
 
 
 def _movies(caption: str, movies: pl.DataFrame, *, users: float) -> Table:
@@ -219,12 +236,18 @@ def _rated(user: UserExample) -> Table:
 
 
 def _shown(user: UserExample) -> Table:
+    columns = [("rank", NUMBER), ("movie", TEXT)]
+    predicted = any(row["predicted_rating"] is not None for row in user.list)
+    ruled = any(row.get("rule") is not None for row in user.list)
     rows: list[tuple[str | Cell, ...]] = []
-    if all(row["predicted_rating"] is None for row in user.list):
-        columns = (("rank", NUMBER), ("movie", TEXT))
-        return Table("Recommended", columns, [(str(row["rank"]), title(row)) for row in user.list])
     for row in user.list:
-        stars = f"{row['predicted_rating']:.1f}"
-        below = user.mean is not None and row["predicted_rating"] < user.mean
-        rows.append((str(row["rank"]), title(row), Cell(f"{stars} ↓", "muted") if below else stars))
-    return Table("Recommended", (("rank", NUMBER), ("movie", TEXT), ("predicted", NUMBER)), rows)
+        cells: list[str | Cell] = [str(row["rank"]), title(row)]
+        if predicted:
+            stars = f"{row['predicted_rating']:.1f}"
+            below = user.mean is not None and row["predicted_rating"] < user.mean
+            cells.append(Cell(f"{stars} ↓", "muted") if below else stars)
+        if ruled:
+            cells.append(Cell(rule_words.OF_PLACE.get(row["rule"], ""), "muted"))
+        rows.append(tuple(cells))
+    columns += [("predicted", NUMBER)] * predicted + [("rule", TEXT)] * ruled
+    return Table("Recommended", columns, rows)

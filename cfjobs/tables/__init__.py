@@ -2,10 +2,13 @@
 
 from cfjobs.tables.schema import (
     AUDIENCE,
+    HELD_BACK,
     HOLDOUT_PREDICTIONS,
     METRICS,
     MOVIE_EMBEDDINGS,
     MOVIES,
+    NEW,
+    PINNED,
     PUBLISHED,
     REJECTED,
     ROLLBACKS,
@@ -24,10 +27,13 @@ from cfjobs.tables.schema import (
 
 __all__ = [
     "AUDIENCE",
+    "HELD_BACK",
     "HOLDOUT_PREDICTIONS",
     "METRICS",
     "MOVIES",
     "MOVIE_EMBEDDINGS",
+    "NEW",
+    "PINNED",
     "PUBLISHED",
     "REJECTED",
     "ROLLBACKS",

@@ -320,7 +320,7 @@ A row of `runs` has what a night was in JSON, so that a new figure changes no co
 | column | keys |
 |---|---|
 | `table_versions` | the name of each table |
-| `counts` | of ratings `read`, `kept`, `superseded`, `rejected`, `later` (than the night); `users`, `cold_users`, `movies`, `unrated_movies_listable`, `unrated_movies_left_out`, `unavailable_movies`; `lists`, `rows`; with `lists_per` `lists_by_value`, `rows_by_value` |
+| `counts` | of ratings `read`, `kept`, `superseded`, `rejected`, `later` (than the night); `users`, `cold_users`, `movies`, `unrated_movies_listable`, `unrated_movies_left_out`, `unavailable_movies`, `boosted_movies`, `pinned_movies`; `lists`, `rows`; with `lists_per` `lists_by_value`, `rows_by_value` |
 | `metrics` | a metric of the table above over `all`; with `_bias_only`, `_popular` and so on its baselines; with `_published` what the published lists are like; `ndcg_at_10_high`, the upper end of its interval; `users_measured`, `scale_low`, `scale_high`, `stars_weight` |
 | `seconds` | a stage: `prepare`, `split`, `train`, `evaluate`, `refit`, `score`, `check`, `publish`; and `window` |
 | `losses` | a list of `[epoch, training loss, holdout loss]` |

@@ -1,10 +1,22 @@
 """The rules of `top_n`, row by row: what a broken list looks like."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import polars as pl
 
-from cfjobs.tables.schema import SOURCE_MODEL, SOURCE_POPULAR, TOP_N
+from cfjobs.tables.schema import HELD_BACK, NEW, PINNED, SOURCE_MODEL, SOURCE_POPULAR, TOP_N
+
+
+@dataclass(frozen=True)
+class ShopRules:
+    """What the rules of a shop promise of its lists. places: the first ones, new_places of them for new
+    movies. pinned: movie_id, wanted, a movie once, in order of the pins. values: movie_id, value, most."""
+
+    places: int
+    new_places: int
+    pinned: pl.DataFrame
+    values: pl.DataFrame
 
 
 def list_faults(
@@ -15,12 +27,14 @@ def list_faults(
     y_range: tuple[float, float] | None,
     withheld: pl.Series | None = None,
     key: tuple[str, ...] = ("user_id",),
+    rules: ShopRules | None = None,
 ) -> list[str]:
     """What is wrong with rows of `top_n`, each fault with its number of rows; empty when every rule holds.
 
     lists: the rows in the order in which they were written. seen: user_id, movie_id of the night's ratings;
     without a row where they are not at hand. y_range: None for implicit feedback, of which no rating is
     predicted. withheld: ids of movies that must not be listed that night. key: the columns that name a list.
+    rules: of the shop.
     """
     filled = [c.name for c in TOP_N.columns if not c.nullable and c.name in lists.columns]
     filled += ["predicted_rating"] * (y_range is not None)
@@ -29,6 +43,7 @@ def list_faults(
     if "because" in lists.columns and seen.height:
         reasons = lists.filter(pl.col("because").is_not_null())
     same_list = pl.all_horizontal(pl.col(name) == pl.col(name).shift(1) for name in key)
+    by_score = lists.filter(pl.col("rule").is_null()) if "rule" in lists.columns else lists
     number = [name for name, kind in lists.schema.items() if kind.is_float()]
     held = pl.lit(value=False) if withheld is None else pl.col("movie_id").is_in(withheld.implode())
     found = {
@@ -40,7 +55,7 @@ def list_faults(
             pl.col("rank") != pl.when(same_list).then(pl.col("rank").shift(1) + 1).otherwise(1)
         ).height,
         f"are beyond rank {top_n}": lists.filter(pl.col("rank") > top_n).height,
-        "have a higher score than the rank before": lists.filter(
+        "have a higher score than the rank before": by_score.filter(
             same_list & (pl.col("score") > pl.col("score").shift(1))
         ).height,
         "repeat a movie of their list": lists.height
@@ -58,6 +73,7 @@ def list_faults(
         "have an unknown source": lists.filter(
             ~pl.col("source").is_in([SOURCE_MODEL, SOURCE_POPULAR])
         ).height,
+        **(_rule_faults(lists, rules) if rules is not None else {}),
     }
     return [f"{rows:,} rows {fault}" for fault, rows in found.items() if rows]
 
@@ -95,6 +111,39 @@ def by_value_faults(
         lists, seen=seen, top_n=max(lists_per.values()), y_range=y_range, withheld=withheld, key=OF_VALUE
     )
     return faults + [f"{rows:,} rows {fault}" for fault, rows in found.items() if rows]
+
+
+def _rule_faults(lists: pl.DataFrame, rules: ShopRules) -> dict[str, int]:
+    """What the rules of the shop do not allow. In a list of R movies and some pinned ones the pinned movie
+    number i, which wants a place of its own, stands at R + i at most."""
+    rule, rank = pl.col("rule"), pl.col("rank")
+    pinned = rule == PINNED
+    order = rules.pinned.with_row_index("order")
+    found = lists.with_columns((~pinned.fill_null(value=False)).sum().over("user_id").alias("rest"))
+    found = found.join(order, on="movie_id", how="left", maintain_order="left")
+    pins = found.filter(pinned).sort("user_id", "order", nulls_last=True)
+    i = pl.int_range(1, pl.len() + 1).over("user_id")
+    stands = pl.min_horizontal((pl.col("wanted") - i).cum_max().over("user_id") + i, pl.col("rest") + i)
+    first = lists.filter(rank <= rules.places, (rule != HELD_BACK).fill_null(value=True))
+    first = first.join(rules.values, on="movie_id").select("user_id", "rule", "value", "most")
+    over = first.filter(
+        pl.len().over("user_id", "value") > pl.col("most"), ~pl.col("rule").eq_missing(PINNED)
+    )
+    new = lists.filter(rule == NEW)
+    return {
+        "have an unknown rule": lists.filter(~rule.is_in([PINNED, NEW, HELD_BACK])).height,
+        "are not at the place to which they are pinned": pins.filter(
+            ~(rank == stands).fill_null(value=False)
+        ).height,
+        "are pinned, and stand by another rule": found.filter(
+            pl.col("wanted").is_not_null(), ~pinned.fill_null(value=False)
+        ).height,
+        f"are more of a kind than max_per allows in the first {rules.places} places": over.height,
+        f"are new movies beyond the first {rules.places} places": new.filter(rank > rules.places).height,
+        "are new movies beyond new_places": new.filter(
+            pl.int_range(1, pl.len() + 1).over("user_id") > rules.new_places
+        ).height,
+    }
 
 
 def _predicted_faults(lists: pl.DataFrame, y_range: tuple[float, float] | None) -> dict[str, int]:

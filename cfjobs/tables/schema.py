@@ -115,12 +115,20 @@ TOP_N = Table(
             "260",
             nullable=True,
         ),
+        Column(
+            "rule",
+            "string",
+            "Which rule of the shop put the movie in its place: `pinned`, `new` for one of `new_places`, or `held_back` for one that `max_per` kept from a better one. Null where it stands by its score.",
+            "pinned",
+            nullable=True,
+        ),
     ),
     (
         "One list for every user of the ratings and users tables.",
-        "Ranks of a list are 1, 2, ... without gaps, at most `top_n` of them; `score` never increases with rank.",
+        "Ranks of a list are 1, 2, ... without gaps, at most `top_n` of them; among the rows of a list whose `rule` is null, which without rules are all, `score` never increases with rank.",
+        "Where rules are set: a pinned movie stands at its place in every list of a user who may get it, a list shorter than that ends with it; of the first `rule_places`, those with a null `rule` or `new` keep every `max_per`, pinned ones counted.",
         "No movie twice in a list, and none that the user has rated.",
-        "No NaN, and no null but in `because` and `predicted_rating_spread`; `predicted_rating` lies within the range of the ratings, and is null in every row of a night of implicit feedback (`feedback` in `runs.config`), whose lists go by affinity alone.",
+        "No NaN, and no null but in `because`, `predicted_rating_spread` and `rule`; `predicted_rating` lies within the range of the ratings, and is null in every row of a night of implicit feedback (`feedback` in `runs.config`), whose lists go by affinity alone.",
         "`because` is a movie that the user has rated; neither shards, batches nor threads change it.",
     ),
     "Every list is made anew each night: new ratings move it, and the seen movies leave it. The same ratings, "
@@ -533,7 +541,7 @@ RUNS = Table(
         Column(
             "counts",
             "string",
-            "JSON object of integers: `read`, `kept`, `superseded`, `rejected` ratings; `users` and `movies` with ratings, `cold_users` without; `unrated_movies_listable`, `unrated_movies_left_out`; `unavailable_movies` of the movies table, where it says when they are available; `lists` and their `rows`.",
+            "JSON object of integers: `read`, `kept`, `superseded`, `rejected` ratings; `users` and `movies` with ratings, `cold_users` without; `unrated_movies_listable`, `unrated_movies_left_out`; `unavailable_movies` of the movies table, where it says when they are available; `boosted_movies` and `pinned_movies` of the night's, where there are any; `lists` and their `rows`.",
             '{"read": 100004}',
         ),
         Column(
@@ -638,6 +646,8 @@ PUBLISHED: tuple[Table, ...] = (
     RUNS,
 )
 
+PINNED, NEW, HELD_BACK = "pinned", "new", "held_back"
+"""What `top_n.rule` says."""
 SOURCE_MODEL = "model"
 SOURCE_POPULAR = "popular"
 

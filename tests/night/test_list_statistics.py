@@ -19,6 +19,8 @@ from cfjobs.evaluation import churn
 from cfjobs.evaluation.metrics import K
 from cfjobs.night import doctor, story
 from cfjobs.night.records import Inputs, Published
+from cfjobs.query import lookup
+from cfjobs.report import facts
 from cfjobs.tables import latest, retention, rollback
 
 QUICK = Config(
@@ -146,7 +148,7 @@ def as_of_before(output: Path) -> None:
     """Make of one night an output as it was written before `movies`, `users`, and the newer columns."""
     for name in ("movies", "users"):
         shutil.rmtree(output / name)
-    gone = {"top_n": ["predicted_rating_spread", "because"], "metrics": ["last_night"], "runs": []}
+    gone = {"top_n": ["predicted_rating_spread", "because", "rule"], "metrics": ["last_night"], "runs": []}
     for name, columns in gone.items():
         frame = pl.read_delta(str(output / name)).drop(columns)
         table = next(one for one in tables.PUBLISHED if one.name == name)
@@ -176,6 +178,8 @@ def test_an_output_of_before_stays_readable_and_its_next_nights_are_published(
     night(0)
     as_of_before(output)
     assert doctor.examine(str(output)).sound, doctor.as_text(doctor.examine(str(output)))
+    assert "rule" not in lookup.user_list(str(output), "1").rows[0]
+    assert facts.gather(str(output)).places_by_rule == {}
     night(1)
     assert read(output, "top_n", NIGHTS[0])["because"].null_count() == read(output, "top_n", NIGHTS[0]).height
     assert read(output, "users")["ratings_changed"].null_count() == read(output, "users").height
