@@ -188,9 +188,11 @@ class Chart:
             )
         for value, text in self._x_ticks:
             for number, line in enumerate(text.split("\n")):
+                half = _CHARACTER * len(line) / 2
+                middle = min(max(self.px(value), half), self.width - half)
                 drawn.append(
                     Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-                        self.px(value), bottom + 17 + number * _LINE, line
+                        middle, bottom + 17 + number * _LINE, line
                     )
                 )
         drawn.append(

@@ -50,12 +50,13 @@ def drawn_map(movies: pl.DataFrame, genres: pl.DataFrame, *, width: int = charts
         "Map of the movies",
         "first principal component",
         "second principal component",
-        *(charts.limits(movies[axis], margin=0.06) for axis in ("pc1", "pc2")),
+        charts.limits(movies["pc1"], margin=0.06),
+        charts.limits(movies["pc2"], margin=0.06),
         key=tuple(zip(("main", "second"), apart, strict=False)),
         width=width,
         height=round(width * 0.8),
     )
-    most = max(movies["n_ratings"].max() or 0, 1)  # type: ignore[type-var, operator]  # of whole numbers
+    most = max(movies["n_ratings"].to_list(), default=0) or 1
     dots = [
         (row["pc1"], row["pc2"], 1.5 + 6 * (row["n_ratings"] / most) ** 0.5, row) for row in movies.to_dicts()
     ]
