@@ -230,7 +230,7 @@ def test_lists_do_not_depend_on_the_chunks(
 ) -> None:
     run(data_set, str(tmp_path / "a"))
     small = score._Room(chunk_users=7, chunk_ratings=100, engine=1e7)
-    monkeypatch.setattr(score._Room, "of", classmethod(lambda *_: small))
+    monkeypatch.setattr(score._Room, "of", classmethod(lambda *_, **__: small))
     run(data_set, str(tmp_path / "b"), config=QUICK.model_copy(update={"shard_users": None}))
     assert rows(str(tmp_path / "a")).equals(rows(str(tmp_path / "b")))
 

@@ -43,8 +43,8 @@ def rows(output: str, name: str = "top_n") -> pl.DataFrame:
 
 
 def check_contract(lists: pl.DataFrame, ratings: pl.DataFrame, *, n: int) -> None:
-    """The rules of `top_n`, on every row."""
-    filled = lists.drop("because", "predicted_rating_spread", strict=False)
+    """The rules of `top_n` in a night without rules of a shop, on every row."""
+    filled = lists.drop("because", "predicted_rating_spread", "rule", strict=False)
     assert filled.null_count().sum_horizontal().item() == 0
     for list_ in lists.partition_by("run_date", "user_id", maintain_order=True):
         assert list_["rank"].to_list() == list(range(1, list_.height + 1))
