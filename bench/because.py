@@ -26,9 +26,9 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, value in (("users", 6_000), ("movies", 3_700), ("ratings", 1_000_000), ("factors", 128)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    asked = parser.parse_args(words)
+    request = parser.parse_args(words)
     data = synthetic.generate(
-        n_users=asked.users, n_movies=asked.movies, n_ratings=asked.ratings, seed=1
+        n_users=request.users, n_movies=request.movies, n_ratings=request.ratings, seed=1
     ).ratings
     frame = data.select(
         (pl.col("user_id").rank("dense") - 1).cast(pl.Int32).alias("user_idx"),
@@ -38,7 +38,7 @@ def main(words: list[str] | None = None) -> None:
     ).sort("user_idx", "timestamp")
     user, movie = (frame[name].to_numpy() for name in ("user_idx", "movie_idx"))
     n_users, n_movies = int(user.max()) + 1, int(movie.max()) + 1
-    model = ranking(n_movies, asked.factors)
+    model = ranking(n_movies, request.factors)
     seen = Pairs.of(user, movie, n_users=n_users)
     for _ in range(2):
         began = time.perf_counter()
@@ -52,7 +52,7 @@ def main(words: list[str] | None = None) -> None:
             int((reasons.because(batch, frame, first_user=batch.first_user) >= 0).sum()) for batch in lists
         )
         spoken = time.perf_counter() - began
-    print(f"{n_users:,} users, {n_movies:,} movies, {frame.height:,} ratings, {asked.factors} factors")
+    print(f"{n_users:,} users, {n_movies:,} movies, {frame.height:,} ratings, {request.factors} factors")
     print(f"vectors and lists of {N}: {scored * 1e6 / n_users:.1f} us a user")
     print(f"reasons of the first {FIRST}: {spoken * 1e6 / n_users:.1f} us a user, {named:,} found")
 

@@ -87,7 +87,7 @@ def measured(model: Model, kept: pl.DataFrame, test: pl.DataFrame) -> Row:
     error = (predicted - test["rating"].to_numpy()) ** 2
     unrated = model.movies["n_ratings"].to_numpy()[test["movie_idx"].to_numpy()] == 0
     n_users = model.users.height
-    best = list(lists.best(lists.ask(model, kept, users=range(n_users)), n=evaluation.K))
+    best = list(lists.best(lists.request_of(model, kept, users=range(n_users)), n=evaluation.K))
     ranked = evaluation.list_metrics(
         best,
         evaluation.Holdout.of(test),

@@ -99,7 +99,7 @@ class Judge:
         model = Model(network, ranking, config, self.users, self.movies)
         n_users = self.prepared.n_users
         found = evaluation.list_metrics(
-            lists.best(lists.ask(model, self.kept, users=range(n_users)), n=evaluation.K),
+            lists.best(lists.request_of(model, self.kept, users=range(n_users)), n=evaluation.K),
             evaluation.Holdout(
                 *(self.valid[name].to_numpy() for name in ("user_idx", "movie_idx", "rating"))
             ),

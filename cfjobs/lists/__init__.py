@@ -3,13 +3,13 @@
 from cfjobs.lists import rules
 from cfjobs.lists.because import Reasons
 from cfjobs.lists.build import (
-    Asked,
     Batch,
     Limits,
-    ask,
+    Request,
     best,
     candidates,
     popular,
+    request_of,
     rows,
     scores,
     stars,
@@ -17,11 +17,11 @@ from cfjobs.lists.build import (
 )
 
 __all__ = [
-    "Asked",
+    "Request",
     "Batch",
     "Limits",
     "Reasons",
-    "ask",
+    "request_of",
     "best",
     "candidates",
     "popular",

@@ -76,7 +76,7 @@ class Batch(Lists):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """Consecutive users, and all that their lists take."""
 
     model: Model
@@ -89,7 +89,7 @@ class Asked:
     ratings: pl.DataFrame  # of these users; row 0 is the first of them
 
 
-def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | None = None) -> Asked:
+def request_of(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | None = None) -> Request:
     """Make ready for the lists of consecutive users.
 
     ratings: user_idx, movie_idx, rating, sorted by user and time: what these users have seen, and their
@@ -107,7 +107,7 @@ def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | N
     found = scores(model, mine, users=users) if by_model.any() else None
     if found is not None and limits.rules is not None:
         found = boosted(found, limits.rules)
-    return Asked(
+    return Request(
         model,
         users,
         seen,
@@ -119,20 +119,20 @@ def ask(model: Model, ratings: pl.DataFrame, *, users: range, limits: Limits | N
     )
 
 
-def best(asked: Asked, *, n: int, **engine: Any) -> Iterator[Batch]:
+def best(request: Request, *, n: int, **engine: Any) -> Iterator[Batch]:
     """The lists of these users, batch after batch, under the rules of the limits. engine: further options of
     `score.top_n`.
 
     A list whose first movies have predicted stars far below the user's own mean begins with the first of the
     next ones that has not; it is as long all the same.
     """
-    if asked.limits.rules is not None:
-        yield from _by_rules(asked, asked.limits.rules, n=n, **engine)
+    if request.limits.rules is not None:
+        yield from _by_rules(request, request.limits.rules, n=n, **engine)
         return
-    spare, first_user = _spare(asked), asked.users.start
-    for batch in _orders(asked, asked.limits, n=n + spare, **engine):
+    spare, first_user = _spare(request), request.users.start
+    for batch in _orders(request, request.limits, n=n + spare, **engine):
         if spare:
-            skipped = _skipped(asked, batch, np.full(len(batch.movie_idx), n))
+            skipped = _skipped(request, batch, np.full(len(batch.movie_idx), n))
             for row in np.flatnonzero(skipped).tolist():
                 skip = int(skipped[row])
                 for of in (batch.movie_idx, batch.score):
@@ -145,41 +145,41 @@ def best(asked: Asked, *, n: int, **engine: Any) -> Iterator[Batch]:
         )
 
 
-def _orders(asked: Asked, limits: Limits, *, n: int, **engine: Any) -> Iterator[Batch]:
+def _orders(request: Request, limits: Limits, *, n: int, **engine: Any) -> Iterator[Batch]:
     """The first n movies of each user by score, or by popularity; users are counted from the first of
     these."""
-    if asked.scores is None:
-        yield from popular(asked.model, asked.seen, n=n, limits=limits)
+    if request.scores is None:
+        yield from popular(request.model, request.seen, n=n, limits=limits)
         return
-    order, counted = _by_popularity(asked.model, limits)
+    order, counted = _by_popularity(request.model, limits)
     found = top_n(
-        asked.scores, n=n, seen=asked.seen, candidates=limits.listed, min_score=limits.min_score, **engine
+        request.scores, n=n, seen=request.seen, candidates=limits.listed, min_score=limits.min_score, **engine
     )
     for lists in found:
-        own = asked.by_model[lists.first_user : lists.first_user + len(lists.movie_idx)]
+        own = request.by_model[lists.first_user : lists.first_user + len(lists.movie_idx)]
         for row in np.flatnonzero(~own).tolist():
-            _fill(lists, row, order, asked.seen.of_user(lists.first_user + row), counted)
+            _fill(lists, row, order, request.seen.of_user(lists.first_user + row), counted)
         yield Batch(lists.first_user, lists.movie_idx, lists.score, own)
 
 
-def _spare(asked: Asked) -> int:
+def _spare(request: Request) -> int:
     """Places behind a list, of which one may stand first."""
-    by_stars = asked.model.ranking is None or asked.model.stars is None
-    return 0 if by_stars or asked.scores is None else _SPARE
+    by_stars = request.model.ranking is None or request.model.stars is None
+    return 0 if by_stars or request.scores is None else _SPARE
 
 
-def _skipped(asked: Asked, batch: Batch, n: NDArray[np.int64]) -> NDArray[np.int64]:
+def _skipped(request: Request, batch: Batch, n: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many movies at the beginning of the model's lists are left out [B], as they are expected to be
     disliked and one of the spare places may stand first. batch: lists with the spare places; n [B]: places
     that must be left."""
-    low, high = asked.model.network.settings.y_range
-    mean = asked.mean_rating[batch.first_user : batch.first_user + len(batch.movie_idx)]
+    low, high = request.model.network.settings.y_range
+    mean = request.mean_rating[batch.first_user : batch.first_user + len(batch.movie_idx)]
     rows = np.flatnonzero(batch.by_model & (batch.movie_idx[:, 0] != NO_MOVIE))
     found = np.zeros(len(batch.movie_idx), np.int64)
     for width in (1, _SPARE + 1):  # the first places of all, then those of the few that are looked at
         movie_idx = batch.movie_idx[rows, :width]
-        user_idx = np.repeat(rows + batch.first_user + asked.users.start, movie_idx.shape[1])
-        predicted = _predicted(asked.model, user_idx, movie_idx.ravel()).reshape(movie_idx.shape)
+        user_idx = np.repeat(rows + batch.first_user + request.users.start, movie_idx.shape[1])
+        predicted = _predicted(request.model, user_idx, movie_idx.ravel()).reshape(movie_idx.shape)
         liked = predicted >= (mean[rows] - _DISLIKED * (high - low))[:, None]
         liked &= movie_idx != NO_MOVIE
         if width == 1:
@@ -198,21 +198,21 @@ _PIECE = 1 << 22
 """Places of orders that are looked at together, where the first ones were not deep enough."""
 
 
-def _by_rules(asked: Asked, rules: Rules, *, n: int, **engine: Any) -> Iterator[Batch]:
+def _by_rules(request: Request, rules: Rules, *, n: int, **engine: Any) -> Iterator[Batch]:
     """The lists under rules, batch after batch.
 
     An order of n places, and the spare ones, is enough for nearly all users; those whose first places it
     cannot fill get one twice as deep until it can, or until it has all movies.
     """
-    spare, limits = _spare(asked), replace(asked.limits, listed=asked.limits.listed & rules.unpinned)
+    spare, limits = _spare(request), replace(request.limits, listed=request.limits.listed & rules.unpinned)
     once = {name: value for name, value in engine.items() if name != "kept"}
-    pins = _pins(asked, rules, **once)
-    new = New(*_new(asked, limits, rules, n=rules.n_pool, **once), rules.seeds(_ids(asked)))
+    pins = _pins(request, rules, **once)
+    new = New(*_new(request, limits, rules, n=rules.n_pool, **once), rules.seeds(_ids(request)))
     kept: dict[int, Kept] = {}
-    for batch in _orders(asked, limits, n=n + spare, **engine):
+    for batch in _orders(request, limits, n=n + spare, **engine):
         here = slice(batch.first_user, batch.first_user + len(batch.movie_idx))
         n_pins = (shop.slots(pins.may[here], rules.wanted, n=n) > 0).sum(axis=1)
-        skipped = _skipped(asked, batch, n - n_pins) if spare else np.zeros(len(n_pins), np.int64)
+        skipped = _skipped(request, batch, n - n_pins) if spare else np.zeros(len(n_pins), np.int64)
         lists = shop.placed(_order(batch, skipped, rules), pins.of(here), new.of(here), rules, n=n)
         depth, n_new = n + spare, rules.n_pool
         while lists.short.any():
@@ -221,14 +221,14 @@ def _by_rules(asked: Asked, rules: Rules, *, n: int, **engine: Any) -> Iterator[
             options = once | {"kept": kept.setdefault(depth, Kept())}
             for part in np.split(short, range(room, short.size, room)):
                 users = part + batch.first_user
-                some = _some(asked, users)
+                some = _some(request, users)
                 more = New(*_new(some, limits, rules, n=n_new, **once), new.seed[users])
                 for deeper in _orders(some, limits, n=depth, **options):
                     of = slice(deeper.first_user, deeper.first_user + len(deeper.movie_idx))
                     order = _order(deeper, skipped[part[of]], rules)
                     lists.put(part[of], shop.placed(order, pins.of(users[of]), more.of(of), rules, n=n))
         yield Batch(
-            batch.first_user + asked.users.start, lists.movie_idx, lists.score, batch.by_model, lists.rule
+            batch.first_user + request.users.start, lists.movie_idx, lists.score, batch.by_model, lists.rule
         )
 
 
@@ -245,57 +245,59 @@ def _order(batch: Batch, skipped: NDArray[np.int64], rules: Rules) -> Order:
     return Order(movie_idx, score, whole, batch.by_model)
 
 
-def _some(asked: Asked, users: NDArray[np.int64]) -> Asked:
+def _some(request: Request, users: NDArray[np.int64]) -> Request:
     """Some of the users, for their orders alone."""
     rows = torch.from_numpy(users)
-    found = asked.scores
+    found = request.scores
     if found is not None:
         found = replace(found, user=found.user[rows.to(found.user.device)])
-    seen = Pairs(*pairs_among(asked.seen, users))
-    by_model = asked.by_model[users]
-    return replace(asked, users=range(len(users)), seen=seen, by_model=by_model, scores=found)
+    seen = Pairs(*pairs_among(request.seen, users))
+    by_model = request.by_model[users]
+    return replace(request, users=range(len(users)), seen=seen, by_model=by_model, scores=found)
 
 
-def _pins(asked: Asked, rules: Rules, **engine: Any) -> Pins:
+def _pins(request: Request, rules: Rules, **engine: Any) -> Pins:
     """Which pinned movies each user may get, and their scores."""
-    n_users, listed = len(asked.users), asked.limits.listed
+    n_users, listed = len(request.users), request.limits.listed
     may = np.repeat(listed[None, rules.pinned], n_users, axis=0)
     column = np.full(rules.n_movies, NO_MOVIE, np.int64)
     column[rules.pinned] = np.arange(rules.pinned.size)
-    at = column[asked.seen.indices]
-    user = np.repeat(np.arange(n_users), np.diff(asked.seen.indptr))[at != NO_MOVIE]
+    at = column[request.seen.indices]
+    user = np.repeat(np.arange(n_users), np.diff(request.seen.indptr))[at != NO_MOVIE]
     may[user, at[at != NO_MOVIE]] = False
-    _, counted = _by_popularity(asked.model, asked.limits)
+    _, counted = _by_popularity(request.model, request.limits)
     score = np.repeat(counted[None, rules.pinned].astype(np.float32), n_users, axis=0)
     pinned = listed & ~rules.unpinned
-    if asked.scores is not None and pinned.any():
+    if request.scores is not None and pinned.any():
         n = rules.pinned.size
-        for lists in top_n(asked.scores, n=n, seen=asked.seen, candidates=pinned, **engine):
-            own = asked.by_model[lists.first_user : lists.first_user + len(lists.movie_idx)]
+        for lists in top_n(request.scores, n=n, seen=request.seen, candidates=pinned, **engine):
+            own = request.by_model[lists.first_user : lists.first_user + len(lists.movie_idx)]
             row, place = np.nonzero((lists.movie_idx != NO_MOVIE) & own[:, None])
             score[row + lists.first_user, column[lists.movie_idx[row, place]]] = lists.score[row, place]
     return Pins(may, score)
 
 
 def _new(
-    asked: Asked, limits: Limits, rules: Rules, *, n: int, **engine: Any
+    request: Request, limits: Limits, rules: Rules, *, n: int, **engine: Any
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.bool_]]:
     """The n best new movies of each user, their scores, and whether these are all."""
-    n_users, candidates = len(asked.users), limits.listed & rules.is_new
-    if asked.scores is None or not rules.new_places or not candidates.any():
+    n_users, candidates = len(request.users), limits.listed & rules.is_new
+    if request.scores is None or not rules.new_places or not candidates.any():
         return *empty_lists(n_users, 0), np.ones(n_users, np.bool_)
     movie_idx, score = empty_lists(n_users, n)
     options = {"candidates": candidates, "min_score": limits.min_score} | engine
-    for lists in top_n(asked.scores, n=n, seen=asked.seen, **options):
+    for lists in top_n(request.scores, n=n, seen=request.seen, **options):
         here = slice(lists.first_user, lists.first_user + len(lists.movie_idx))
         movie_idx[here], score[here] = lists.movie_idx, lists.score
     return movie_idx, score, (movie_idx[:, -1] == NO_MOVIE) | (n >= rules.n_movies)
 
 
-def _ids(asked: Asked) -> list[object]:
+def _ids(request: Request) -> list[object]:
     """The ids of the users; None for one whom the model does not know."""
-    found: list[object] = asked.model.users["user_id"].slice(asked.users.start, len(asked.users)).to_list()
-    return found + [None] * (len(asked.users) - len(found))
+    found: list[object] = (
+        request.model.users["user_id"].slice(request.users.start, len(request.users)).to_list()
+    )
+    return found + [None] * (len(request.users) - len(found))
 
 
 # Stars ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cfjobs.lists import build
-from cfjobs.lists.build import Asked, Batch
+from cfjobs.lists.build import Batch, Request
 from cfjobs.models.network import DotScores, MlpScores
 from cfjobs.topn import top_n
 from cfjobs.topn.problem import NO_MOVIE, Pairs, empty_lists
@@ -54,32 +54,32 @@ def places(of: Sequence[Value]) -> int:
     return sum(value.n for value in of)
 
 
-def best(asked: Asked, of: Sequence[Value], **engine: Any) -> Batch:
+def best(request: Request, of: Sequence[Value], **engine: Any) -> Batch:
     """The lists of all values of these users, side by side in the order of the values [B, places].
 
     engine: further options of `topn.top_n`.
     """
-    found = [_of_movies(asked, value.movie_idx, n=value.n, **engine) for value in of]
+    found = [_of_movies(request, value.movie_idx, n=value.n, **engine) for value in of]
     movie_idx, score = (np.hstack(part) for part in zip(*found, strict=True))
-    return Batch(asked.users.start, movie_idx, score, asked.by_model)
+    return Batch(request.users.start, movie_idx, score, request.by_model)
 
 
 def _of_movies(
-    asked: Asked, movie_idx: NDArray[np.int32], *, n: int, **engine: Any
+    request: Request, movie_idx: NDArray[np.int32], *, n: int, **engine: Any
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The n best of some movies [K], ascending rows, for each user, and their scores [B, n]."""
-    found = empty_lists(len(asked.users), n)
-    if asked.scores is not None:
+    found = empty_lists(len(request.users), n)
+    if request.scores is not None:
         numbered = np.append(movie_idx, np.int32(NO_MOVIE))  # NO_MOVIE is -1, so that its own is the last
-        seen = _among(asked.seen, movie_idx, n_movies=asked.limits.listed.size)
-        for lists in top_n(_scores_of(asked.scores, movie_idx), n=n, seen=seen, **engine):
+        seen = _among(request.seen, movie_idx, n_movies=request.limits.listed.size)
+        for lists in top_n(_scores_of(request.scores, movie_idx), n=n, seen=seen, **engine):
             _put(found, numbered[lists.movie_idx], lists.score, first=lists.first_user)
-    if not asked.by_model.all():
-        listed = np.zeros_like(asked.limits.listed)
+    if not request.by_model.all():
+        listed = np.zeros_like(request.limits.listed)
         listed[movie_idx] = True
-        limits = replace(asked.limits, listed=listed)
-        for batch in build.popular(asked.model, asked.seen, n=n, limits=limits):
-            own = asked.by_model[batch.first_user : batch.first_user + len(batch.movie_idx)]
+        limits = replace(request.limits, listed=listed)
+        for batch in build.popular(request.model, request.seen, n=n, limits=limits):
+            own = request.by_model[batch.first_user : batch.first_user + len(batch.movie_idx)]
             _put(found, batch.movie_idx, batch.score, first=batch.first_user, which=~own)
     return found
 
@@ -115,14 +115,14 @@ def _put(
     found[0][first + rows], found[1][first + rows] = movie_idx[rows], score[rows]
 
 
-def rows(found: Batch, of: Sequence[Value], asked: Asked, user_ids: pl.Series) -> pl.DataFrame:
+def rows(found: Batch, of: Sequence[Value], request: Request, user_ids: pl.Series) -> pl.DataFrame:
     """Rows of `top_n_by_value`, without the date, by user, value and rank. found: some of the users of
     `best`; user_ids: by row."""
     _, at = np.nonzero(found.movie_idx != NO_MOVIE)
     n = np.array([value.n for value in of])
     which = np.repeat(np.arange(n.size), n)[at]
     rank = at - (np.cumsum(n) - n)[which] + 1
-    frame = build.rows(found, asked.model, user_ids)
+    frame = build.rows(found, request.model, user_ids)
     return frame.select(
         "user_id",
         pl.Series("column", [value.column for value in of], pl.String).gather(which),

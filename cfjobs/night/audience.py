@@ -11,7 +11,7 @@ import polars as pl
 
 from cfjobs import tables
 from cfjobs.night.records import Night, Prepared, Trained
-from cfjobs.night.score import asked_of
+from cfjobs.night.score import requests_of
 from cfjobs.night.side_tables import schema_of, write_table
 from cfjobs.tables.parts import Ready
 from cfjobs.topn.turned import NO_USER, Audiences
@@ -26,11 +26,13 @@ def write_audience(night: Night, prepared: Prepared, trained: Trained) -> Ready:
         return Ready(tables.AUDIENCE, schema, ())
     found = Audiences(prepared.n_movies, night.config.audience)
     listed = np.zeros(prepared.n_movies, np.bool_)
-    for chunk, engine in asked_of(night, prepared, trained):
-        asked, first_user = chunk.asked, chunk.users.start
-        listed = asked.limits.listed
-        if asked.scores is not None:
-            found.add(asked.scores, first_user=first_user, seen=asked.seen, users=asked.by_model, **engine)
+    for chunk, engine in requests_of(night, prepared, trained):
+        request, first_user = chunk.request, chunk.users.start
+        listed = request.limits.listed
+        if request.scores is not None:
+            found.add(
+                request.scores, first_user=first_user, seen=request.seen, users=request.by_model, **engine
+            )
     return write_table(night, tables.AUDIENCE, schema, _rows(night, found, listed))
 
 

@@ -29,7 +29,7 @@ from cfjobs.lists.writer import PartsWriter
 from cfjobs.model_store.files import Model
 from cfjobs.night.check import refuse_broken
 from cfjobs.night.records import Night, Prepared, Scored, Shard, Trained
-from cfjobs.night.score import asked_of, listable, shards
+from cfjobs.night.score import listable, requests_of, shards
 from cfjobs.night.side_tables import schema_of
 from cfjobs.storage.parquet import SortedFile, TableFile
 from cfjobs.tables.parts import Part, Ready, is_whole, part_path
@@ -109,12 +109,12 @@ def _rows(
         return
     width = by_value.places(values)
     n_users = max(1, _block_rows(night) // width)
-    for chunk, engine in asked_of(night, prepared, trained, shard=shard, per_user=_PER_PLACE * width):
-        found = by_value.best(chunk.asked, values, **engine)
+    for chunk, engine in requests_of(night, prepared, trained, shard=shard, per_user=_PER_PLACE * width):
+        found = by_value.best(chunk.request, values, **engine)
         for start in range(0, len(chunk.users), n_users):
             block = slice(start, start + n_users)
             some = Batch(start, found.movie_idx[block], found.score[block], found.by_model[block])
-            yield by_value.rows(some, values, chunk.asked, chunk.user_ids)
+            yield by_value.rows(some, values, chunk.request, chunk.user_ids)
 
 
 def _check(

@@ -60,9 +60,9 @@ def choose(task: training.Task, *, device: torch.device, last: float | None = No
     mean_rating[mean["user_idx"].to_numpy()] = mean["rating"].to_numpy()
     tried, disliked = {}, {}
     for weight in WEIGHTS:
-        asked = lists.ask(replace(model, stars_weight=weight), inner.kept, users=users)
+        request = lists.request_of(replace(model, stars_weight=weight), inner.kept, users=users)
         found = evaluation.list_metrics(
-            lists.best(asked, n=evaluation.K),
+            lists.best(request, n=evaluation.K),
             held,
             relevant_rating=relevant,
             n_users=len(users),

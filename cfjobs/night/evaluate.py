@@ -43,13 +43,13 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         rows = (torch.from_numpy(idx).to(model.device) for idx in (user_idx, movie_idx))
         return predict(model.network, *rows).cpu().numpy()
 
-    asked = lists.ask(model, kept, users=range(prepared.n_users))
+    request = lists.request_of(model, kept, users=range(prepared.n_users))
     measures = evaluation.measures(
         holdout=evaluation.Holdout.of(test),
         training=evaluation.Holdout.of(kept),
         predicted=predicted,
-        lists=lists.best(asked, n=evaluation.K),
-        popular=lists.popular(model, asked.seen, n=evaluation.K),
+        lists=lists.best(request, n=evaluation.K),
+        popular=lists.popular(model, request.seen, n=evaluation.K),
         relevant_rating=training.relevant_rating(config, y_range=prepared.y_range),
         candidates=lists.candidates(model),
         n_users=prepared.n_users,

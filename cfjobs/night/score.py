@@ -182,7 +182,7 @@ class Chunk:
 
     users: range
     user_ids: pl.Series
-    asked: lists.Asked
+    request: lists.Request
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class _Work:
         kept = Kept()
         for chunk in ahead(self._chunk(users, cold=shard.cold) for users in self._ranges(shard)):
             found = lists.best(
-                chunk.asked,
+                chunk.request,
                 n=self.config.top_n,
                 threads=self.config.threads,
                 memory_gb=self.room.engine / _GB,
@@ -249,8 +249,8 @@ class _Work:
         """Make rows of `top_n` of a batch and hand them to the writer."""
         because = None
         if self.reasons is not None and batch.by_model.any():
-            because = self.reasons.because(batch, chunk.asked.ratings, first_user=batch.first_user)
-        rows = lists.rows(batch, chunk.asked.model, chunk.user_ids, because=because)
+            because = self.reasons.because(batch, chunk.request.ratings, first_user=batch.first_user)
+        rows = lists.rows(batch, chunk.request.model, chunk.user_ids, because=because)
         writer.write(rows.to_arrow().cast(self.schema))
 
     def _ranges(self, shard: Shard) -> Iterator[range]:
@@ -275,11 +275,11 @@ class _Work:
         return Chunk(
             users=users,
             user_ids=self.user_ids.rows(users.start, users.stop)["user_id"],
-            asked=lists.ask(model, of_users(self.ratings), users=range(len(users)), limits=limits),
+            request=lists.request_of(model, of_users(self.ratings), users=range(len(users)), limits=limits),
         )
 
 
-def asked_of(
+def requests_of(
     night: Night,
     prepared: Prepared,
     trained: Trained,

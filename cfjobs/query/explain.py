@@ -95,15 +95,15 @@ def explain(
         raise InputError(
             f"user {user}: has rated no movie that the model knows, and so gets the popularity list; there is nothing to explain"
         )
-    asked = rated.with_columns(pl.lit(1.0, pl.Float32).alias("rating")) if model.stars is None else rated
-    weights, parts = take_apart(model, asked, user=user, movie_row=movie_row)
+    request = rated.with_columns(pl.lit(1.0, pl.Float32).alias("rating")) if model.stars is None else rated
+    weights, parts = take_apart(model, request, user=user, movie_row=movie_row)
     movie_id = model.movies["movie_id"][movie_row]
     listed = _published(night, user_id, movie_id)
     may = listable.of_night(night, model)
     rules = listable.rules_of_night(night, model)
     if rules is not None and rules.boost is not None:
         parts = replace(parts, boost=float(rules.boost[movie_row]))
-    order = _order(model, asked, user=user, limits=lists.Limits(listed=may, rules=rules))
+    order = _order(model, request, user=user, limits=lists.Limits(listed=may, rules=rules))
     place = order.index(movie_row) + 1 if movie_row in order else None
     titles = _titles(model)
     frame = (
@@ -218,8 +218,8 @@ def _order(model: Model, rated: pl.DataFrame, *, user: str, limits: lists.Limits
     """Every movie that could be in the user's list, first to last."""
     row = _user_row(model, user)
     mine = rated.select(pl.lit(row, pl.Int32).alias("user_idx"), "movie_idx", "rating")
-    asked = lists.ask(model, mine, users=range(row, row + 1), limits=limits)
-    (batch,) = lists.best(asked, n=model.movies.height)
+    request = lists.request_of(model, mine, users=range(row, row + 1), limits=limits)
+    (batch,) = lists.best(request, n=model.movies.height)
     return [movie for movie in batch.movie_idx[0].tolist() if movie != NO_MOVIE]
 
 

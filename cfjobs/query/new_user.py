@@ -55,8 +55,8 @@ def list_of(
         min_score=settings.get("min_score"),
         rules=listable.rules_of_night(night, model),
     )
-    asked = lists.ask(alone, known, users=range(1), limits=limits)
-    batch = next(lists.best(asked, n=settings.get("top_n", model.config.top_n)))
+    request = lists.request_of(alone, known, users=range(1), limits=limits)
+    batch = next(lists.best(request, n=settings.get("top_n", model.config.top_n)))
     frame = lists.rows(batch, alone, alone.users["user_id"])
     source = frame["source"][0] if frame.height else tables.SOURCE_MODEL
     return UserList(

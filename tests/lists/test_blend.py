@@ -65,8 +65,8 @@ def test_lists_by_blend_are_those_of_brute_force_over_both_networks(
     low, high = model.network.range.bounds()  # type: ignore[union-attr, operator]
     slope = (high - low) / 4
     for weight in (0.0, 0.5, 2.0):
-        asked = lists.ask(replace(model, stars_weight=weight), rated, users=range(n_users))
-        listed = np.concatenate([batch.movie_idx for batch in lists.best(asked, n=10)])
+        request = lists.request_of(replace(model, stars_weight=weight), rated, users=range(n_users))
+        listed = np.concatenate([batch.movie_idx for batch in lists.best(request, n=10)])
         wanted = every(of_affinity) + weight * slope * every(of_stars)[:n_users]
         wanted[rated["user_idx"].to_list(), rated["movie_idx"].to_list()] = -torch.inf
         wanted[:, ~torch.from_numpy(lists.candidates(model))] = -torch.inf

@@ -47,11 +47,11 @@ def predicted(model: Model, movie_idx: np.ndarray) -> np.ndarray:
 def test_leading_movies_far_below_the_users_mean_are_left_out(model: Model, stars: float) -> None:
     """Everything else is the engine's own list, and every list is as long."""
     frame, users = rated(model, stars=stars), range(model.network.n_users)
-    asked = lists.ask(model, frame, users=users)
-    found = np.concatenate([batch.movie_idx for batch in lists.best(asked, n=N)])
-    assert asked.scores is not None
+    request = lists.request_of(model, frame, users=users)
+    found = np.concatenate([batch.movie_idx for batch in lists.best(request, n=N)])
+    assert request.scores is not None
     wide = N + build._SPARE
-    engine = top_n(asked.scores, n=wide, seen=asked.seen, candidates=asked.limits.listed)
+    engine = top_n(request.scores, n=wide, seen=request.seen, candidates=request.limits.listed)
     wanted = np.concatenate([batch.movie_idx for batch in engine])
     low, high = model.network.settings.y_range
     mean = frame.group_by("user_idx").mean().sort("user_idx")["rating"].to_numpy()
@@ -67,13 +67,13 @@ def test_leading_movies_far_below_the_users_mean_are_left_out(model: Model, star
 def test_no_batch_size_changes_a_list(model: Model, batch_users: int) -> None:
     frame, n_users = rated(model, stars=4.5), model.network.n_users
     whole = np.concatenate(
-        [b.movie_idx for b in lists.best(lists.ask(model, frame, users=range(n_users)), n=N)]
+        [b.movie_idx for b in lists.best(lists.request_of(model, frame, users=range(n_users)), n=N)]
     )
     parts = [
         batch.movie_idx
         for start in range(0, n_users, batch_users)
         for batch in lists.best(
-            lists.ask(model, frame, users=range(start, min(start + batch_users, n_users))), n=N
+            lists.request_of(model, frame, users=range(start, min(start + batch_users, n_users))), n=N
         )
     ]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
@@ -84,20 +84,20 @@ def test_a_list_that_would_get_shorter_stays(model: Model) -> None:
     frame, users = rated(model, stars=4.9), range(model.network.n_users)
     listed = np.zeros(model.movies.height, np.bool_)
     listed[np.flatnonzero(lists.candidates(model))[: N - 1]] = True
-    asked = lists.ask(model, frame, users=users, limits=Limits(listed=listed))
-    found = np.concatenate([batch.movie_idx for batch in lists.best(asked, n=N)])
-    unseen = [N - 1 - np.isin(np.flatnonzero(listed), asked.seen.of_user(user)).sum() for user in users]
+    request = lists.request_of(model, frame, users=users, limits=Limits(listed=listed))
+    found = np.concatenate([batch.movie_idx for batch in lists.best(request, n=N)])
+    unseen = [N - 1 - np.isin(np.flatnonzero(listed), request.seen.of_user(user)).sum() for user in users]
     assert (found != NO_MOVIE).sum(axis=1).tolist() == unseen
 
 
 def test_lists_by_stars_are_as_they_were(model: Model) -> None:
     frame, users = rated(model, stars=4.9), range(model.network.n_users)
-    asked = lists.ask(replace(model, ranking=None), frame, users=users)
-    assert asked.scores is not None
-    engine = top_n(asked.scores, n=N, seen=asked.seen, candidates=asked.limits.listed)
+    request = lists.request_of(replace(model, ranking=None), frame, users=users)
+    assert request.scores is not None
+    engine = top_n(request.scores, n=N, seen=request.seen, candidates=request.limits.listed)
     wanted = np.concatenate([batch.movie_idx for batch in engine])
-    found = np.concatenate([batch.movie_idx for batch in lists.best(asked, n=N)])
-    np.testing.assert_array_equal(found[asked.by_model], wanted[asked.by_model])
+    found = np.concatenate([batch.movie_idx for batch in lists.best(request, n=N)])
+    np.testing.assert_array_equal(found[request.by_model], wanted[request.by_model])
 
 
 def test_no_published_list_begins_with_a_disliked_movie(two_nights: Path) -> None:

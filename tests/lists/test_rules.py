@@ -89,23 +89,27 @@ def shop(model: Model, seed: int, **some: bool) -> Shop:
     return Shop(pl.DataFrame(table), settings)
 
 
-def by_hand(asked: lists.Asked, shop: Shop, user: int, *, n: int, seed: int) -> list[tuple[int, str | None]]:
+def by_hand(
+    request: lists.Request, shop: Shop, user: int, *, n: int, seed: int
+) -> list[tuple[int, str | None]]:
     """One user's list by the words of the rules: movie rows, and the rule of each."""
-    score, own = scores_of(asked, user), bool(asked.by_model[user])
-    may = np.flatnonzero(asked.limits.listed)
-    may = may[~np.isin(may, asked.seen.of_user(user))]
+    score, own = scores_of(request, user), bool(request.by_model[user])
+    may = np.flatnonzero(request.limits.listed)
+    may = may[~np.isin(may, request.seen.of_user(user))]
     order = may[np.lexsort((may, -score[may]))].tolist()
     pinned = pins_of(order, shop, n=n)
     rest = [m for m in order if m not in place_of(shop)]
-    least = asked.limits.min_score
+    least = request.limits.min_score
     if own:
         rest = [m for m in rest if least is None or score[m] >= np.float32(least)]
     else:
-        rest = [m for m in rest if n_ratings(asked.model)[m] > 0]
-    new_ones = [m for m in rest if n_ratings(asked.model)[m] <= shop.settings.get("new_max_ratings", 20)]
+        rest = [m for m in rest if n_ratings(request.model)[m] > 0]
+    new_ones = [m for m in rest if n_ratings(request.model)[m] <= shop.settings.get("new_max_ratings", 20)]
     if own and rest:
-        low, high = asked.model.network.settings.y_range
-        liked = stars_of(asked, user, rest[: build._SPARE + 1]) >= asked.mean_rating[user] - (high - low) / 9
+        low, high = request.model.network.settings.y_range
+        liked = (
+            stars_of(request, user, rest[: build._SPARE + 1]) >= request.mean_rating[user] - (high - low) / 9
+        )
         skip = int(liked.argmax())
         rest = rest[skip:] if len(rest) >= n - len(pinned) + skip else rest
 
@@ -140,11 +144,13 @@ def by_hand(asked: lists.Asked, shop: Shop, user: int, *, n: int, seed: int) -> 
     return [(m, "pinned" if m in pinned else rule.get(m)) for m in listed]
 
 
-def scores_of(asked: lists.Asked, user: int) -> np.ndarray:
+def scores_of(request: lists.Request, user: int) -> np.ndarray:
     """Every movie's score for a user, exactly; the number of ratings in a popularity list."""
-    if not asked.by_model[user] or asked.scores is None:
-        return n_ratings(asked.model).astype(np.float32)
-    x, q, b = (t.double().numpy() for t in (asked.scores.user[user], asked.scores.movie, asked.scores.bias))
+    if not request.by_model[user] or request.scores is None:
+        return n_ratings(request.model).astype(np.float32)
+    x, q, b = (
+        t.double().numpy() for t in (request.scores.user[user], request.scores.movie, request.scores.bias)
+    )
     score = np.zeros(len(q))
     for d in range(x.size):
         score += x[d] * q[:, d]
@@ -183,8 +189,8 @@ def shuffled(pool: list[int], seed: int) -> list[int]:
     return pool
 
 
-def stars_of(asked: lists.Asked, user: int, movies: list[int]) -> np.ndarray:
-    return build._predicted(asked.model, np.full(len(movies), user), np.array(movies, np.int32))
+def stars_of(request: lists.Request, user: int, movies: list[int]) -> np.ndarray:
+    return build._predicted(request.model, np.full(len(movies), user), np.array(movies, np.int32))
 
 
 @settings(max_examples=12)
@@ -202,8 +208,8 @@ def test_lists_are_those_of_the_rules_by_hand(
     where = shop(model, seed, **some)
     limits = limits_of(model, where, seed=seed, few=few, least=least)
     frame = rated(model, stars=stars).filter(pl.col("user_idx") < USERS, pl.col("user_idx") % 7 != 3)
-    asked = lists.ask(model, frame, users=range(USERS), limits=limits)
-    (batch,) = lists.best(asked, n=N)
+    request = lists.request_of(model, frame, users=range(USERS), limits=limits)
+    (batch,) = lists.best(request, n=N)
     if limits.rules is None:
         return
     assert batch.rule is not None
@@ -214,7 +220,7 @@ def test_lists_are_those_of_the_rules_by_hand(
             for m, code in zip(batch.movie_idx[user].tolist(), batch.rule[user].tolist(), strict=True)
             if m != NO_MOVIE
         ]
-        assert found == by_hand(asked, where, user, n=N, seed=int(seeds[user]))
+        assert found == by_hand(request, where, user, n=N, seed=int(seeds[user]))
 
 
 def limits_of(model: Model, where: Shop, *, seed: int, few: float, least: float | None) -> Limits:
@@ -234,7 +240,7 @@ def test_no_batch_size_changes_a_list(model: Model, seed: int, batch_users: int)
     frame = rated(model, stars=3.5).filter(pl.col("user_idx") < USERS, pl.col("user_idx") != 3)
 
     def of(users: range) -> np.ndarray:
-        found = list(lists.best(lists.ask(model, frame, users=users, limits=limits), n=N))
+        found = list(lists.best(lists.request_of(model, frame, users=users, limits=limits), n=N))
         return np.concatenate([np.stack([b.movie_idx, b.rule], axis=2) for b in found if b.rule is not None])
 
     parts = [of(range(at, min(at + batch_users, USERS))) for at in range(0, USERS, batch_users)]

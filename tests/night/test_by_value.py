@@ -154,9 +154,11 @@ def test_broken_lists_are_never_published(
 ) -> None:
     real = by_value.best
 
-    def blind(asked: Any, *more: Any, **engine: Any) -> Any:
-        nothing = asked.seen._replace(indptr=np.zeros_like(asked.seen.indptr), indices=asked.seen.indices[:0])
-        return real(replace(asked, seen=nothing), *more, **engine)
+    def blind(request: Any, *more: Any, **engine: Any) -> Any:
+        nothing = request.seen._replace(
+            indptr=np.zeros_like(request.seen.indptr), indices=request.seen.indices[:0]
+        )
+        return real(replace(request, seen=nothing), *more, **engine)
 
     monkeypatch.setattr(by_value, "best", blind)
     with pytest.raises(GateRefused, match="rows show a movie that the user has rated"):

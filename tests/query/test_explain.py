@@ -94,10 +94,10 @@ def test_ratings_that_moved_are_found_where_they_are_now(data_set: Path, tmp_pat
     )
     before.rename(after)
     row = top_n(tmp_path / "out").row(0, named=True)
-    asked = (str(tmp_path / "out"), str(row["user_id"]), str(row["movie_id"]))
+    request = (str(tmp_path / "out"), str(row["user_id"]), str(row["movie_id"]))
     with pytest.raises(InputError, match="--ratings"):
-        explain(*asked)
-    check_sum(explain(*asked, ratings_uri=str(after)), row)
+        explain(*request)
+    check_sum(explain(*request, ratings_uri=str(after)), row)
 
 
 def test_histories_are_the_clean_ratings_of_the_night(two_nights: Path) -> None:
