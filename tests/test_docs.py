@@ -79,6 +79,19 @@ def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert not anchor or anchor in anchors(file), f"{page}: {target}"
 
 
+PRINTED = ("tables.md", "command-line.md", "configuration.md")
+"""Pages that the code prints, a sentence a line."""
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in PRINTED], ids=str)
+def test_lines_of_prose_end_by_column_110(page: Path) -> None:
+    lines = [line for line in prose(page).splitlines() if not line.startswith(("    ", "|", "#", "<"))]
+    parts = {
+        line: re.sub(r"`[^`]*`|\[[^\]]*\]\([^)]*\)", "x", line.strip().removeprefix("- ")) for line in lines
+    }
+    assert [line for line in lines if len(line) > 110 and " " in parts[line]] == []
+
+
 def test_every_page_has_its_place_in_the_order_and_on_the_site() -> None:
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
     order = set(re.findall(r"\]\(([^)#]+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8")))
