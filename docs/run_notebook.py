@@ -38,7 +38,7 @@ def publish_nights(folder: Path) -> str:
     for night, share in NIGHTS.items():
         until_then = ratings.head(round(share * ratings.height))
         pl.concat([until_then, *wrong]).write_parquet(folder / "ratings.parquet")
-        inputs, config = Inputs(ratings=str(folder)), Config(audience=8)
+        inputs, config = Inputs(ratings=str(folder)), Config(audience=8, lists_per={"genres": 10})
         story.nightly(story.start(inputs, output=output, run_date=night, config=config))
     return output
 
