@@ -109,7 +109,7 @@ def test_batches_shards_and_parts_change_no_row_and_a_least_score_shortens_lists
     least = float(found.filter(source="model")["score"].median())  # type: ignore[arg-type]
     wanted = found.filter((pl.col("score") >= least) | (pl.col("source") == "popular"))
     small = score._Room(chunk_users=29, chunk_ratings=1_000, engine=1e7)
-    monkeypatch.setattr(score._Room, "of", classmethod(lambda *_: small))
+    monkeypatch.setattr(score._Room, "of", classmethod(lambda *_, **__: small))
     monkeypatch.setattr("cfjobs.night.by_value._block_rows", lambda _: 1_000)
     writer = functools.partial(PartsWriter, group_rows=500)
     monkeypatch.setattr("cfjobs.night.by_value.PartsWriter", writer)
