@@ -4,6 +4,7 @@ and described."""
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -66,9 +67,10 @@ def _users(
     night: Night, prepared: Prepared, scored: Sequence[Scored], statistics: ListStatistics
 ) -> Iterator[pl.DataFrame]:
     """Rows of `users`, block after block of lists that keep the rules."""
+    kept = _Kept.of(night, prepared, statistics.places.movie_ids)
     for shard, record in zip(shards(night, prepared), scored, strict=True):
         try:
-            yield from _check(night, prepared, shard, record, statistics)
+            yield from _check(night, kept, shard, record, statistics)
         except DamagedFile as error:
             if str(error).startswith(night.work):
                 raise night.damaged(str(error).partition(": ")[0], error) from error
@@ -93,8 +95,30 @@ def _judge(config: Config, written: Written, last: LastNight | None) -> list[str
     return reasons
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What every list of the night keeps. withheld: movies that must not be listed, None where all may be;
+    rules: of the shop, None where there are none."""
+
+    y_range: tuple[float, float] | None
+    withheld: pl.Series | None
+    rules: ShopRules | None
+
+    @classmethod
+    def of(cls, night: Night, prepared: Prepared, movie_ids: pl.Series) -> Self:
+        n_ratings = np.zeros(movie_ids.len(), np.int64)  # which movies are new cannot be seen in a list
+        rules = lists.rules.of(
+            night.frame("movies"), night.config, n_ratings=n_ratings, run_date=night.run_date
+        )
+        return cls(
+            y_range=None if prepared.implicit else prepared.y_range,
+            withheld=movie_ids.filter(~night.frame("listed")["listed"]) if prepared.limited else None,
+            rules=None if rules is None else rules.as_published(movie_ids),
+        )
+
+
 def _check(
-    night: Night, prepared: Prepared, shard: Shard, record: Scored, statistics: ListStatistics
+    night: Night, kept: _Kept, shard: Shard, record: Scored, statistics: ListStatistics
 ) -> Iterator[pl.DataFrame]:
     """The rows of `users` of a shard."""
     for part in _parts(record):
@@ -102,19 +126,16 @@ def _check(
         if not storage.exists(uri):
             raise DamagedFile(f"{uri}: is gone")
     after = 0
-    withheld = _withheld(night, prepared, statistics.places.movie_ids)
-    rules = _rules(night, statistics.places.movie_ids)
     n_left = {part.path: part.rows for part in _parts(record)}
     for block in ahead(_blocks(night, shard, record, statistics)):
         faults = block.faults(after=after)
-        y_range = None if prepared.implicit else prepared.y_range
         faults += list_faults(
             block.rows,
             seen=block.seen,
             top_n=night.config.top_n,
-            y_range=y_range,
-            withheld=withheld,
-            rules=rules,
+            y_range=kept.y_range,
+            withheld=kept.withheld,
+            rules=kept.rules,
         )
         refuse_broken(block.path, faults)
         yield statistics.add(block.listed, cold=shard.cold)
@@ -123,18 +144,6 @@ def _check(
             n_left[block.path] -= block.rows.height
     for path, n in n_left.items():
         refuse_broken(path, [f"{abs(n):,} rows {'fewer' if n > 0 else 'more'} than were written"] * (n != 0))
-
-
-def _withheld(night: Night, prepared: Prepared, movie_ids: pl.Series) -> pl.Series | None:
-    """The movies that must not be listed; None where all may be."""
-    return movie_ids.filter(~night.frame("listed")["listed"]) if prepared.limited else None
-
-
-def _rules(night: Night, movie_ids: pl.Series) -> ShopRules | None:
-    """What the rules of the shop promise of the lists; None where there are none."""
-    n_ratings = np.zeros(movie_ids.len(), np.int64)  # which movies are new cannot be seen in a list
-    rules = lists.rules.of(night.frame("movies"), night.config, n_ratings=n_ratings, run_date=night.run_date)
-    return None if rules is None else rules.as_published(movie_ids)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cfjobs.model_store.files import Model
 from cfjobs.ratings import catalogue
 from cfjobs.tables.runs import Source
 
-_TOLD = "listable"
+_LISTABLE = "listable"
 
 
 def of_night(night: Source, model: Model) -> NDArray[np.bool_]:
@@ -23,9 +23,9 @@ def of_night(night: Source, model: Model) -> NDArray[np.bool_]:
     if night.version(tables.MOVIES) is None:
         return listed
     movies = night.scan(tables.MOVIES)
-    if _TOLD not in movies.collect_schema().names():
+    if _LISTABLE not in movies.collect_schema().names():
         return listed
-    withheld = movies.filter(~pl.col(_TOLD)).select("movie_id").collect()["movie_id"]
+    withheld = movies.filter(~pl.col(_LISTABLE)).select("movie_id").collect()["movie_id"]
     rows = ratings.rows_of(withheld, model.movies["movie_id"])
     listed[rows[rows >= 0]] = False
     return listed

@@ -95,8 +95,8 @@ def _listed(night: Source) -> dict[str, DeltaTable]:
     if night.version(tables.MOVIES) is None:
         return {}
     movies = night.table(tables.MOVIES)
-    told = any(field.name == "listable" for field in movies.schema().fields)
-    return {"listed": movies} if told else {}
+    known = any(field.name == "listable" for field in movies.schema().fields)
+    return {"listed": movies} if known else {}
 
 
 def one_movie(movies: Sequence[Row], text: str) -> Row:

@@ -10,19 +10,14 @@ Sources: Kingma and Ba, "Adam" (2015); torch.optim.SparseAdam, which does the sa
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cfjobs.compiled import compiled
-from cfjobs.resources import processors
 
 _B1, _B2, _EPS = 0.9, 0.999, 1e-8
-_ROWS_A_THREAD = 2_000
-"""Fewer are not worth a thread of their own."""
 
 
 class RowAdam:
@@ -33,8 +28,6 @@ class RowAdam:
         self.mean = {name: torch.zeros_like(table) for name, table in tables.items()}
         self.square = {name: torch.zeros_like(table) for name, table in tables.items()}
         self.n_steps = 0
-        self.threads = processors()
-        self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="adam")
 
     def rows(self, idx: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Some rows of each table, to differentiate by. idx: each row once."""
@@ -53,29 +46,9 @@ class RowAdam:
                 continue
             tables = (self.tables[name], self.mean[name], self.square[name])
             if row.device.type == "cpu":
-                self._move(*tables, which, grad, rate=rate / of_mean, of_square=of_square)
+                _move_by_loop(*tables, which, grad, rate=rate / of_mean, of_square=of_square)
             else:
                 _move_by_torch(*tables, which, row, grad, rate=rate / of_mean, of_square=of_square)
-
-    def _move(self, *tensors: Tensor, rate: float, of_square: float) -> None:
-        """By the compiled loop. tensors: the table, its moments, the rows that move, their gradients."""
-        *tables, which, grad = (tensor.detach() for tensor in tensors)
-        wide = [
-            (tensor if tensor.dim() > 1 else tensor[:, None]).numpy()
-            for tensor in (*tables, grad.contiguous())
-        ]
-        step = [np.float32(x) for x in (1 - _B1, 1 - _B2, rate, 1 / of_square, _EPS)]
-
-        def part(rows: slice) -> None:
-            _move_rows(*wide[:3], which[rows].numpy(), wide[3][rows], *step)
-
-        n_parts = max(1, min(self.threads, len(which) // _ROWS_A_THREAD))
-        ends = [len(which) * i // n_parts for i in range(n_parts + 1)]
-        parts = [slice(*between) for between in pairwise(ends)]
-        if n_parts == 1:
-            part(parts[0])
-        else:
-            list(self.pool.map(part, parts))
 
     def state(self) -> dict[str, Tensor]:
         """The moments by name."""
@@ -88,6 +61,14 @@ class RowAdam:
         for name, table in self.state().items():
             table.copy_(state[name])
         self.n_steps = n_steps
+
+
+def _move_by_loop(*tensors: Tensor, rate: float, of_square: float) -> None:
+    """By the compiled loop. tensors: the table, its moments, the rows that move, their gradients."""
+    *tables, which, grad = (tensor.detach() for tensor in tensors)
+    wide = [(t if t.dim() > 1 else t[:, None]).numpy() for t in (*tables, grad.contiguous())]
+    step = (np.float32(x) for x in (1 - _B1, 1 - _B2, rate, 1 / of_square, _EPS))
+    _move_rows(*wide[:3], which.numpy(), wide[3], *step)
 
 
 @compiled(error_model="numpy", fastmath={"contract", "nsz"})
