@@ -13,16 +13,17 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cfjobs import features, tables
+from cfjobs import tables
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.lists.rule_kernels import place
+from cfjobs.ratings import catalogue
 from cfjobs.tables.rules import ShopRules
 from cfjobs.topn.problem import NO_MOVIE, Pairs
 
@@ -32,7 +33,6 @@ DRAWN_FROM = 4
 
 _SETTINGS = ("boost_column", "pinned_column")
 _OWN = ("movie_id", "user_id", "n_ratings")
-_PLAIN = (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Date, pl.Datetime)
 
 NOT_A_SUM = (
     "movies: movies are boosted, but a network whose scores are no dot product cannot be; "
@@ -145,20 +145,9 @@ def _values(movies: pl.DataFrame | None, name: str) -> Sequence[Sequence[str]]:
     key = "configuration key max_per"
     if name in _OWN:
         raise InputError(f"{key}: {name!r} is a name of the job's own; name a column that describes movies")
-    if movies is None or name not in movies.columns:
-        raise InputError(
-            f"{key}: got {name!r}, but the movies table {_lacks(movies)}; leave it out, or name a column"
-        )
-    column = movies[name]
-    kind: Any = column.dtype
-    inner = kind.inner if isinstance(kind, pl.List | pl.Array) else kind
-    if not (inner.is_numeric() or inner.base_type() in {*_PLAIN, pl.Null}):
-        raise InputError(
-            f"{key}: column {name!r} of the movies table is {kind}, expected text, numbers, truth values, dates or lists of them; cast it on export"
-        )
-    if kind.is_float():
-        column = column.fill_nan(None)
-    return [sorted(set(found)) for found in features.categories(column)]
+    if movies is None:
+        raise InputError(f"{key}: got {name!r}, but the movies table is not given; give it, or leave it out")
+    return catalogue.values_by_row(movies, name, key=key)
 
 
 def _lacks(movies: pl.DataFrame | None) -> str:

@@ -3,6 +3,7 @@ and the movies that nobody has rated."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,16 +95,7 @@ def check_values(movies: pl.DataFrame | None, config: Config) -> None:
     key = "configuration key lists_per"
     for name in config.lists_per if movies is not None else ():
         assert movies is not None
-        if name not in movies.columns:
-            others = ", ".join(column for column in movies.columns if column not in _TAKEN) or "none"
-            raise InputError(f"{key}: the movies table has no column {name!r} (further columns: {others})")
-        kind = movies.schema[name]
-        inner = kind.inner if isinstance(kind, pl.List | pl.Array) else kind
-        if not (inner.is_numeric() or inner.base_type() in _PLAIN):
-            raise InputError(
-                f"{key}: column {name!r} is {kind}, expected text, a list, numbers, truth values or dates; cast it on export"
-            )
-        n_values = _values(movies[name])["value"].n_unique()
+        n_values = len(set(chain.from_iterable(values_by_row(movies, name, key=key))))
         if not n_values:
             raise InputError(f"{key}: column {name!r} of the movies table is empty; leave it out")
         if n_values > MOST_VALUES:
@@ -121,19 +113,38 @@ def values_of(movies: pl.DataFrame, config: Config) -> pl.DataFrame:
     found = [
         known.select("movie_id")
         .with_row_index("row")
-        .join(_values(known[name]), on="row")
+        .join(_values(known, name), on="row")
         .select(pl.lit(name).alias("column"), "value", "movie_id")
         for name in config.lists_per
     ]
     return pl.concat(found).sort("column", "value", "movie_id")
 
 
-def _values(cells: pl.Series) -> pl.DataFrame:
-    """row, value of a column, each pair once."""
-    if cells.dtype.is_float():
-        cells = cells.fill_nan(None)
-    of_rows = pl.Series("value", features.categories(cells), dtype=pl.List(pl.String))
-    return of_rows.to_frame().with_row_index("row").explode("value").drop_nulls("value").unique()
+def _values(movies: pl.DataFrame, name: str) -> pl.DataFrame:
+    """row, value of a column of `lists_per`, each pair once."""
+    found = values_by_row(movies, name, key="configuration key lists_per")
+    of_rows = pl.Series("value", found, dtype=pl.List(pl.String))
+    return of_rows.to_frame().with_row_index("row").explode("value").drop_nulls("value")
+
+
+def values_by_row(movies: pl.DataFrame, name: str, *, key: str) -> list[list[str]]:
+    """The values that each movie has in a column, as text, each once and sorted.
+
+    key: what names the column. InputError for a column that is not there, and for one that holds neither
+    text, numbers, truth values, dates nor lists of these.
+    """
+    if name not in movies.columns:
+        raise InputError(
+            f"{key}: got {name!r}, but the movies table has no such column (got {', '.join(movies.columns)}); leave it out, or name a column"
+        )
+    kind: Any = movies.schema[name]
+    inner = kind.inner if isinstance(kind, pl.List | pl.Array) else kind
+    if not (inner.is_numeric() or inner.base_type() in _PLAIN):
+        raise InputError(
+            f"{key}: column {name!r} of the movies table is {kind}, expected text, numbers, truth values, dates or lists of them; cast it on export"
+        )
+    cells = movies[name].fill_nan(None) if kind.is_float() else movies[name]
+    return [sorted(set(found)) for found in features.categories(cells)]
 
 
 def publishable(movies: pl.DataFrame, *, taken: Sequence[str]) -> pl.DataFrame:

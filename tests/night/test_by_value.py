@@ -233,11 +233,11 @@ def test_values_are_text_whatever_the_column_holds(cells: pl.Series, values: dic
     [
         (
             {"genre": 3},
-            r"lists_per: the movies table has no column 'genre' \(further columns: title, genres, kind",
+            r"lists_per: got 'genre', but the movies table has no such column \(got movie_id, title, genres, kind",
         ),
         ({"title": 3}, "'title' has 300 values, and at most 200 give lists"),
         ({"none": 3}, "'none' of the movies table is empty"),
-        ({"made": 3}, "'made' is Struct"),
+        ({"made": 3}, "'made' of the movies table is Struct"),
         ({"movie_id": 3}, "'movie_id' is a name of the job's own"),
     ],
 )
