@@ -4,7 +4,8 @@
     python bench/gpu.py --device cpu --quick    the same paths without a GPU, on sizes of seconds
     python bench/gpu.py --json
 
-Laws: lists equal NumPy's brute force, whatever the precision of the device's products; each network of
+Laws: lists equal NumPy's brute force, by the Triton kernels, and by torch's operations whatever the
+precision of the device's products; each network of
 ratings and the ranking network learn the same twice and as well as on the processor; a night's lists are
 better than the popularity list; several processes train through NCCL where there are several GPUs. Seconds:
 the lists of the MovieLens-25M shape at 64 and 128 factors beside the bare product in float32, TF32 and
@@ -12,6 +13,7 @@ bfloat16; each training; a whole night. A part that fails is named, the others g
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -33,7 +35,7 @@ from cfjobs import models, training
 from cfjobs.config import Config
 from cfjobs.datasets import synthetic
 from cfjobs.models.ranker import History, RankingConfig
-from cfjobs.topn.engine import top_n_batches
+from cfjobs.topn.engine import Backend, top_n_batches
 from cfjobs.topn.problem import Pairs
 from cfjobs.training.ranker import fit_ranking
 
@@ -111,38 +113,37 @@ def synchronize(device: str) -> None:
 
 def lists_are_exact(device: str, *, quick: bool) -> Iterator[Row]:
     """Lists of random vectors, with ties, seen pairs and movies that may not be listed, against NumPy's."""
-    rng = np.random.default_rng(1)
+    ways = [("torch", name, precision) for name, precision in PRECISIONS.items()]
+    ways += [("triton", "TF32, three TF32 where needed", "highest")] if device.startswith("cuda") else []
     before = torch.get_float32_matmul_precision()
     try:
-        for name, precision in PRECISIONS.items():
+        for backend, name, precision in ways:
             torch.set_float32_matmul_precision(precision)
-            wrong = n_lists = 0
-            for n_factors in (3, 16, 64, 130):
-                for ties in (False, True):
-                    users, movies = 300, 2_000 if quick else 20_000
-                    x, q, bias = (
-                        rng.standard_normal(shape).astype(np.float32)
-                        for shape in ((users, n_factors), (movies, n_factors), movies)
-                    )
-                    if ties:
-                        x, q, bias = np.rint(x), np.rint(q), np.rint(bias)
-                    seen = seen_pairs(users=users, movies=movies, pairs=users * 40, rng=rng)
-                    may = rng.random(movies) < 0.7
-                    found = list(
-                        top_n_batches(
-                            x, q, n=50, movie_bias=bias, seen=seen, candidates=may, backend="torch", device=device
-                        )
-                    )  # fmt: skip
-                    listed = np.concatenate([batch.movie_idx for batch in found])
-                    wrong += int((listed != brute_force(x, q, bias, seen, may, n=50)).any(axis=1).sum())
-                    n_lists += users
-            yield {
-                "what": f"{n_lists:,} lists, products in {name}: wrong",
-                "value": wrong,
-                "holds": not wrong,
-            }
+            wrong, n_lists = wrong_lists(device, backend, quick=quick)
+            what = f"{n_lists:,} lists by {backend}, products in {name}: wrong"
+            yield {"what": what, "value": wrong, "holds": not wrong}
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def wrong_lists(device: str, backend: Backend, *, quick: bool) -> tuple[int, int]:
+    """Lists that are not the brute force's, and how many were compared."""
+    rng = np.random.default_rng(1)
+    users, movies = 300, 2_000 if quick else 20_000
+    wrong = n_lists = 0
+    for n_factors, kind in itertools.product((3, 16, 64, 130), ("trained", "flat", "heavy", "ties")):
+        x, q, bias = vectors(
+            "flat" if kind == "ties" else kind, users=users, movies=movies, factors=n_factors, rng=rng
+        )
+        if kind == "ties":
+            x, q, bias = np.rint(x), np.rint(q), np.rint(bias)
+        seen = seen_pairs(users=users, movies=movies, pairs=users * 40, rng=rng)
+        may = rng.random(movies) < 0.7
+        options = {"movie_bias": bias, "seen": seen, "candidates": may, "backend": backend, "device": device}
+        listed = np.concatenate([batch.movie_idx for batch in top_n_batches(x, q, n=50, **options)])
+        wrong += int((listed != brute_force(x, q, bias, seen, may, n=50)).any(axis=1).sum())
+        n_lists += users
+    return wrong, n_lists
 
 
 def brute_force(
@@ -261,19 +262,19 @@ def lists_beside_products(device: str, *, quick: bool) -> Iterator[Row]:
             product = timed(partial(multiply, a, b), device=device)
             yield {"what": f"{factors} factors: bare product, {name}", "value": product}
         del left, right
-        for name in ("float32", "tf32"):
+        on_gpu = device.startswith("cuda")
+        ways = [("triton", "float32")] if on_gpu else []
+        for backend, name in [*ways, ("torch", "float32"), ("torch", "tf32")]:
             torch.set_float32_matmul_precision(PRECISIONS[name])
-            if device.startswith("cuda"):
+            if on_gpu:
                 torch.cuda.reset_peak_memory_stats()
-            room = 8.0 if device.startswith("cuda") else 1.0
-            options = {"backend": "torch", "device": device, "memory_gb": room}
+            options = {"backend": backend, "device": device, "memory_gb": 8.0 if on_gpu else 1.0}
             seconds = timed(partial(stream, x, q, bias, seen, **options), device=device, repeat=2)
-            yield {"what": f"{factors} factors: top {LIST}, screen in {name}", "value": seconds}
-        if device.startswith("cuda"):
-            yield {
-                "what": f"{factors} factors: peak of the GPU, GB",
-                "value": torch.cuda.max_memory_allocated() / 1e9,
-            }
+            way = "fused" if backend == "triton" else f"screen in {name}"
+            yield {"what": f"{factors} factors: top {LIST}, {way}", "value": seconds}
+            if on_gpu:
+                peak = torch.cuda.max_memory_allocated() / 1e9
+                yield {"what": f"{factors} factors: its peak of the GPU, GB", "value": peak}
         seconds = timed(partial(stream, x, q, bias, seen), device="cpu", repeat=2)
         yield {"what": f"{factors} factors: top {LIST}, this machine's processor", "value": seconds}
     torch.set_float32_matmul_precision("highest")

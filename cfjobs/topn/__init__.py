@@ -6,7 +6,8 @@ packing.py     movies and users as the approximate pass wants them; the proofs o
 kernel.py      the approximate pass in registers
 scan.py        candidates kept, narrowed, scored exactly
 cpu.py         the backend for CPUs
-gpu.py         the backend for GPUs, and for nets with more than one hidden layer
+fused.py       the backend for GPUs: product and selection in one Triton kernel, those of fused_kernels.py
+gpu.py         the backend for any device, by torch's operations; for nets with more than one hidden layer
 turned.py      the best users of each movie: the same scores with roles swapped
 """
 

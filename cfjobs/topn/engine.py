@@ -25,6 +25,7 @@ Words: U users, M movies, D factors, H hidden units, N list length; a *chunk* is
 place in the caller's matrix.
 """
 
+import importlib.util
 import math
 from collections.abc import Iterator
 from typing import Literal
@@ -46,6 +47,8 @@ from cfjobs.topn.problem import (
     checked_vector,
 )
 
+Backend = Literal["numba", "torch", "triton"]
+
 
 def top_n_batches(
     x: Rows,
@@ -58,7 +61,7 @@ def top_n_batches(
     min_score: float | None = None,
     net: Net | None = None,
     users: range | None = None,
-    backend: Literal["auto", "numba", "torch"] = "auto",
+    backend: Backend | Literal["auto"] = "auto",
     screen: Screen = "auto",
     device: str = "cpu",
     threads: int | None = None,
@@ -71,9 +74,9 @@ def top_n_batches(
     never listed. candidates: [M] bool, the movies that may be listed.
     min_score: list only scores of at least this, rounded to float32 as scores are. net: score with this
     network instead of x . q. users: the contiguous range of users wanted (a shard); all if left out. device:
-    of the torch backend. threads: of the numba backend; all that the process may use if left out. memory_gb:
-    room for what this call adds to its inputs: the movies' copies and the batches in work. kept: carries the
-    movies' copies to further calls with the same movies, candidates and n.
+    of the torch and triton backends. threads: of the numba backend; all that the process may use if left out.
+    memory_gb: room for what this call adds to its inputs: the movies' copies and the batches in work. kept:
+    carries the movies' copies to further calls with the same movies, candidates and n.
 
     Raises ValueError on shapes that do not fit, on NaN or infinity, and where scores may pass the
     largest float32.
@@ -96,13 +99,19 @@ def top_n_batches(
     if seen is not None:
         check_pairs(seen, n_users=n_users)
     if backend == "auto":
-        backend = "torch" if device != "cpu" or (net is not None and net.middle) else "numba"
+        backend = _backend(device, net)
     if backend == "numba" and net is not None and net.middle:
         raise ValueError("the numba backend takes nets of one hidden layer; use backend='torch'")
+    if backend == "triton" and net is not None:
+        raise ValueError("the triton backend takes dot products; use backend='torch' for a net")
     job = Job(
         x=x, q=movie_rows, bias=bias, seen=seen, listed=listed, net=net, users=users,
         n=min(n, max(1, n_movies)), width=n, floor=-math.inf if min_score is None else float(np.float32(min_score)),
     )  # fmt: skip
+    if backend == "triton":
+        from cfjobs.topn.fused import fused_batches
+
+        return fused_batches(job, device=device, memory_gb=memory_gb)
     if backend == "torch":
         from cfjobs.topn.gpu import torch_batches
 
@@ -111,3 +120,10 @@ def top_n_batches(
 
     threads = threads or processors()
     return numba_batches(job, screen=screen, threads=threads, memory_gb=memory_gb, kept=kept)
+
+
+def _backend(device: str, net: Net | None) -> Backend:
+    """Triton comes with torch where torch is built for CUDA."""
+    if net is None and device.startswith("cuda") and importlib.util.find_spec("triton"):
+        return "triton"
+    return "torch" if device != "cpu" or (net is not None and net.middle) else "numba"

@@ -1,9 +1,12 @@
 """The law: whatever the batch, block, thread, order or backend, the lists equal NumPy's brute force."""
 
+import importlib.util
 import itertools
+import os
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +19,12 @@ from cfjobs.topn.problem import Net, Pairs, affine
 ENGINES = [("numba", "int8"), ("numba", "float32"), ("torch", "auto")]
 if not kernel.HAS_VNNI:
     ENGINES = ENGINES[1:]
+if importlib.util.find_spec(
+    "triton"
+):  # comes with torch for CUDA; its interpreter runs the same kernels without a GPU
+    ENGINES += [("triton", "auto")]
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
 engines = pytest.mark.parametrize(("backend", "screen"), ENGINES)
 laws = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
@@ -44,6 +53,8 @@ def brute_net_scores(x, q, net):
 
 def top_n(x, q, *, n, **options):
     """movie_idx and score [U, N] of all users at once."""
+    if options.get("backend") == "triton" and torch.cuda.is_available():
+        options["device"] = "cuda"
     batches = list(top_n_batches(x, q, n=n, **options))
     if not batches:
         return np.empty((0, n), np.int32), np.empty((0, n), np.float32)
