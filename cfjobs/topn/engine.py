@@ -125,5 +125,7 @@ def top_n_batches(
 def _backend(device: str, net: Net | None) -> Backend:
     """Triton comes with torch where torch is built for CUDA."""
     if net is None and device.startswith("cuda") and importlib.util.find_spec("triton"):
-        return "triton"
+        from cfjobs.topn.fused import runs_on
+
+        return "triton" if runs_on(device) else "torch"
     return "torch" if device != "cpu" or (net is not None and net.middle) else "numba"

@@ -14,9 +14,11 @@ The movies are scanned in a random order, fixed by a seed, since catalogues have
 then the maxima of 32 tell nearly as much as all scores.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ from torch import Tensor
 from cfjobs.topn import fused_kernels as kernels
 from cfjobs.topn import gpu
 from cfjobs.topn.problem import NO_MOVIE, Job, Lists, check_range, empty_lists, pairs_of, user_rows
+
+log = logging.getLogger(__name__)
 
 GROUP = 32
 """Movies of which one maximum is kept: as many as a word has bits."""
@@ -37,6 +41,19 @@ an H100, so that one multiplies while the other one selects."""
 _BATCH = 16_384
 _LARGEST = 2.0**120  # above it a bound might pass the largest float32: such users go the way of `gpu.py`
 _TF32, _THREE_TF32 = "tf32", "tf32x3"
+
+
+@cache
+def runs_on(device: str) -> bool:
+    """Whether Triton runs there, tried once: it compiles its kernels with a C compiler and Python's headers,
+    which an image may lack."""
+    one = torch.ones(1, dtype=torch.int64, device=device)
+    try:
+        kernels.mark[(1,)](one, one.int(), torch.zeros((2, 1), dtype=torch.int32, device=device), 1, 1)
+    except Exception as error:  # whatever Triton, its compiler or the driver raise
+        log.warning("Triton does not run on %s (%s); lists are made by torch's operations", device, error)
+        return False
+    return True
 
 
 def fused_batches(job: Job, *, device: str, memory_gb: float) -> Iterator[Lists]:

@@ -295,3 +295,13 @@ def test_wrong_shapes_are_refused():
             ValueError, match=r"expected|holds NaN|must agree|above the largest|does not|falls|float32"
         ):
             top_n(x, q, **{"n": 1, **options})
+
+
+def test_where_triton_does_not_run_torch_makes_the_lists(monkeypatch, caplog):
+    pytest.importorskip("triton")
+    from cfjobs.topn import fused
+
+    monkeypatch.setattr(fused.kernels, "mark", None)  # as without a C compiler: an error at the first call
+    fused.runs_on.cache_clear()
+    assert not fused.runs_on("cpu")
+    assert "lists are made by torch's operations" in caplog.text
