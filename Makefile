@@ -61,8 +61,8 @@ types: .venv/installed-dev
 imports: .venv/installed-dev
 	$(BIN)/lint-imports
 
-kernels: .venv/installed-dev
-	@$(BIN)/python -m tests.kernel_cache
+kernels: .venv/installed
+	@$(BIN)/python -m deploy.kernel_cache
 
 tests: kernels
 	$(BIN)/pytest -n $(WORKERS)
@@ -79,6 +79,7 @@ format: .venv/installed-dev
 	@echo "setting up .venv, some minutes the first time"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@$(INSTALL) .
+	@$(BIN)/python -m deploy.kernel_cache
 	@touch $@
 
 .venv/installed-dev: .venv/installed

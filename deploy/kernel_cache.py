@@ -1,9 +1,9 @@
-"""Compiled loops for a clean clone: `python -m tests.kernel_cache` copies them in,
-or compiles them and keeps them.
+"""Compiled loops for a clean clone: `python -m deploy.kernel_cache` copies them in,
+or compiles them and keeps them. The set-up does it, so that no night waits for it.
 
 Numba keeps what it compiled in the clone's own `__pycache__`, by the source's content, so a clone that is new
-compiles for some 40 s and every process that a test starts meanwhile does so again. A copy outside the clone
-spares the next clone that. It is kept by the constraints and by every source that is compiled together,
+would compile for some 40 s in its first night, and every process that is started meanwhile would do so again.
+A copy outside the clone spares the next clone that. It is kept by the constraints and by every source that is compiled together,
 because numba looks at the file of a loop alone, and a loop holds the code of the loops of other files that it
 calls.
 """

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import kernel_cache
+from deploy import kernel_cache
 
 
 def clone(folder: Path, *, loop: str = "compiled: x + 1") -> Path:
