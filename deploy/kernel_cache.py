@@ -3,9 +3,9 @@ or compiles them and keeps them. The set-up does it, so that no night waits for 
 
 Numba keeps what it compiled in the clone's own `__pycache__`, by the source's content, so a clone that is new
 would compile for some 40 s in its first night, and every process that is started meanwhile would do so again.
-A copy outside the clone spares the next clone that. It is kept by the constraints and by every source that is compiled together,
-because numba looks at the file of a loop alone, and a loop holds the code of the loops of other files that it
-calls.
+A copy outside the clone spares the next clone that. It is kept by the constraints and by every source that is
+compiled together, because numba looks at the file of a loop alone, and a loop holds the code of the loops of
+other files that it calls.
 """
 
 import hashlib
