@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from cfjobs.models.past_kernels import past
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankingConfig:
@@ -156,6 +158,13 @@ class Past:
         `history_drop` of them is left out. mean [U]: of each user's ratings."""
         start = torch.maximum(history.indptr[users], end - config.max_history)
         length = end - start
+        if end.device.type == "cpu":
+            drawn = torch.empty(0)
+            if generator is not None:
+                drawn = torch.rand(int(length.sum()), generator=generator)
+            rows = (users, start, end, history.movie_idx, history.rating, mean, drawn)
+            numbers = (np.float32(x) for x in (config.history_drop, config.taste, config.recency_half))
+            return cls(*map(torch.from_numpy, past(*(part.numpy() for part in rows), *numbers)))
         user = torch.repeat_interleave(length)  # [H], position among `users`
         row = torch.arange(len(user), device=user.device) + (start - length.cumsum(0) + length)[user]
         if generator is not None:

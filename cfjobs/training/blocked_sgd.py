@@ -6,9 +6,7 @@ docs/decisions/0006-a-rating-at-a-time.md.
 """
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from cfjobs.models.raters import sum_raters
 from cfjobs.training import blocked_sgd_kernels
 from cfjobs.training.checkpoint import Checkpoints, State
 from cfjobs.training.epochs import EpochLoop, Examples
+from cfjobs.training.threads import over
 
 _RATER_STEPS = 8  # an epoch
 _RATER_RATE = 0.2  # of the learning rate
@@ -111,7 +110,7 @@ class BlockedSGD(EpochLoop):
     def _sum_raters(self, pool: ThreadPoolExecutor) -> None:
         raters = self.raters
         arrays = (self.sums.numpy(), self.rows.x.numpy(), raters.users, raters.first_user, raters.weight)
-        _over(pool, self.network.n_movies, lambda *part: sum_raters(*arrays, *part))
+        over(pool, self.network.n_movies, lambda *part: sum_raters(*arrays, *part))
         self.summed = True
 
     def _step_raters(self, pool: ThreadPoolExecutor) -> None:
@@ -132,7 +131,7 @@ class BlockedSGD(EpochLoop):
             np.float32(x)
             for x in (_RATER_RATE * self.rate, _RATER_L2 * self.plan.l2, beta_1, beta_2)
         ]  # fmt: skip
-        _over(
+        over(
             pool,
             self.network.n_users,
             lambda *part: blocked_sgd_kernels.step_raters(
@@ -156,7 +155,7 @@ class BlockedSGD(EpochLoop):
             return found
 
         with ThreadPoolExecutor(self.threads) as pool:
-            total = math.fsum(_over(pool, len(examples), part))
+            total = math.fsum(over(pool, len(examples), part))
         return total / len(examples)
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
@@ -166,9 +165,3 @@ class BlockedSGD(EpochLoop):
         for own, name in ((self.squares, "squares"), (self.rater_moments, "moments")):
             for key, tensor in state.part(name).items():
                 own[key].copy_(tensor)
-
-
-def _over(pool: ThreadPoolExecutor, n: int, work: Callable[[int, int], Any]) -> list[Any]:
-    """Work on 0..n - 1 in 64 ranges, on all threads; the results in order."""
-    edges = [n * part // 64 for part in range(65)]
-    return list(pool.map(work, edges[:-1], edges[1:]))
