@@ -54,8 +54,9 @@ class Batch:
         n_drawable = n_movies if drawable is None else len(drawable)
         draw = torch.randint(n_drawable, (config.n_negatives,), generator=generator, device=device)
         draw = draw if drawable is None else drawable[draw]
-        found = _targets if device.type == "cuda" else _targets_by_loop
-        candidates, column, worth, n_targets = found(history, cut, stop, value, draw, n_movies, config.next_n)
+        found = _targets_by_torch if device.type == "cuda" else _targets
+        of = (cut, stop, history.movie_idx, value, draw)
+        candidates, column, worth, n_targets = found(of, n_movies=n_movies, next_n=config.next_n)
         expected = n_targets * popularity[candidates] + config.n_negatives / n_drawable
         return cls(past, candidates, column, worth, torch.log(-torch.expm1(-expected)))
 
@@ -123,26 +124,27 @@ def _even(first: np.ndarray, *, parts: int = 8) -> list[int]:
 
 
 def _targets(
-    history: History, cut: Tensor, stop: Tensor, value: Tensor, draw: Tensor, n_movies: int, next_n: int
+    of: tuple[Tensor, ...], *, n_movies: int, next_n: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
-    """See `ranking_kernels.targets`, which does the same on a processor."""
+    """See `ranking_kernels.targets`, which says what is given and found."""
+    *found, n_targets = ranking_kernels.targets(*(part.numpy() for part in of), n_movies, next_n)
+    candidates, column, worth = (torch.from_numpy(part) for part in found)
+    return candidates, column, worth, n_targets
+
+
+def _targets_by_torch(
+    of: tuple[Tensor, ...], *, n_movies: int, next_n: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
+    """The same on a GPU."""
+    cut, stop, movie_idx, value, draw = of
     row_BT = cut[:, None] + torch.arange(next_n, device=cut.device)
     exists_BT = row_BT < stop[:, None]
-    row_BT = row_BT.clamp_max(len(history.rating) - 1)
-    target_BT = history.movie_idx[row_BT]
+    row_BT = row_BT.clamp_max(len(movie_idx) - 1)
+    target_BT = movie_idx[row_BT]
     value_BT = torch.where(exists_BT, value[row_BT], 0.0)
     value_BT = value_BT / value_BT.sum(1, keepdim=True).clamp_min(1e-6)
     candidates, column = distinct(torch.cat([target_BT[exists_BT], draw]), n_movies)
     return candidates, torch.where(exists_BT, column[target_BT], 0), value_BT, exists_BT.sum()
-
-
-def _targets_by_loop(
-    history: History, cut: Tensor, stop: Tensor, value: Tensor, draw: Tensor, n_movies: int, next_n: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
-    arrays = (part.numpy() for part in (cut, stop, history.movie_idx, value, draw))
-    *found, n_targets = ranking_kernels.targets(*arrays, n_movies, next_n)
-    candidates, column, worth = (torch.from_numpy(part) for part in found)
-    return candidates, column, worth, n_targets
 
 
 def distinct(idx: Tensor, size: int) -> tuple[Tensor, Tensor]:

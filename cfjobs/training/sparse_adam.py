@@ -94,7 +94,7 @@ def _wide(table: Tensor) -> NDArray[np.float32]:
 
 
 @compiled(error_model="numpy", fastmath={"contract", "nsz"})
-def _move_rows(table, mean, square, which, grad, keep_mean, keep_square, rate, scale, eps, begin, end):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _move_rows(table, mean, square, which, grad, keep_mean, keep_square, rate, scale, eps, begin, end):  # type: ignore[no-untyped-def]
     for place in range(begin, end):
         row = which[place]
         for d in range(table.shape[1]):
