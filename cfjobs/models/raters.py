@@ -6,9 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfjobs.compiled import compiled
+from cfjobs.models.prefetch import fetch
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+
+_AHEAD = 8  # raters: whose rows are brought near
 
 _fast = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
 
@@ -88,9 +91,12 @@ def _choose(user, movie, count, lot, n_users, at_most):  # type: ignore[no-untyp
 @_fast
 def sum_raters(sum_MKW, x_UKW, users, first_user, weight, begin, end):  # type: ignore[no-untyped-def]
     """The raters' sums of movies begin..end - 1."""
+    n_row = np.int64(sum_MKW.shape[1] * sum_MKW.shape[2])
     for m in range(begin, end):
         sum_MKW[m] = 0
         for t in range(first_user[m], first_user[m + 1]):
+            soon = users[min(t + _AHEAD, len(users) - 1)] * n_row
+            fetch(x_UKW, soon, soon + n_row)
             u = users[t]
             for k in range(sum_MKW.shape[1]):
                 for d in range(sum_MKW.shape[2]):

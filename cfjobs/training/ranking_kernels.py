@@ -4,7 +4,7 @@ embeddings of the users' histories move. `ranking_batch.py` has the products bet
 import numpy as np
 
 from cfjobs.compiled import compiled
-from cfjobs.training.prefetch import fetch
+from cfjobs.models.prefetch import fetch
 
 _AHEAD = 4  # rows: what is brought near
 
