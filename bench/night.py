@@ -140,7 +140,12 @@ def _process(arguments: list[str]) -> Row:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(arguments)}: failed")
-    return {"seconds": time.perf_counter() - began, "peak": usage.ru_maxrss * 1024, "printed": printed}
+    return {
+        "seconds": time.perf_counter() - began,
+        "processor": usage.ru_utime + usage.ru_stime,
+        "peak": usage.ru_maxrss * 1024,
+        "printed": printed,
+    }
 
 
 def _apart(what: str, ratings: Path, folder: Path) -> Row:

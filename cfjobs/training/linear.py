@@ -33,7 +33,7 @@ _MOST_USERS = 32_768
 """Users that B is fitted to: the cost of the Gram matrix is bounded, whatever the size of the data."""
 
 _CHUNK_USERS = 2_048
-_DENSE = 0.05
+_DENSE = 0.03
 """Share of all pairs of movies that users have rated both of, below which a loop over these pairs is quicker
 than matrix products."""
 
