@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cfjobs.models.ranker import History, Past, RankingConfig, RankingModel
@@ -115,10 +116,10 @@ def step_by_loops(
     return loss
 
 
-def _even(first: np.ndarray, *, parts: int = 8) -> list[int]:
+def _even(first: NDArray[np.int64]) -> list[int]:
     """Edges of ranges of movies with about equally much to do: a row to move, and its users to sum over.
     first [T + 1]: where the users of each movie begin."""
-    cost = first + 4 * np.arange(len(first))
+    cost, parts = first + 4 * np.arange(len(first)), max(1, min(8, len(first) // 256))
     found: list[int] = np.searchsorted(cost, np.linspace(0, cost[-1], parts + 1)[1:-1]).tolist()
     return [0, *found, len(first) - 1]
 

@@ -63,7 +63,7 @@ class RowAdam:
         if pool is None:
             _move_rows(*tables, *arrays, *pace, 0, len(which))
         else:
-            over(pool, len(which), lambda *part: _move_rows(*tables, *arrays, *pace, *part), parts=4)
+            over(pool, len(which), lambda *part: _move_rows(*tables, *arrays, *pace, *part))
 
     def pace(self, rate: float) -> Pace:
         """1 - b1, 1 - b2, rate / (1 - b1^t), 1 / sqrt(1 - b2^t), eps: what the loops go by in step t."""
