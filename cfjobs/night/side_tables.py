@@ -220,13 +220,12 @@ def write_similar(night: Night, model: Model) -> Ready:
     schema = _schema(tables.SIMILAR_MOVIES, model)
 
     def blocks() -> Iterator[pl.DataFrame]:
-        n = min(interpret.N_SIMILAR, len(rows))
-        for lists in interpret.similar_movies(movie_vectors(model)[rows], candidates=candidates, n=n):
-            of = candidates[lists.first_user : lists.first_user + len(lists.movie_idx)]
-            place, column = np.nonzero((lists.movie_idx != NO_MOVIE) & of[:, None])
+        n, of = min(interpret.N_SIMILAR, len(rows)), np.flatnonzero(candidates)
+        for lists in interpret.similar_movies(movie_vectors(model)[rows], candidates=candidates, of=of, n=n):
+            place, column = np.nonzero(lists.movie_idx != NO_MOVIE)
             yield pl.DataFrame(
                 {
-                    "movie_id": ids[place + lists.first_user],
+                    "movie_id": ids[of[place + lists.first_user]],
                     "rank": (column + 1).astype(np.int16),
                     "similar_movie_id": ids[lists.movie_idx[place, column]],
                     "cosine": lists.score[place, column],
