@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cfjobs.compiled import compiled
+from cfjobs.compiled import compiled, counted
 from cfjobs.topn.problem import NO_MOVIE
 
 MEASURED_USERS = 2_000
@@ -113,7 +113,7 @@ def _by_day(at):  # type: ignore[no-untyped-def]
     for r in range(len(at)):
         first[at[r] // _DAY - begin + 1] += 1
     first = np.cumsum(first)
-    place, by_day = first[:-1].copy(), np.empty(len(at), np.int64)
+    place, by_day = first[:-1].copy(), np.empty(len(at), np.uint32)
     for r in range(len(at)):
         day = at[r] // _DAY - begin
         by_day[place[day]] = r
@@ -206,9 +206,10 @@ class _Histories:
     @classmethod
     def of(cls, user: NDArray[np.integer], movie: NDArray[np.integer]) -> "_Histories":
         """From ratings sorted by user and time."""
-        indptr = np.concatenate([[0], np.bincount(user).cumsum()])
-        top = np.sort(np.argsort(-np.bincount(movie), kind="stable")[:MOST_MOVIES])
-        place = np.full(int(movie.max()) + 1, -1, np.int64)
+        indptr = np.concatenate([[0], counted(user, int(user[-1]) + 1).cumsum()])
+        n_ratings = counted(movie, int(movie.max()) + 1)
+        top = np.sort(np.argsort(-n_ratings, kind="stable")[:MOST_MOVIES])
+        place = np.full(n_ratings.size, -1, np.int64)
         place[top] = np.arange(top.size)
         return cls(indptr, movie, top, place)
 

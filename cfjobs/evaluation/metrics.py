@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cfjobs.compiled import counted, summed
 from cfjobs.evaluation import character
 from cfjobs.evaluation.baselines import Holdout, bias_only
 from cfjobs.evaluation.bootstrap import ALL, BANDS, Metric, intervals, sums
@@ -111,10 +112,10 @@ def measures(
     the movies, for the last two. sample [S]: the users, ascending, whose lists these are, by row, the rivals'
     users among them; all by default. What is no matter of lists is measured over all.
     """
-    activity = np.bincount(training.user_idx, minlength=n_users)
-    n_ratings = np.bincount(training.movie_idx, minlength=candidates.size)
+    activity = counted(training.user_idx, n_users)
+    n_ratings = counted(training.movie_idx, candidates.size)
     bands = activity_bands(activity, np.unique(holdout.user_idx))
-    given = np.bincount(training.user_idx, weights=training.rating, minlength=n_users)
+    given = summed(training.user_idx, training.rating, n_users)
     sample = np.arange(n_users) if sample is None else sample
     row = np.full(n_users, -1, np.int32)
     row[sample] = np.arange(sample.size, dtype=np.int32)

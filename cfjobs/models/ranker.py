@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from cfjobs.compiled import counted
 from cfjobs.models.past_kernels import past
 
 
@@ -104,7 +105,7 @@ class History:
     @classmethod
     def of(cls, ratings: pl.DataFrame, *, n_users: int) -> "History":
         """From user_idx, movie_idx, rating, already sorted by user and time."""
-        counts = np.bincount(ratings["user_idx"].to_numpy(), minlength=n_users)
+        counts = counted(ratings["user_idx"].to_numpy(), n_users)
         return cls(
             indptr=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])),
             movie_idx=torch.from_numpy(ratings["movie_idx"].cast(pl.Int64).to_numpy(writable=True)),

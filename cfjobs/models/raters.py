@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cfjobs.compiled import compiled
+from cfjobs.compiled import compiled, counted
 from cfjobs.models.prefetch import fetch
 
 Floats = NDArray[np.float32]
@@ -35,8 +35,8 @@ class Raters:
     @classmethod
     def of(
         cls,
-        user: NDArray[np.int64],
-        movie: NDArray[np.int64],
+        user: NDArray[np.integer],
+        movie: NDArray[np.integer],
         *,
         n_movies: int,
         at_most: int,
@@ -45,7 +45,7 @@ class Raters:
         """The raters of each movie, those with the lowest lots where there are more than at_most.
         order [U]: the lots."""
         lot: Ints = order.astype(np.int32)
-        count = np.bincount(movie, minlength=n_movies)
+        count = counted(movie, n_movies)
         last, users, first_user, movies, first_movie = _choose(
             user, movie, count, lot, len(order), np.int64(at_most)
         )

@@ -22,6 +22,9 @@ from cfjobs.tables import runs
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = 1_000_000
+"""Held-out ratings that are predicted at once."""
+
 MEASURED_USERS = 30_000
 """Users whose lists are measured, at random where there are more: the interval of nDCG is then some 0.005
 wide."""
@@ -34,15 +37,14 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         return dict.fromkeys(evaluation.NAMES)
     config = as_decided(night, prepared)
     model = model_store.load_model(trained.model_uri).to(resolve_device(config.device))
-    known = pl.col("user_idx") < prepared.n_users
-    every = night.frame("ratings").with_columns(pl.Series("held_out", held)).filter(known)
-    kept = every.filter(~pl.col("held_out")).select(*LEARNT, "timestamp")
-    test = every.filter("held_out").drop("held_out")
-    del every
+    kept, test = _split(night, held, n_users=prepared.n_users)
     predicted = None
     if model.stars is not None:
-        test_examples = training.examples(test, model.device)
-        predicted = predict(model.stars, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
+        predicted = np.empty(test.height, np.float32)
+        for first in range(0, test.height, _AT_ONCE):
+            some = training.examples(test.slice(first, _AT_ONCE), model.device)
+            found = predict(model.stars, some.user_idx, some.movie_idx).cpu().numpy()
+            predicted[first : first + _AT_ONCE] = found
 
     sample = _sample(model.users["user_id"], seed=config.seed)
     of_sample, mine = model, kept.drop("timestamp")
@@ -84,6 +86,20 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None),
     )
     return metrics
+
+
+def _split(night: Night, held: NDArray[np.bool_], *, n_users: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The ratings outside the holdout and in it, of the users whom the model knows: the times apart, since
+    they take as much memory as the rest."""
+    kept, test = pl.DataFrame(), pl.DataFrame()
+    known: NDArray[np.bool_] | None = None
+    for columns in (LEARNT, ["timestamp"]):
+        some = night.frame("ratings", columns)
+        known = (some["user_idx"] < n_users).to_numpy() if known is None else known
+        kept, test = (
+            of.hstack(some.filter(known & of_these)) for of, of_these in ((kept, ~held), (test, held))
+        )
+    return kept, test
 
 
 def _sample(user_ids: pl.Series, *, seed: int) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from deltalake.exceptions import DeltaError
 from numpy.typing import NDArray
 
 from cfjobs import storage, tables
+from cfjobs.compiled import counted
 from cfjobs.errors import CfjobsError, DamagedFile, InputError
 from cfjobs.evaluation import interpret
 from cfjobs.evaluation.bootstrap import ALL
@@ -60,7 +61,8 @@ def keep_measures(
     )
     night.write("measures.parquet", parquet_bytes(rows))
     users = held_out["user_idx"].to_numpy()
-    activity = np.bincount(training["user_idx"].to_numpy(), minlength=int(users.max(initial=-1)) + 1)
+    n_users = 1 + int(max(training["user_idx"].max() or 0, users.max(initial=-1)))  # type: ignore[arg-type]
+    activity = counted(training["user_idx"].to_numpy(), n_users)
     stars = pl.Series("predicted_rating", [None] * users.size if predicted is None else predicted, pl.Float32)
     frame = held_out.with_columns(stars, pl.Series("user_ratings", activity[users]))
     if predicted is None:

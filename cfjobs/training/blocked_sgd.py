@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cfjobs.compiled import counted
 from cfjobs.models.raters import sum_raters
 from cfjobs.training import blocked_sgd_kernels
 from cfjobs.training.checkpoint import Checkpoints, State
@@ -54,7 +55,7 @@ class BlockedSGD(EpochLoop):
         )
         n_steps = min(_RATER_STEPS, self.blocks.n_blocks)
         self.rounds_a_step = -(-self.blocks.n_blocks // n_steps)
-        self.ratings_a_step = np.bincount(user, minlength=n_users).astype(np.float32)
+        self.ratings_a_step = counted(user, n_users).astype(np.float32)
         self.ratings_a_step *= self.rounds_a_step / self.blocks.n_blocks
         n_members = rows.user.shape[1]
         self.squares = {

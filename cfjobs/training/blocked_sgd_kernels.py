@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cfjobs.compiled import compiled
+from cfjobs.compiled import compiled, counted
 from cfjobs.models.prefetch import fetch
 from cfjobs.models.raters import Floats, Ints, Raters
 
@@ -53,8 +53,8 @@ class Blocks:
     @classmethod
     def of(
         cls,
-        user: NDArray[np.int64],
-        movie: NDArray[np.int64],
+        user: NDArray[np.integer],
+        movie: NDArray[np.integer],
         rating: Floats,
         *,
         raters: Raters,
@@ -67,7 +67,7 @@ class Blocks:
         by_cache = math.ceil(n_movies * row_bytes / _CACHE_BYTES)
         by_visit = len(user) // (max(1, n_users) * _VISIT)
         n_blocks = min(_MOST, _FEWEST * max(1, min(-(-by_cache // _FEWEST), by_visit // _FEWEST)))
-        before = np.bincount(user, minlength=n_users).cumsum()
+        before = counted(user, n_users).cumsum()
         block_of_user = ((before - 1) * n_blocks // max(1, len(user))).astype(np.int32)
         block_of_movie = (rng.permutation(n_movies) % n_blocks).astype(np.int32)
         users, movies, ratings, first = _deal(
