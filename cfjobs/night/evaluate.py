@@ -91,14 +91,14 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
 def _split(night: Night, held: NDArray[np.bool_], *, n_users: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The ratings outside the holdout and in it, of the users whom the model knows: the times apart, since
     they take as much memory as the rest."""
-    kept, test = pl.DataFrame(), pl.DataFrame()
+    parts: dict[bool, list[pl.DataFrame]] = {False: [], True: []}
     known: NDArray[np.bool_] | None = None
     for columns in (LEARNT, ["timestamp"]):
         some = night.frame("ratings", columns)
         known = (some["user_idx"] < n_users).to_numpy() if known is None else known
-        kept, test = (
-            of.hstack(some.filter(known & of_these)) for of, of_these in ((kept, ~held), (test, held))
-        )
+        for in_it, found in parts.items():
+            found.append(some.filter(known & (held == in_it)))
+    kept, test = (pl.concat(found, how="horizontal") for found in parts.values())
     return kept, test
 
 
