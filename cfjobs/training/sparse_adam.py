@@ -60,7 +60,7 @@ class RowAdam:
         on all threads of a pool."""
         arrays, pace = (which.numpy(), _wide(grad.contiguous())), self.pace(rate)
         tables = self.arrays(name)
-        if pool is None:
+        if pool is None or grad.dim() == 1:
             _move_rows(*tables, *arrays, *pace, 0, len(which))
         else:
             over(pool, len(which), lambda *part: _move_rows(*tables, *arrays, *pace, *part))

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 _MOST_PARTS = 64
-_LEAST_ROWS = 256  # of a part: to hand one to a thread takes as long as some rows do
+_LEAST_ROWS = 512  # of a part: to hand one to a thread takes as long as some rows do
 
 
 def over(pool: ThreadPoolExecutor, n: int, work: Callable[[int, int], Any]) -> list[Any]:
