@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cfjobs.compiled import compiled
 from cfjobs.topn.problem import NO_MOVIE
 
 _CHUNK_LISTS = 8_192
@@ -56,9 +57,15 @@ def genre_mix(
     """The genres of what users rated [U, G], summed. user_idx, movie_idx [R]: rows, sorted by user."""
     assert traits.genres is not None
     mix = np.zeros((n_users, traits.genres.shape[1]))
-    for genre in range(mix.shape[1]):
-        mix[:, genre] = np.bincount(user_idx, weights=traits.genres[movie_idx, genre], minlength=n_users)
+    _add_genres(user_idx, movie_idx, traits.genres, mix)
     return mix
+
+
+@compiled()
+def _add_genres(user_idx, movie_idx, genres, mix):  # type: ignore[no-untyped-def]
+    for t in range(len(user_idx)):
+        for genre in range(genres.shape[1]):
+            mix[user_idx[t], genre] += genres[movie_idx[t], genre]
 
 
 def genre_distance(

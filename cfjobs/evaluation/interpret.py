@@ -35,17 +35,21 @@ def principal_components(
 
 
 def similar_movies(
-    vectors_MD: NDArray[np.float32], *, candidates: NDArray[np.bool_], n: int = N_SIMILAR
+    vectors_MD: NDArray[np.float32],
+    *,
+    candidates: NDArray[np.bool_],
+    of: NDArray[np.int64] | None = None,
+    n: int = N_SIMILAR,
 ) -> Iterator[Lists]:
     """For each movie the n others of the candidates with the greatest cosine, block after block; exact.
 
     A list's movies are rows of vectors_MD and its score the cosine; a vector of length 0 is like none,
-    cosine 0.
+    cosine 0. of: rows of the movies that get lists, in this order; all by default.
     """
     length = np.linalg.norm(vectors_MD.astype(np.float64), axis=1, keepdims=True)
     unit_MD = torch.from_numpy((vectors_MD / np.where(length > 0, length, 1)).astype(np.float32))
-    itself = np.arange(len(unit_MD))
-    alone = Pairs(np.arange(len(unit_MD) + 1, dtype=np.int64), itself.astype(np.int32))
-    scores = DotScores(unit_MD, unit_MD, torch.zeros(len(unit_MD)))
+    of = np.arange(len(unit_MD)) if of is None else of
+    alone = Pairs(np.arange(of.size + 1, dtype=np.int64), of.astype(np.int32))
+    scores = DotScores(unit_MD[torch.from_numpy(of)], unit_MD, torch.zeros(len(unit_MD)))
     for lists in top_n(scores, n=n, seen=alone, candidates=candidates):
         yield Lists(lists.first_user, lists.movie_idx, np.clip(lists.score, -1, 1))

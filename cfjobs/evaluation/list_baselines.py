@@ -13,6 +13,7 @@ Sources: Steck, "Embarrassingly shallow autoencoders for sparse data" (2019), EA
 by recency that the ranking network has.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cfjobs.compiled import compiled, counted
 from cfjobs.topn.problem import NO_MOVIE
 
 MEASURED_USERS = 2_000
@@ -32,6 +34,7 @@ MOST_MOVIES = 1_024
 MOST_USERS = 4_096
 
 DAYS = (7, 30)
+_DAY = 86_400_000_000  # microseconds
 EASE_L2 = 400.0
 SLIT_L2 = 100.0
 
@@ -60,16 +63,16 @@ def rivals(kept: pl.DataFrame, measured: NDArray[np.int64], *, ordered: bool, k:
     """
     random = np.random.default_rng(seed)
     users = np.sort(random.permutation(measured)[:MEASURED_USERS])
-    user, movie = (kept[name].to_numpy().astype(np.int64) for name in ("user_idx", "movie_idx"))
+    user, movie = (kept[name].to_numpy() for name in ("user_idx", "movie_idx"))
     if not users.size or not user.size:
         return NONE
     histories = _Histories.of(user, movie)
-    learnt_from = np.sort(random.permutation(np.unique(user))[:MOST_USERS])
+    learnt_from = np.sort(random.permutation(np.flatnonzero(np.diff(histories.indptr)))[:MOST_USERS])
     listed = {}
     if ordered:
         at = kept["timestamp"].to_numpy().astype("datetime64[us]")
-        for days in DAYS:
-            listed[f"popular_{days}_days"] = recently_popular(movie, at, histories, users, days=days, k=k)
+        found = recently_popular(histories, at, users, days=DAYS, k=k)
+        listed |= {f"popular_{days}_days": lists for days, lists in zip(DAYS, found, strict=True)}
     listed["ease"] = histories.best(users, histories.profiles(users), ease(histories, learnt_from), k=k)
     if ordered:
         weights = slit(histories, learnt_from)
@@ -78,31 +81,94 @@ def rivals(kept: pl.DataFrame, measured: NDArray[np.int64], *, ordered: bool, k:
 
 
 def recently_popular(
-    movie: NDArray[np.int64],
-    at: NDArray[np.datetime64],
     histories: "_Histories",
+    at: NDArray[np.datetime64],
     users: NDArray[np.int64],
     *,
-    days: int,
+    days: Sequence[int],
     k: int,
-) -> NDArray[np.int32]:
-    """The unseen movies with most ratings in the days up to each user's last rating, ties by row [S, k]."""
-    order = np.argsort(at, kind="stable")
-    by_time, times = movie[order], at[order]
-    n_movies = int(movie.max()) + 1
-    found = np.full((users.size, k), NO_MOVIE, np.int32)
-    for row, user in enumerate(users.tolist()):
-        rated = histories.rows(user)
-        if rated.start == rated.stop:
-            continue
-        last = at[rated.stop - 1]
-        window = slice(*np.searchsorted(times, [last - np.timedelta64(days, "D"), last], side="right"))
-        count = np.bincount(by_time[window], minlength=n_movies)
-        count[movie[rated]] = 0
-        best = np.argsort(-count, kind="stable")[:k]
-        best = best[count[best] > 0]
-        found[row, : best.size] = best
+) -> list[NDArray[np.int32]]:
+    """For each number of days, the unseen movies with most ratings in so many days up to each user's last
+    rating, ties by row [S, k]. at [R]: when, in microseconds."""
+    ends = histories.ends(users)
+    starts = histories.indptr[np.minimum(users, histories.indptr.size - 1)]
+    last = np.where(ends > starts, at[np.maximum(ends, 1) - 1], at[0]).astype(np.int64)
+    order = np.argsort(last, kind="stable")
+    by_day, first = _by_day(at.view(np.int64))
+    found = []
+    for n in days:
+        listed = np.full((users.size, k), NO_MOVIE, np.int32)
+        _most_rated_lately(
+            by_day, first, at.view(np.int64), histories.movie, starts, ends, last, order, n * _DAY, listed
+        )
+        found.append(listed)
     return found
+
+
+@compiled()
+def _by_day(at):  # type: ignore[no-untyped-def]
+    """Ratings [R] by the day of their time, and where each day begins, from the first one on."""
+    begin = at.min() // _DAY
+    first = np.zeros(at.max() // _DAY - begin + 2, np.int64)
+    for r in range(len(at)):
+        first[at[r] // _DAY - begin + 1] += 1
+    first = np.cumsum(first)
+    place, by_day = first[:-1].copy(), np.empty(len(at), np.uint32)
+    for r in range(len(at)):
+        day = at[r] // _DAY - begin
+        by_day[place[day]] = r
+        place[day] += 1
+    return by_day, first
+
+
+@compiled()
+def _most_rated_lately(by_day, first, at, movie, starts, ends, last, order, span, listed):  # type: ignore[no-untyped-def]
+    """Fill lists [S, k] of users from starts to ends [S] with the unseen movies most rated in `span` before
+    `last` [S]. order: users by last. Whole days are counted on from user to user, those at the ends apart."""
+    begin = at.min() // _DAY
+    count = np.zeros(movie.max() + 1, np.int64)
+    low = high = 0  # the whole days that are counted
+    for s in order:
+        if starts[s] == ends[s]:
+            continue
+        after = last[s] - span  # a rating counts when it is later, and no later than last
+        from_day = max(0, after // _DAY - begin + 1)
+        to_day = max(from_day, last[s] // _DAY - begin)
+        while high < to_day:
+            for r in by_day[first[high] : first[high + 1]]:
+                count[movie[r]] += 1
+            high += 1
+        while low < from_day:
+            for r in by_day[first[low] : first[low + 1]]:
+                count[movie[r]] -= 1
+            low += 1
+        for sign in (1, -1):
+            for day in (after // _DAY - begin, last[s] // _DAY - begin):
+                if day >= 0 and not low <= day < high:
+                    for r in by_day[first[day] : first[day + 1]]:
+                        if after < at[r] <= last[s]:
+                            count[movie[r]] += sign
+            if sign == 1:
+                _fill_best(count, movie[starts[s] : ends[s]], listed[s])
+
+
+@compiled()
+def _fill_best(count, seen, best):  # type: ignore[no-untyped-def]
+    """Fill best [k] with the movies of highest count, above 0, that are not seen; ties by row."""
+    aside, k, n = count[seen], len(best), 0
+    for m in seen:
+        count[m] = 0
+    for m in range(len(count)):
+        if count[m] == 0 or (n == k and count[m] <= count[best[k - 1]]):
+            continue
+        place = n if n < k else k - 1
+        n = min(n + 1, k)
+        while place and count[best[place - 1]] < count[m]:
+            best[place] = best[place - 1]
+            place -= 1
+        best[place] = m
+    for i in range(len(seen) - 1, -1, -1):
+        count[seen[i]] = aside[i]
 
 
 def ease(histories: "_Histories", users: NDArray[np.int64], *, l2: float = EASE_L2) -> Tensor:
@@ -133,16 +199,17 @@ class _Histories:
     """Ratings in compressed rows, and the m movies between which the regressions are."""
 
     indptr: NDArray[np.int64]  # [U + 1]
-    movie: NDArray[np.int64]  # [R]
+    movie: NDArray[np.integer]  # [R]
     top: NDArray[np.int64]  # [m] rows of the most rated movies, ascending
     place: NDArray[np.int64]  # [M] of a movie among them; -1 for none
 
     @classmethod
-    def of(cls, user: NDArray[np.int64], movie: NDArray[np.int64]) -> "_Histories":
+    def of(cls, user: NDArray[np.integer], movie: NDArray[np.integer]) -> "_Histories":
         """From ratings sorted by user and time."""
-        indptr = np.concatenate([[0], np.bincount(user).cumsum()])
-        top = np.sort(np.argsort(-np.bincount(movie), kind="stable")[:MOST_MOVIES])
-        place = np.full(int(movie.max()) + 1, -1, np.int64)
+        indptr = np.concatenate([[0], counted(user, int(user[-1]) + 1).cumsum()])
+        n_ratings = counted(movie, int(movie.max()) + 1)
+        top = np.sort(np.argsort(-n_ratings, kind="stable")[:MOST_MOVIES])
+        place = np.full(n_ratings.size, -1, np.int64)
         place[top] = np.arange(top.size)
         return cls(indptr, movie, top, place)
 

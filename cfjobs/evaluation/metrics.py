@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cfjobs.compiled import counted, summed
 from cfjobs.evaluation import character
 from cfjobs.evaluation.baselines import Holdout, bias_only
 from cfjobs.evaluation.bootstrap import ALL, BANDS, Metric, intervals, sums
@@ -101,28 +102,35 @@ def measures(
     predict: Predict | None,
     rivals: Rivals = NONE,
     traits: Traits | None = None,
+    sample: NDArray[np.int64] | None = None,
 ) -> list[Measure]:
     """Every metric, over all users and in each band, beside its baseline; then nDCG beside each rival.
 
     training: the ratings that the model was trained on. predicted [R]: for the held-out ratings. lists,
     popular: the model's and the popularity lists without the training ratings. candidates [M]: what may be
     listed. predict: for the listed movies. Of implicit feedback predicted and predict are None. traits: of
-    the movies, for the last two.
+    the movies, for the last two. sample [S]: the users, ascending, whose lists these are, by row, the rivals'
+    users among them; all by default. What is no matter of lists is measured over all.
     """
-    activity = np.bincount(training.user_idx, minlength=n_users)
-    n_ratings = np.bincount(training.movie_idx, minlength=candidates.size)
+    activity = counted(training.user_idx, n_users)
+    n_ratings = counted(training.movie_idx, candidates.size)
     bands = activity_bands(activity, np.unique(holdout.user_idx))
-    given = np.bincount(training.user_idx, weights=training.rating, minlength=n_users)
+    given = summed(training.user_idx, training.rating, n_users)
+    sample = np.arange(n_users) if sample is None else sample
+    row = np.full(n_users, -1, np.int32)
+    row[sample] = np.arange(sample.size, dtype=np.int32)
+    held, known = _of_users(holdout, row), _of_users(training, row)
 
     def judged(found: Iterable[Lists]) -> Judged:
         return judge(
             found,
-            holdout,
+            held,
             relevant_rating=relevant_rating,
-            n_users=n_users,
+            n_users=sample.size,
             n_ratings=n_ratings,
+            n_raters=n_users,
             candidates=candidates,
-            mean_rating=None if predicted is None else given / np.maximum(activity, 1),
+            mean_rating=None if predicted is None else (given / np.maximum(activity, 1))[sample],
             predict=predict,
             traits=traits,
             mix=mix,
@@ -130,21 +138,49 @@ def measures(
 
     mix = None
     if traits is not None and traits.genres is not None:
-        mix = character.genre_mix(training.user_idx, training.movie_idx, traits, n_users=n_users)
+        mix = character.genre_mix(known.user_idx, known.movie_idx, traits, n_users=sample.size)
     model, popularity = judged(lists), judged(popular)
-    ours, theirs = model.metrics, popularity.metrics
+    ours, theirs = (
+        tuple(_among_all(metric, sample, n_users=n_users) for metric in of.metrics)
+        for of in (model, popularity)
+    )
     if predicted is not None:
         low, high = (float(end(training.rating)) for end in (np.min, np.max))
         baseline = bias_only(training, holdout, n_users=n_users, n_movies=candidates.size)
         ours = (*stars(predicted, holdout, n_users=n_users), *ours)
         theirs = (*stars(np.clip(baseline, low, high), holdout, n_users=n_users), *theirs)
     found = _compared(ours, theirs, bands, activity, seed=seed)
-    found += _of_all_places(model.listed, popularity.listed, bands, activity, candidates=candidates)
+    found += _of_all_places(
+        model.listed, popularity.listed, bands[sample], activity[sample], candidates=candidates
+    )
     place = {name: number for number, name in enumerate(NAMES)}
     found.sort(key=lambda row: (place[row.metric], (ALL, *BANDS).index(row.band)))
     return found + _against(
-        rivals, model.listed, holdout, relevant_rating=relevant_rating, activity=activity, seed=seed
+        rivals,
+        model.listed[row[rivals.users]],
+        holdout,
+        relevant_rating=relevant_rating,
+        activity=activity,
+        seed=seed,
     )
+
+
+def _of_users(ratings: Holdout, row: NDArray[np.int32]) -> Holdout:
+    """The ratings of the users with a row [U], -1 for none, counted by it."""
+    if (row >= 0).all():
+        return ratings
+    user = row[ratings.user_idx]
+    there = user >= 0
+    return Holdout(user[there], ratings.movie_idx[there], ratings.rating[there])
+
+
+def _among_all(metric: Metric, sample: NDArray[np.int64], *, n_users: int) -> Metric:
+    """A metric of some users [S] as one of all [U], where the others have no weight."""
+    if sample.size == n_users:
+        return metric
+    parts = np.zeros((2, n_users))
+    parts[:, sample] = metric.total, metric.weight
+    return Metric(metric.name, *parts, root=metric.root)
 
 
 def _against(
@@ -156,12 +192,11 @@ def _against(
     activity: NDArray[np.int64],
     seed: int,
 ) -> list[Measure]:
-    """nDCG of our lists [U, k] beside that of each rival's, on the rivals' users."""
+    """nDCG of our lists [S, k] beside that of each rival's, on the rivals' users [S]."""
     users = rivals.users
     row = np.full(activity.size, -1, np.int32)
     row[users] = np.arange(users.size, dtype=np.int32)
-    theirs = row[holdout.user_idx] >= 0
-    held = Holdout(row[holdout.user_idx[theirs]], holdout.movie_idx[theirs], holdout.rating[theirs])
+    held = _of_users(holdout, row)
 
     def ndcg(of_users: NDArray[np.int32]) -> Metric:
         batch = Lists(0, of_users, np.zeros(of_users.shape, np.float32))
@@ -169,7 +204,7 @@ def _against(
 
     if not rivals.listed:
         return []
-    ours = ndcg(listed[users])
+    ours = ndcg(listed)
     counted = ours.weight > 0
     if not counted.any():
         return []
@@ -244,6 +279,7 @@ def judge(
     relevant_rating: float,
     n_users: int,
     n_ratings: NDArray[np.int64] | None = None,
+    n_raters: int | None = None,
     candidates: NDArray[np.bool_] | None = None,
     mean_rating: NDArray[np.float64] | None = None,
     predict: Predict | None = None,
@@ -268,8 +304,8 @@ def judge(
 
     and with n_ratings [M] and candidates [M], over every user who has a list,
 
-        novelty        mean self-information of the listed movies, -log2(share of users who rated it), in bits
-                       (Zhou and others, 2010)
+        novelty        mean self-information of the listed movies, -log2(share of users who rated it, of
+                       n_raters), in bits (Zhou and others, 2010)
         popular_share  share of the listed movies that are popular (POPULAR_SHARE)
         stars          mean predicted rating of the listed movies, with predict
         diversity      with traits; and genre_distance with their genres and the users' mix of them:
@@ -298,7 +334,7 @@ def judge(
     if predict is not None:
         found.append(_stars_of_places(listed, predict, k=k))
     if n_ratings is not None and candidates is not None:
-        found += _variety(listed, n_ratings, candidates, k=k)
+        found += _variety(listed, n_ratings, candidates, n_raters=n_raters or n_users, k=k)
     if traits is not None:
         found.append(_mean_of_known(f"diversity_at_{k}", character.diversity(listed, traits)))
         if mix is not None:
@@ -346,11 +382,16 @@ def self_information(n_ratings: NDArray[np.int64], *, n_users: int) -> NDArray[n
 
 
 def _variety(
-    listed: NDArray[np.int32], n_ratings: NDArray[np.int64], candidates: NDArray[np.bool_], *, k: int
+    listed: NDArray[np.int32],
+    n_ratings: NDArray[np.int64],
+    candidates: NDArray[np.bool_],
+    *,
+    n_raters: int,
+    k: int,
 ) -> list[Metric]:
     there = listed != NO_MOVIE
     length = there.sum(axis=1)
-    information = self_information(n_ratings, n_users=len(listed))
+    information = self_information(n_ratings, n_users=n_raters)
     popular = popular_movies(n_ratings, candidates)
     has_list = (length > 0).astype(np.float64)
     of_length = np.maximum(length, 1)

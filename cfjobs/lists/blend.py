@@ -53,6 +53,17 @@ def joined(affinity: DotScores, stars: DotScores, *, factor: float) -> DotScores
     )
 
 
+def weighed(affinity: DotScores, stars: DotScores, *, star: float, weight: float) -> DotScores:
+    """affinity + weight x star x stars as one dot product whose movies are the same for every weight, so that
+    they are made ready for a search once."""
+    ones = torch.ones(len(stars.user), 1, device=stars.user.device)
+    return DotScores(
+        torch.cat([affinity.user, weight * stars.user, weight * ones], dim=1),
+        torch.cat([affinity.movie, star * stars.movie, star * stars.bias[:, None]], dim=1),
+        affinity.bias,
+    )
+
+
 def allowed(ndcg: Mapping[float, float], disliked: Mapping[float, float]) -> list[float]:
     """The weights that may be chosen, ascending: those that gain over affinity alone, and of these those with
     at most MOST_DISLIKED; where none has so few, the one with fewest."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -93,7 +94,8 @@ class PartsWriter:
 def _begins(user_id: pa.ChunkedArray) -> NDArray[np.int64]:
     """Where each user's rows begin, and the end of all."""
     n = len(user_id)
-    changes = pc.not_equal(user_id.slice(1), user_id.slice(0, max(0, n - 1))).to_numpy()
+    # Through Polars: pyarrow's to_numpy imports pandas where it is installed, a third of a second.
+    changes = pl.Series(pc.not_equal(user_id.slice(1), user_id.slice(0, max(0, n - 1)))).to_numpy()
     return np.concatenate([np.zeros(min(n, 1), np.int64), np.flatnonzero(changes) + 1, [n]])
 
 

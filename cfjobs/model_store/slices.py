@@ -3,7 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 
 from cfjobs import storage
@@ -38,6 +40,23 @@ class ModelSlices:
             stars=network.to(self._device).eval(),
             users=of_these,
         )
+
+
+def of_some_users(model: Model, rows: NDArray[np.int64]) -> Model:
+    """The model with the rows of some users alone, in this order."""
+    users = model.users[rows]
+    if model.stars is None:
+        return replace(model, users=users)
+    network = _same_network(model.stars, n_users=len(rows))
+    taken = torch.from_numpy(np.append(rows, model.stars.n_users)).to(
+        model.device
+    )  # the unknown user is last
+    of_users = model.stars.user_tensors()
+    state = model.stars.state_dict().items()
+    network.load_state_dict(
+        {key: tensor[taken] if key in of_users else tensor for key, tensor in state}, assign=True
+    )
+    return replace(model, stars=network.to(model.device).eval(), users=users)
 
 
 def _same_network(network: Network, *, n_users: int) -> Network:

@@ -28,6 +28,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from cfjobs.compiled import counted
+from cfjobs.models.past_kernels import past
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankingConfig:
@@ -102,7 +105,7 @@ class History:
     @classmethod
     def of(cls, ratings: pl.DataFrame, *, n_users: int) -> "History":
         """From user_idx, movie_idx, rating, already sorted by user and time."""
-        counts = np.bincount(ratings["user_idx"].to_numpy(), minlength=n_users)
+        counts = counted(ratings["user_idx"].to_numpy(), n_users)
         return cls(
             indptr=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])),
             movie_idx=torch.from_numpy(ratings["movie_idx"].cast(pl.Int64).to_numpy(writable=True)),
@@ -155,20 +158,12 @@ class Past:
         """The rows of `users` [B] before `end` [B], `max_history` at most; with a generator, the share
         `history_drop` of them is left out. mean [U]: of each user's ratings."""
         start = torch.maximum(history.indptr[users], end - config.max_history)
-        length = end - start
-        user = torch.repeat_interleave(length)  # [H], position among `users`
-        row = torch.arange(len(user), device=user.device) + (start - length.cumsum(0) + length)[user]
+        n, device = int((end - start).sum()), end.device
+        drawn = torch.empty(0, device=device)
         if generator is not None:
-            draw = torch.rand(len(user), generator=generator, device=user.device)
-            kept = torch.nonzero(draw >= config.history_drop).squeeze(1)
-            user, row = user[kept], row[kept]
-            length = torch.bincount(user, minlength=len(users))
-        back = end[user] - 1 - row
-        liking = 1.0 + config.taste * (history.rating[row] - mean[users][user])
-        weight = liking / (1.0 + back / config.recency_half)
-        total = weight.new_zeros(len(users)).index_add_(0, user, weight.abs())
-        weight = weight / total.clamp_min(1e-6)[user]
-        return cls(history.movie_idx[row], weight, length.cumsum(0) - length)
+            drawn = torch.rand(n, generator=generator, device=device)
+        weighed = _weighed_by_torch if device.type == "cuda" else _weighed
+        return cls(*weighed((users, start, end, history.movie_idx, history.rating, mean, drawn), config))
 
     def part(self, users: slice) -> "Past":
         """That of some of the users."""
@@ -181,6 +176,30 @@ class Past:
         return embedding_bag(
             self.movie_idx, vectors, self.offsets, mode="sum", per_sample_weights=self.weight
         )
+
+
+def _weighed(of: tuple[Tensor, ...], config: RankingConfig) -> tuple[Tensor, ...]:
+    """See `past_kernels.past`, which says what is given and found."""
+    numbers = (np.float32(x) for x in (config.history_drop, config.taste, config.recency_half))
+    movie_idx, weight, offsets = past(*(part.numpy() for part in of), *numbers)
+    return torch.from_numpy(movie_idx), torch.from_numpy(weight), torch.from_numpy(offsets)
+
+
+def _weighed_by_torch(of: tuple[Tensor, ...], config: RankingConfig) -> tuple[Tensor, ...]:
+    """The same on a GPU."""
+    users, start, end, movie_idx, rating, mean, drawn = of
+    length = end - start
+    user = torch.repeat_interleave(length)  # [H], position among `users`
+    row = torch.arange(len(user), device=user.device) + (start - length.cumsum(0) + length)[user]
+    if len(drawn):
+        kept = torch.nonzero(drawn >= config.history_drop).squeeze(1)
+        user, row = user[kept], row[kept]
+        length = torch.bincount(user, minlength=len(users))
+    liking = 1.0 + config.taste * (rating[row] - mean[users][user])
+    weight = liking / (1.0 + (end[user] - 1 - row) / config.recency_half)
+    total = weight.new_zeros(len(users)).index_add_(0, user, weight.abs())
+    weight = weight / total.clamp_min(1e-6)[user]
+    return movie_idx[row], weight, length.cumsum(0) - length
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cfjobs.compiled import compiled
+from cfjobs.compiled import compiled, counted
+from cfjobs.models.prefetch import fetch
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+
+_AHEAD = 8  # raters: whose rows are brought near
 
 _fast = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
 
@@ -32,8 +35,8 @@ class Raters:
     @classmethod
     def of(
         cls,
-        user: NDArray[np.int64],
-        movie: NDArray[np.int64],
+        user: NDArray[np.integer],
+        movie: NDArray[np.integer],
         *,
         n_movies: int,
         at_most: int,
@@ -42,7 +45,7 @@ class Raters:
         """The raters of each movie, those with the lowest lots where there are more than at_most.
         order [U]: the lots."""
         lot: Ints = order.astype(np.int32)
-        count = np.bincount(movie, minlength=n_movies)
+        count = counted(movie, n_movies)
         last, users, first_user, movies, first_movie = _choose(
             user, movie, count, lot, len(order), np.int64(at_most)
         )
@@ -88,9 +91,12 @@ def _choose(user, movie, count, lot, n_users, at_most):  # type: ignore[no-untyp
 @_fast
 def sum_raters(sum_MKW, x_UKW, users, first_user, weight, begin, end):  # type: ignore[no-untyped-def]
     """The raters' sums of movies begin..end - 1."""
+    n_row = np.int64(sum_MKW.shape[1] * sum_MKW.shape[2])
     for m in range(begin, end):
         sum_MKW[m] = 0
         for t in range(first_user[m], first_user[m + 1]):
+            soon = users[min(t + _AHEAD, len(users) - 1)] * n_row
+            fetch(x_UKW, soon, soon + n_row)
             u = users[t]
             for k in range(sum_MKW.shape[1]):
                 for d in range(sum_MKW.shape[2]):

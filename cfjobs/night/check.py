@@ -127,17 +127,23 @@ def _check(
             raise DamagedFile(f"{uri}: is gone")
     after = 0
     n_left = {part.path: part.rows for part in _parts(record)}
-    for block in ahead(_blocks(night, shard, record, statistics)):
-        faults = block.faults(after=after)
-        faults += list_faults(
-            block.rows,
-            seen=block.seen,
-            top_n=night.config.top_n,
-            y_range=kept.y_range,
-            withheld=kept.withheld,
-            rules=kept.rules,
-        )
-        refuse_broken(block.path, faults)
+
+    def judged() -> Iterator[tuple[_Block, list[str]]]:
+        for block in _blocks(night, shard, record, statistics):
+            yield (
+                block,
+                list_faults(
+                    block.rows,
+                    seen=block.seen,
+                    top_n=night.config.top_n,
+                    y_range=kept.y_range,
+                    withheld=kept.withheld,
+                    rules=kept.rules,
+                ),
+            )
+
+    for block, faults in ahead(judged()):  # the next block is judged while this one is counted
+        refuse_broken(block.path, block.faults(after=after) + faults)
         yield statistics.add(block.listed, cold=shard.cold)
         if block.path:
             after = block.users.stop - shard.start

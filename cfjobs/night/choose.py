@@ -13,10 +13,12 @@ import polars as pl
 import torch
 
 from cfjobs import evaluation, lists, training
+from cfjobs.lists import blend
 from cfjobs.lists.blend import LEAST_USERS, TYPICAL, WEIGHTS, Blend, allowed, chosen, kept
 from cfjobs.model_store.files import Model
 from cfjobs.models.network import DotScores
 from cfjobs.ratings import holdout
+from cfjobs.topn import Kept
 from cfjobs.training.fit import fit_rating_model, training_of
 from cfjobs.training.warm_start import COLD
 
@@ -59,10 +61,15 @@ def choose(task: training.Task, *, device: torch.device, last: float | None = No
     mean_rating = np.zeros(inner.n_users)
     mean_rating[mean["user_idx"].to_numpy()] = mean["rating"].to_numpy()
     tried, disliked = {}, {}
+    request = lists.request_of(replace(model, stars_weight=0.0), inner.kept, users=users)
+    affinity, liking = request.scores, lists.stars(model, users)
+    assert isinstance(affinity, DotScores)
+    assert isinstance(liking, DotScores)
+    star, movies = lists.stars_factor(replace(model, stars_weight=1.0)), Kept()
     for weight in WEIGHTS:
-        request = lists.request_of(replace(model, stars_weight=weight), inner.kept, users=users)
+        weighed = replace(request, scores=blend.weighed(affinity, liking, star=star, weight=weight))
         found = evaluation.list_metrics(
-            lists.best(request, n=evaluation.K),
+            lists.best(weighed, n=evaluation.K, kept=movies),
             held,
             relevant_rating=relevant,
             n_users=len(users),
@@ -72,15 +79,15 @@ def choose(task: training.Task, *, device: torch.device, last: float | None = No
         tried[weight] = found[f"ndcg_at_{evaluation.K}"]
         disliked[weight] = found[f"disliked_share_at_{evaluation.K}"]
     weight = kept(last, chosen(tried, disliked), allowed(tried, disliked))
-    blend = Blend(weight=weight, tried=tried, disliked=disliked, users=int(found["users_measured"]))
+    result = Blend(weight=weight, tried=tried, disliked=disliked, users=int(found["users_measured"]))
     log.info(
         "weight of stars: %g; nDCG@%d and disliked places on %d users of an inner split %s",
-        blend.weight,
+        result.weight,
         evaluation.K,
-        blend.users,
+        result.users,
         ", ".join(f"{weight:g}: {value:.4f}, {disliked[weight]:.1%}" for weight, value in tried.items()),
     )
-    return blend
+    return result
 
 
 def _inner(task: training.Task) -> tuple[training.Task, pl.DataFrame]:

@@ -13,6 +13,7 @@ from cfjobs.device import resolve_device
 from cfjobs.errors import GateRefused
 from cfjobs.evaluation.gate import Comparison, Scale, comparisons, input_comparisons, refusals
 from cfjobs.evaluation.list_baselines import rivals
+from cfjobs.model_store.slices import of_some_users
 from cfjobs.models.predict import predict
 from cfjobs.night import side_tables
 from cfjobs.night.prepare import held_out
@@ -20,6 +21,13 @@ from cfjobs.night.records import LEARNT, Metrics, Night, Prepared, Trained, as_d
 from cfjobs.tables import runs
 
 log = logging.getLogger(__name__)
+
+_AT_ONCE = 1_000_000
+"""Held-out ratings that are predicted at once."""
+
+MEASURED_USERS = 30_000
+"""Users whose lists are measured, at random where there are more: the interval of nDCG is then some 0.005
+wide."""
 
 
 def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
@@ -29,27 +37,32 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         return dict.fromkeys(evaluation.NAMES)
     config = as_decided(night, prepared)
     model = model_store.load_model(trained.model_uri).to(resolve_device(config.device))
-    known = pl.col("user_idx") < prepared.n_users
-    every = night.frame("ratings").with_columns(pl.Series("held_out", held)).filter(known)
-    kept = every.filter(~pl.col("held_out")).select(*LEARNT, "timestamp")
-    test = every.filter("held_out").drop("held_out")
-    del every
+    kept, test = _split(night, held, n_users=prepared.n_users)
     predicted = None
     if model.stars is not None:
-        test_examples = training.examples(test, model.device)
-        predicted = predict(model.stars, test_examples.user_idx, test_examples.movie_idx).cpu().numpy()
+        predicted = np.empty(test.height, np.float32)
+        for first in range(0, test.height, _AT_ONCE):
+            some = training.examples(test.slice(first, _AT_ONCE), model.device)
+            found = predict(model.stars, some.user_idx, some.movie_idx).cpu().numpy()
+            predicted[first : first + _AT_ONCE] = found
+
+    sample = _sample(model.users["user_id"], seed=config.seed)
+    of_sample, mine = model, kept.drop("timestamp")
+    if sample.size < prepared.n_users:
+        of_sample = of_some_users(model, sample)
+        mine = _of_users(mine, sample, n_users=prepared.n_users)
 
     def stars(user_idx: NDArray[np.int64], movie_idx: NDArray[np.int64]) -> NDArray[np.float32]:
         rows = (torch.from_numpy(idx).to(model.device) for idx in (user_idx, movie_idx))
-        return predict(model.network, *rows).cpu().numpy()
+        return predict(of_sample.network, *rows).cpu().numpy()
 
-    request = lists.request_of(model, kept, users=range(prepared.n_users))
+    request = lists.request_of(of_sample, mine, users=range(sample.size))
     measures = evaluation.measures(
         holdout=evaluation.Holdout.of(test),
         training=evaluation.Holdout.of(kept),
         predicted=predicted,
         lists=lists.best(request, n=evaluation.K),
-        popular=lists.popular(model, request.seen, n=evaluation.K),
+        popular=lists.popular(of_sample, request.seen, n=evaluation.K),
         relevant_rating=training.relevant_rating(config, y_range=prepared.y_range),
         candidates=lists.candidates(model),
         n_users=prepared.n_users,
@@ -58,11 +71,12 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         traits=side_tables.traits(model),
         rivals=rivals(
             kept,
-            test["user_idx"].unique().sort().to_numpy(),
+            np.intersect1d(test["user_idx"].unique().to_numpy(), sample),
             ordered=prepared.question == "next",
             k=evaluation.K,
             seed=config.seed,
         ),
+        sample=sample,
     )
     side_tables.keep_measures(night, measures, held_out=test, training=kept, predicted=predicted)
     metrics: Metrics = dict.fromkeys(evaluation.OF_STARS) if prepared.implicit else {}
@@ -72,6 +86,38 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None),
     )
     return metrics
+
+
+def _split(night: Night, held: NDArray[np.bool_], *, n_users: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The ratings outside the holdout and in it, of the users whom the model knows: the times apart, since
+    they take as much memory as the rest."""
+    parts: dict[bool, list[pl.DataFrame]] = {False: [], True: []}
+    known: NDArray[np.bool_] | None = None
+    for columns in (LEARNT, ["timestamp"]):
+        some = night.frame("ratings", columns)
+        known = (some["user_idx"] < n_users).to_numpy() if known is None else known
+        for in_it, found in parts.items():
+            found.append(some.filter(known & (held == in_it)))
+    kept, test = (pl.concat(found, how="horizontal") for found in parts.values())
+    return kept, test
+
+
+def _sample(user_ids: pl.Series, *, seed: int) -> NDArray[np.int64]:
+    """Rows of the users whose lists are measured, ascending: drawn by their ids, so that those who are there
+    every night are drawn every night."""
+    if user_ids.len() <= MEASURED_USERS:
+        return np.arange(user_ids.len())
+    drawn = np.argsort(user_ids.hash(seed).to_numpy(), kind="stable")
+    return np.sort(drawn[:MEASURED_USERS])
+
+
+def _of_users(ratings: pl.DataFrame, users: NDArray[np.int64], *, n_users: int) -> pl.DataFrame:
+    """The ratings of some users, ascending, whose rows are counted anew."""
+    row = np.full(n_users, -1, np.int32)
+    row[users] = np.arange(users.size, dtype=np.int32)
+    user = row[ratings["user_idx"].to_numpy()]
+    there = user >= 0
+    return ratings.filter(there).with_columns(pl.Series("user_idx", user[there]))
 
 
 def compared(night: Night, prepared: Prepared, metrics: Metrics) -> list[Comparison]:

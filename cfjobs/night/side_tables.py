@@ -18,6 +18,7 @@ from deltalake.exceptions import DeltaError
 from numpy.typing import NDArray
 
 from cfjobs import storage, tables
+from cfjobs.compiled import counted
 from cfjobs.errors import CfjobsError, DamagedFile, InputError
 from cfjobs.evaluation import interpret
 from cfjobs.evaluation.bootstrap import ALL
@@ -60,7 +61,8 @@ def keep_measures(
     )
     night.write("measures.parquet", parquet_bytes(rows))
     users = held_out["user_idx"].to_numpy()
-    activity = np.bincount(training["user_idx"].to_numpy(), minlength=int(users.max(initial=-1)) + 1)
+    n_users = 1 + int(max(training["user_idx"].max() or 0, users.max(initial=-1)))  # type: ignore[arg-type]
+    activity = counted(training["user_idx"].to_numpy(), n_users)
     stars = pl.Series("predicted_rating", [None] * users.size if predicted is None else predicted, pl.Float32)
     frame = held_out.with_columns(stars, pl.Series("user_ratings", activity[users]))
     if predicted is None:
@@ -220,13 +222,12 @@ def write_similar(night: Night, model: Model) -> Ready:
     schema = _schema(tables.SIMILAR_MOVIES, model)
 
     def blocks() -> Iterator[pl.DataFrame]:
-        n = min(interpret.N_SIMILAR, len(rows))
-        for lists in interpret.similar_movies(movie_vectors(model)[rows], candidates=candidates, n=n):
-            of = candidates[lists.first_user : lists.first_user + len(lists.movie_idx)]
-            place, column = np.nonzero((lists.movie_idx != NO_MOVIE) & of[:, None])
+        n, of = min(interpret.N_SIMILAR, len(rows)), np.flatnonzero(candidates)
+        for lists in interpret.similar_movies(movie_vectors(model)[rows], candidates=candidates, of=of, n=n):
+            place, column = np.nonzero(lists.movie_idx != NO_MOVIE)
             yield pl.DataFrame(
                 {
-                    "movie_id": ids[place + lists.first_user],
+                    "movie_id": ids[of[place + lists.first_user]],
                     "rank": (column + 1).astype(np.int16),
                     "similar_movie_id": ids[lists.movie_idx[place, column]],
                     "cosine": lists.score[place, column],

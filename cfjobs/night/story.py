@@ -182,5 +182,6 @@ def _prepared(night: Night) -> Iterator[tuple[Night, Prepared]]:
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
+    resources.give_back()
     seconds[stage] = round(time.perf_counter() - started, 3)
     log.info("%s took %.1f s; %s", stage, seconds[stage], resources.words())

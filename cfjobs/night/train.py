@@ -5,11 +5,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 
 from cfjobs import model_store, resources, storage, training
+from cfjobs.compiled import counted
 from cfjobs.device import resolve_device, under_torchrun
 from cfjobs.lists.blend import Blend
 from cfjobs.model_store.files import Model
@@ -200,4 +200,4 @@ def existing(night: Night) -> Trained:
 
 
 def _with_counts(ids: pl.DataFrame, idx: pl.Series) -> pl.DataFrame:
-    return ids.with_columns(pl.Series("n_ratings", np.bincount(idx.to_numpy(), minlength=ids.height)))
+    return ids.with_columns(pl.Series("n_ratings", counted(idx.to_numpy(), ids.height)))

@@ -73,7 +73,7 @@ def unrated_counts(config: Config, *, found: Ratings, movies: pl.DataFrame | Non
     """How many movies of the movies table without a rating may be listed, and how many are left out."""
     if movies is None:
         return {"unrated_movies_listable": 0, "unrated_movies_left_out": 0}
-    rated = np.unique(found.column("movie_idx"))
+    rated = np.flatnonzero(np.bincount(found.column("movie_idx")))
     ids = movies["movie_id"].cast(found.movies["movie_id"].dtype, strict=False).drop_nulls().unique()
     n_unrated = ids.len() - int(ids.is_in(found.movies["movie_id"].gather(rated).implode()).sum())
     listable = 0

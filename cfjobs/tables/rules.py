@@ -1,7 +1,9 @@
 """The rules of `top_n`, row by row: what a broken list looks like."""
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import polars as pl
 
@@ -39,9 +41,15 @@ def list_faults(
     filled = [c.name for c in TOP_N.columns if not c.nullable and c.name in lists.columns]
     filled += ["predicted_rating"] * (y_range is not None)
     filled += [name for name in key if name not in filled]
-    reasons = lists.clear().with_columns(pl.col("movie_id").alias("because"))
+    known = seen.select(_number("user_id", "movie_id")).to_series()
+    again = lists.height - lists.select(_number(*key, "movie_id").n_unique()).item()
+    if again:  # as numbers; exactly
+        again = lists.height - lists.select(pl.struct(*key, "movie_id").n_unique()).item()
+    rated = lists.filter(_is_in(lists, known, "user_id", "movie_id"))
+    reasons = pl.Series([], dtype=pl.Boolean)
     if "because" in lists.columns and seen.height:
-        reasons = lists.filter(pl.col("because").is_not_null())
+        given = lists.filter(pl.col("because").is_not_null())
+        reasons = _is_in(given, known, "user_id", "because")
     same_list = pl.all_horizontal(pl.col(name) == pl.col(name).shift(1) for name in key)
     by_score = lists.filter(pl.col("rule").is_null()) if "rule" in lists.columns else lists
     number = [name for name, kind in lists.schema.items() if kind.is_float()]
@@ -58,15 +66,12 @@ def list_faults(
         "have a higher score than the rank before": by_score.filter(
             same_list & (pl.col("score") > pl.col("score").shift(1))
         ).height,
-        "repeat a movie of their list": lists.height
-        - lists.select(pl.struct(*key, "movie_id").n_unique()).item(),
-        "show a movie that the user has rated": lists.join(
+        "repeat a movie of their list": again,
+        "show a movie that the user has rated": rated.join(
             seen, on=["user_id", "movie_id"], how="semi"
         ).height,
         "show a movie that may not be listed": lists.filter(held).height,
-        "name as a reason a movie that the user has not rated": reasons.join(
-            seen, left_on=["user_id", "because"], right_on=["user_id", "movie_id"], how="anti"
-        ).height,
+        "name as a reason a movie that the user has not rated": int((~reasons).sum()),
         **_predicted_faults(lists, y_range),
         "belong to a second list of their user": lists.filter(pl.col("rank") == 1).height
         - lists.select(pl.struct(*key).n_unique()).item(),
@@ -76,6 +81,18 @@ def list_faults(
         **(_rule_faults(lists, rules) if rules is not None else {}),
     }
     return [f"{rows:,} rows {fault}" for fault, rows in found.items() if rows]
+
+
+def _number(*columns: str) -> pl.Expr:
+    """64 bits for the values of each row: the same for equal ones, and for others but for a chance of 2^-64.
+    One number is found much faster than a pair."""
+    numbers = [pl.col(name).hash(place) for place, name in enumerate(columns)]
+    return reduce(operator.xor, numbers)
+
+
+def _is_in(frame: pl.DataFrame, known: pl.Series, *columns: str) -> pl.Series:
+    """Whether the values of each row are among those with these numbers."""
+    return frame.select(_number(*columns).is_in(known.implode())).to_series()
 
 
 OF_VALUE = ("user_id", "column", "value")

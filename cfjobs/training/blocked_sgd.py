@@ -6,18 +6,18 @@ docs/decisions/0006-a-rating-at-a-time.md.
 """
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cfjobs.compiled import counted
 from cfjobs.models.raters import sum_raters
 from cfjobs.training import blocked_sgd_kernels
 from cfjobs.training.checkpoint import Checkpoints, State
 from cfjobs.training.epochs import EpochLoop, Examples
+from cfjobs.training.threads import over
 
 _RATER_STEPS = 8  # an epoch
 _RATER_RATE = 0.2  # of the learning rate
@@ -55,7 +55,7 @@ class BlockedSGD(EpochLoop):
         )
         n_steps = min(_RATER_STEPS, self.blocks.n_blocks)
         self.rounds_a_step = -(-self.blocks.n_blocks // n_steps)
-        self.ratings_a_step = np.bincount(user, minlength=n_users).astype(np.float32)
+        self.ratings_a_step = counted(user, n_users).astype(np.float32)
         self.ratings_a_step *= self.rounds_a_step / self.blocks.n_blocks
         n_members = rows.user.shape[1]
         self.squares = {
@@ -111,7 +111,7 @@ class BlockedSGD(EpochLoop):
     def _sum_raters(self, pool: ThreadPoolExecutor) -> None:
         raters = self.raters
         arrays = (self.sums.numpy(), self.rows.x.numpy(), raters.users, raters.first_user, raters.weight)
-        _over(pool, self.network.n_movies, lambda *part: sum_raters(*arrays, *part))
+        over(pool, self.network.n_movies, lambda *part: sum_raters(*arrays, *part))
         self.summed = True
 
     def _step_raters(self, pool: ThreadPoolExecutor) -> None:
@@ -132,7 +132,7 @@ class BlockedSGD(EpochLoop):
             np.float32(x)
             for x in (_RATER_RATE * self.rate, _RATER_L2 * self.plan.l2, beta_1, beta_2)
         ]  # fmt: skip
-        _over(
+        over(
             pool,
             self.network.n_users,
             lambda *part: blocked_sgd_kernels.step_raters(
@@ -156,7 +156,7 @@ class BlockedSGD(EpochLoop):
             return found
 
         with ThreadPoolExecutor(self.threads) as pool:
-            total = math.fsum(_over(pool, len(examples), part))
+            total = math.fsum(over(pool, len(examples), part))
         return total / len(examples)
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
@@ -166,9 +166,3 @@ class BlockedSGD(EpochLoop):
         for own, name in ((self.squares, "squares"), (self.rater_moments, "moments")):
             for key, tensor in state.part(name).items():
                 own[key].copy_(tensor)
-
-
-def _over(pool: ThreadPoolExecutor, n: int, work: Callable[[int, int], Any]) -> list[Any]:
-    """Work on 0..n - 1 in 64 ranges, on all threads; the results in order."""
-    edges = [n * part // 64 for part in range(65)]
-    return list(pool.map(work, edges[:-1], edges[1:]))

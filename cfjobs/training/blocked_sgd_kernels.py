@@ -25,9 +25,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cfjobs.compiled import compiled
+from cfjobs.compiled import compiled, counted
+from cfjobs.models.prefetch import fetch
 from cfjobs.models.raters import Floats, Ints, Raters
-from cfjobs.training.prefetch import fetch
 
 _CACHE_BYTES = 1 << 19  # of a movie block's rows, their sums and gradients
 _VISIT = 4  # ratings of a user in a block, at least: its rows are fetched anew for each
@@ -53,8 +53,8 @@ class Blocks:
     @classmethod
     def of(
         cls,
-        user: NDArray[np.int64],
-        movie: NDArray[np.int64],
+        user: NDArray[np.integer],
+        movie: NDArray[np.integer],
         rating: Floats,
         *,
         raters: Raters,
@@ -67,7 +67,7 @@ class Blocks:
         by_cache = math.ceil(n_movies * row_bytes / _CACHE_BYTES)
         by_visit = len(user) // (max(1, n_users) * _VISIT)
         n_blocks = min(_MOST, _FEWEST * max(1, min(-(-by_cache // _FEWEST), by_visit // _FEWEST)))
-        before = np.bincount(user, minlength=n_users).cumsum()
+        before = counted(user, n_users).cumsum()
         block_of_user = ((before - 1) * n_blocks // max(1, len(user))).astype(np.int32)
         block_of_movie = (rng.permutation(n_movies) % n_blocks).astype(np.int32)
         users, movies, ratings, first = _deal(
@@ -166,13 +166,15 @@ def step_raters(  # type: ignore[no-untyped-def]
     that paid L2 since the last step."""
     one = np.float32(1)
     correct_1, correct_2 = np.float32(1 - beta_1**step), np.float32(1 - beta_2**step)
-    g = np.empty(x_UKW.shape[2], np.float32)
+    g, n_row = np.empty(x_UKW.shape[2], np.float32), x_UKW.shape[1] * x_UKW.shape[2]
     for u in range(begin, end):
         for k in range(x_UKW.shape[1]):
             for d in range(len(g)):
                 g[d] = l2 * n_ratings[u] * x_UKW[u, k, d] - own_UKW[u, k, d]
                 own_UKW[u, k, d] = 0
             for t in range(first_movie[u], first_movie[u + 1]):
+                soon = np.int64(movies[min(t + _AHEAD, len(movies) - 1)]) * n_row
+                fetch(grad_MKW, soon, soon + n_row)
                 m = movies[t]
                 for d in range(len(g)):
                     g[d] += weight[m] * grad_MKW[m, k, d]

@@ -2,6 +2,7 @@
 and, where lists go by affinity, one that ranks."""
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 _PROFILE_MOVIES = 2_048
 """Movies of the network for users without times: a few seconds at any size of the data."""
+
+_MOST_VALID = 1_000_000
+"""Held-out ratings, evenly over the users, by whose loss the best epoch is known: to a thousandth of it."""
 
 Progress = Callable[[float, str], None]
 """Called with the share done, 0 to 1, and a few words."""
@@ -93,13 +97,15 @@ def fit_rating_model(task: Task, kit: Kit, *, training: models.Training) -> tupl
     config = task.config
     network = new_network(task).to(kit.device)
     network.describe(users=task.user_features, movies=task.movie_features)
-    learn = examples(task.kept, kit.device)
+    # A rating at a time goes by the rows as they are in the frame; by batches, as torch indexes.
+    kind = pl.Int32 if training == "blocked_sgd" else pl.Int64
+    learn = examples(task.kept, kit.device, rows=kind)
     log.info("training %s on %d ratings by %s, %s", config.model, len(learn), training, kit.device)
     record = fit_rating(
         network,
         learn,
         config=config,
-        valid=examples(task.valid, kit.device) if task.valid.height else None,
+        valid=examples(_some(task.valid), kit.device, rows=kind) if task.valid.height else None,
         stop_fraction=task.stop_fraction,
         start=task.start.rating,
         passes=task.start.passes,
@@ -109,6 +115,10 @@ def fit_rating_model(task: Task, kit: Kit, *, training: models.Training) -> tupl
         training=training,
     )
     return network, record
+
+
+def _some(valid: pl.DataFrame) -> pl.DataFrame:
+    return valid.gather_every(-(-valid.height // _MOST_VALID))
 
 
 def training_of(task: Task, kit: Kit) -> models.Training:
@@ -172,17 +182,14 @@ def fit_profile(task: Task, *, device: torch.device) -> RankingModel | None:
     )
 
 
-def examples(frame: pl.DataFrame, device: torch.device) -> Examples:
-    """Ratings as tensors on the device."""
-
-    def rows(name: str) -> torch.Tensor:
-        return torch.from_numpy(frame[name].cast(pl.Int64).to_numpy(writable=True)).to(device)
-
-    return Examples(
-        rows("user_idx"),
-        rows("movie_idx"),
-        torch.from_numpy(frame["rating"].to_numpy(writable=True)).to(device),
-    )
+def examples(frame: pl.DataFrame, device: torch.device, *, rows: type[pl.DataType] = pl.Int64) -> Examples:
+    """Ratings as tensors on the device, not copied where they are on a processor and of the right types.
+    rows: the type of row numbers."""
+    types = {"user_idx": rows, "movie_idx": rows, "rating": pl.Float32}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to them
+        columns = [torch.from_numpy(frame[name].cast(kind).to_numpy()) for name, kind in types.items()]
+    return Examples(*(column.to(device) for column in columns))
 
 
 def ranking_config(config: Config, *, y_range: tuple[float, float]) -> RankingConfig:

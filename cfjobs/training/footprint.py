@@ -14,6 +14,7 @@ from cfjobs.errors import InputError
 
 _PARAMETER = 5 * 4
 _EXAMPLE = 8 + 8 + 4 + 8  # user, movie, rating; its place in the epoch's order
+_ROW = 4 + 4 + 4  # the same as the frame of ratings has them
 _PAIR = 2 * (16 + 4)  # row, column (torch keeps both) and value, in the matrix of sums and in its transpose
 _EVENT = 8 + 4 + 4  # of the ranking network: movie, rating, worth as a target
 
@@ -53,7 +54,7 @@ def of_dot_raters_by_blocked_sgd(config: Config) -> Footprint:
     user = 7 * row + squares + 4 + 4 + 8
     # The table, the sum, its gradient, the best; and last lot, weight, first user.
     movie = 4 * row + squares + 4 + 4 + 8
-    return Footprint(_EXAMPLE - 8 + 12, user, movie, 2 * 4)
+    return Footprint(_ROW + 12, user, movie, 2 * 4)
 
 
 def of_ranking_network(config: Config) -> Footprint:

@@ -15,12 +15,16 @@ themselves; the diagonal's multipliers are found as there. Low rank by randomise
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cfjobs.models.ranker import History, RankingConfig, RankingModel
+from cfjobs.training import linear_kernels, ranking_kernels
+from cfjobs.training.threads import over
 
 _MOST_MOVIES = 4_096
 """The most rated movies, between which B is; other movies have vectors of zeros."""
@@ -29,6 +33,10 @@ _MOST_USERS = 32_768
 """Users that B is fitted to: the cost of the Gram matrix is bounded, whatever the size of the data."""
 
 _CHUNK_USERS = 2_048
+_DENSE = 0.03
+"""Share of all pairs of movies that users have rated both of, below which a loop over these pairs is quicker
+than matrix products."""
+
 _EVER = 1e9
 _POPULARITY = 1e-3
 """Of the log-popularity in a movie's bias: it orders what the rest leaves equal."""
@@ -83,23 +91,45 @@ def _products(
         0, top, torch.arange(len(top), device=device)
     )
     value = history.worth(config)
+    length = history.indptr[users + 1] - history.indptr[users]
+    user = torch.repeat_interleave(length)
+    row = torch.arange(len(user), device=device) + (history.indptr[users] - length.cumsum(0) + length)[user]
+    column = place[history.movie_idx[row]]
+    there = column >= 0
+    user, column, value = user[there], column[there], value[row[there]]
+    length = torch.bincount(user, minlength=len(users))
     gram = torch.zeros(len(top), len(top), device=device)
-    target, n_ratings = torch.zeros_like(gram), 0
-    for some in users.split(_CHUNK_USERS):
-        length = history.indptr[some + 1] - history.indptr[some]
-        user = torch.repeat_interleave(length)
-        row = (
-            torch.arange(len(user), device=device) + (history.indptr[some] - length.cumsum(0) + length)[user]
-        )
-        column = place[history.movie_idx[row]]
-        user, row, column = (part[column >= 0] for part in (user, row, column))
-        x_BM = torch.zeros(len(some), len(top), device=device)
+    target = torch.zeros_like(gram)
+    few = float(length.double().square().sum()) < _DENSE * len(users) * len(top) ** 2
+    if device.type == "cpu" and few:
+        _add_sparse(column, value, length, gram, target)
+    else:
+        _add_dense(column, value, length, gram, target)
+    return gram, target, len(column)
+
+
+def _add_sparse(column: Tensor, value: Tensor, length: Tensor, gram: Tensor, target: Tensor) -> None:
+    """Add X'X and X'Y, a movie at a time: its users' ratings. length: ratings of each user."""
+    offsets = np.concatenate([[0], length.numpy().cumsum()])
+    rows, first, users, _ = ranking_kernels.by_movie(
+        column.numpy(), value.numpy(), offsets[:-1].copy(), len(gram)
+    )
+    arrays = (rows, first, users, offsets, *(t.numpy() for t in (column, value, gram, target)))
+    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="linear") as pool:
+        over(pool, len(rows), lambda *part: linear_kernels.add_products(*arrays, *part))
+
+
+def _add_dense(column: Tensor, value: Tensor, length: Tensor, gram: Tensor, target: Tensor) -> None:
+    """The same by matrix products of some users at a time."""
+    first, m = 0, len(gram)
+    for lengths in length.split(_CHUNK_USERS):
+        here = slice(first, first := first + int(lengths.sum()))
+        user = torch.repeat_interleave(lengths)
+        x_BM = torch.zeros(len(lengths), m, device=gram.device)
         y_BM = torch.zeros_like(x_BM)
-        x_BM[user, column], y_BM[user, column] = 1.0, value[row]
+        x_BM[user, column[here]], y_BM[user, column[here]] = 1.0, value[here]
         gram.addmm_(x_BM.T, x_BM)
         target.addmm_(x_BM.T, y_BM)
-        n_ratings += len(row)
-    return gram, target, n_ratings
 
 
 def _weights(gram: Tensor, target: Tensor, *, l2: float) -> Tensor:

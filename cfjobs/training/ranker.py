@@ -1,9 +1,14 @@
 """Training of the ranking network (`cfjobs/models/ranker.py`):
-steps of Adam on the rows that a batch of users touches."""
+steps of Adam on the rows that a batch of users touches.
+
+On a processor a step is compiled loops and three products (`ranking_batch.py`); where movies have side
+features, several processes train together, or on a GPU, autograd takes it.
+"""
 
 import logging
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
@@ -12,7 +17,7 @@ from torch import Tensor
 
 from cfjobs.errors import TrainingDiverged
 from cfjobs.features import Features
-from cfjobs.models.ranker import History, Past, RankingConfig, RankingModel, random_model
+from cfjobs.models.ranker import History, RankingConfig, RankingModel, random_model
 from cfjobs.models.side_features import HIDDEN_MOVIES, ValueEmbedding
 from cfjobs.training.checkpoint import (
     NO_CHECKPOINTS,
@@ -23,6 +28,7 @@ from cfjobs.training.checkpoint import (
 )
 from cfjobs.training.distributed import ALONE, Processes
 from cfjobs.training.loop import TrainingLoop
+from cfjobs.training.ranking_batch import Batch, step_by_loops
 from cfjobs.training.sparse_adam import RowAdam
 
 log = logging.getLogger(__name__)
@@ -112,6 +118,7 @@ class RankingLoop(TrainingLoop[Step]):
         if features is not None:
             rated = torch.bincount(history.movie_idx, minlength=n_movies) > 0
             self.side = MovieSide(features, rated, config=config)
+        self.by_loops = device.type == "cpu" and features is None and processes.size == 1
         self.mean = history.mean_rating()
         self.trainable = torch.nonzero(history.indptr.diff() >= 2).squeeze(1)  # a past and a future
         n_batch = min(max(config.batch_users, len(self.trainable) // 5), config.max_batch_users)
@@ -130,13 +137,14 @@ class RankingLoop(TrainingLoop[Step]):
     def run_round(self, checkpoints: Checkpoints) -> None:
         """The steps up to the next that is reported."""
         reported = False
-        while not reported:
-            loss, number = self.take_step(), self.step - 1
-            if reported := number % _REPORT_EVERY == 0 or self.ended:
-                line = Step(number, self.n_steps, self._finite(loss, number))
-                log.info("ranking step %d of %d, loss %.4f", line.step, line.of, line.loss)
-                self.report(line)
-            checkpoints.offer(self.state)
+        with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="rank") as pool:
+            while not reported:
+                loss, number = self.take_step(pool), self.step - 1
+                if reported := number % _REPORT_EVERY == 0 or self.ended:
+                    line = Step(number, self.n_steps, self._finite(loss, number))
+                    log.info("ranking step %d of %d, loss %.4f", line.step, line.of, line.loss)
+                    self.report(line)
+                checkpoints.offer(self.state)
 
     def _finite(self, loss: Tensor, number: int) -> float:
         """The loss of a step over all processes. Raises TrainingDiverged where it is not finite."""
@@ -148,27 +156,33 @@ class RankingLoop(TrainingLoop[Step]):
             )
         return value
 
-    def take_step(self) -> Tensor:
+    def take_step(self, pool: ThreadPoolExecutor) -> Tensor:
         """One step of Adam; returns this process's part of the loss."""
         batch = self._next_batch()
-        rows = self.adam.rows(batch.idx)
-        used = (
-            self.side.added_to(rows, batch.idx, self.model, generator=self.generator) if self.side else rows
-        )
-        loss = batch.loss(used)
-        loss.backward()
         peak = self.config.learning_rate * max(1.0, self.n_batch / self.config.batch_users) ** 0.5
         rate = peak * (1 - _FALL * self.step / self.config.n_steps)
+        if self.by_loops:
+            loss = step_by_loops(batch, self.model, self.adam, pool, rate=rate)
+        else:
+            loss = self._step_by_autograd(batch, rate=rate)
+        self.step += 1
+        return loss
+
+    def _step_by_autograd(self, batch: Batch, *, rate: float) -> Tensor:
+        idx = batch.touched(len(self.popularity))
+        rows = self.adam.rows(idx)
+        used = self.side.added_to(rows, idx, self.model, generator=self.generator) if self.side else rows
+        loss = batch.loss(used, idx, self.processes)
+        loss.backward()
         self.processes.sum_gradients(rows.values())
-        self.adam.step(batch.idx, rows, rate=rate)
+        self.adam.step(idx, rows, rate=rate)
         if self.side:
             self.processes.sum_gradients([self.side.values.weight])
             self.side.step(rate=rate)
-        self.step += 1
         return loss.detach()
 
-    def _next_batch(self) -> "_Batch":
-        return _Batch.drawn(
+    def _next_batch(self) -> Batch:
+        return Batch.drawn(
             self.history,
             self._next_users(),
             self.mean,
@@ -176,7 +190,6 @@ class RankingLoop(TrainingLoop[Step]):
             popularity=self.popularity,
             config=self.config,
             generator=self.generator,
-            processes=self.processes,
             drawable=self.side.rated_idx if self.side else None,
         )
 
@@ -232,87 +245,6 @@ class RankingLoop(TrainingLoop[Step]):
 
     def restore_position(self, position: dict[str, Any]) -> None:
         self.record = [Step(*step) for step in position["record"]]
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What a step looks at: what B users rated before a cut, which of C candidates they rated after it,
-    T each.
-
-    All processes draw the same batch; what is by user is of this process's own users.
-    """
-
-    idx: dict[str, Tensor]  # rows of each table that the batch touches, ascending
-    past: Past  # of places among the touched rows of `history_vectors`
-    column_BT: Tensor  # places of the targets among the candidates
-    value_BT: Tensor  # what they are worth; sums to 1 per user
-    correction_C: Tensor  # log(chance of being a candidate)
-    n_users: int  # of all processes
-
-    @classmethod
-    def drawn(
-        cls,
-        history: History,
-        users: Tensor,
-        mean: Tensor,
-        *,
-        value: Tensor,
-        popularity: Tensor,
-        config: RankingConfig,
-        generator: torch.Generator,
-        processes: Processes,
-        drawable: Tensor | None,
-    ) -> "_Batch":
-        """A random cut of each user's history. value [R]: worth of each rating as a target. drawable: movies
-        that may be drawn as candidates, all by default."""
-        n_batch, n_movies, device = len(users), len(popularity), users.device
-        start, stop = history.indptr[users], history.indptr[users + 1]
-        n = stop - start
-        fraction = 0.1 + 0.85 * torch.rand(n_batch, generator=generator, device=device)
-        cut = start + torch.minimum((n * fraction).round().long().clamp_min(1), n - 1)
-        past = Past.before(history, users, cut, mean, config=config, generator=generator)
-
-        row_BT = cut[:, None] + torch.arange(config.next_n, device=device)
-        exists_BT = row_BT < stop[:, None]
-        row_BT = row_BT.clamp_max(len(history.rating) - 1)
-        target_BT = history.movie_idx[row_BT]
-        value_BT = torch.where(exists_BT, value[row_BT], 0.0)
-        value_BT = value_BT / value_BT.sum(1, keepdim=True).clamp_min(1e-6)
-
-        # Candidates: the batch's targets and uniform draws. log(chance of being one of them) is
-        # taken off each score, so that the sampled softmax estimates the one over all movies.
-        n_drawable = n_movies if drawable is None else len(drawable)
-        draw = torch.randint(n_drawable, (config.n_negatives,), generator=generator, device=device)
-        draw = draw if drawable is None else drawable[draw]
-        candidates, column = _distinct(torch.cat([target_BT[exists_BT], draw]), n_movies)
-        expected = exists_BT.sum() * popularity[candidates] + config.n_negatives / n_drawable
-        touched, place = _distinct(past.movie_idx, n_movies)
-
-        own = processes.own(n_batch)
-        return cls(
-            idx={"history_vectors": touched, "movie_vectors": candidates, "movie_bias": candidates},
-            past=Past(place[past.movie_idx], past.weight, past.offsets).part(own),
-            column_BT=torch.where(exists_BT, column[target_BT], 0)[own],
-            value_BT=value_BT[own],
-            correction_C=torch.log(-torch.expm1(-expected)),
-            n_users=n_batch,
-        )
-
-    def loss(self, rows: dict[str, Tensor]) -> Tensor:
-        """Softmax cross-entropy of what followed the cut; this process's part. rows: of each table,
-        by `idx`."""
-        x_BD = self.past.encoded(rows["history_vectors"])
-        logits_BC = torch.addmm(rows["movie_bias"] - self.correction_C, x_BD, rows["movie_vectors"].T)
-        log_z_B = logits_BC.logsumexp(1)
-        lost_BT = log_z_B[:, None] - logits_BC.gather(1, self.column_BT)
-        return (self.value_BT * lost_BT).sum() / self.n_users
-
-
-def _distinct(idx: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The different values of idx, all below size, ascending; and by value its place among them [size]."""
-    there = torch.zeros(size, dtype=torch.bool, device=idx.device)
-    there[idx] = True
-    return torch.nonzero(there).squeeze(1), there.cumsum(0) - 1
 
 
 class MovieSide:

@@ -10,14 +10,18 @@ Sources: Kingma and Ba, "Adam" (2015); torch.optim.SparseAdam, which does the sa
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cfjobs.compiled import compiled
+from cfjobs.training.threads import over
 
 _B1, _B2, _EPS = 0.9, 0.999, 1e-8
+Pace = tuple[np.float32, ...]
 
 
 class RowAdam:
@@ -39,16 +43,37 @@ class RowAdam:
     def step(self, idx: Mapping[str, Tensor], rows: Mapping[str, Tensor], *, rate: float) -> None:
         """Move these rows against their gradients. rows: what `rows(idx)` gave."""
         self.n_steps += 1
-        of_mean, of_square = 1 - _B1**self.n_steps, (1 - _B2**self.n_steps) ** 0.5
         for name, which in idx.items():
             row, grad = rows[name].detach(), rows[name].grad
             if grad is None:
                 continue
-            tables = (self.tables[name], self.mean[name], self.square[name])
             if row.device.type == "cpu":
-                _move_by_loop(*tables, which, grad, rate=rate / of_mean, of_square=of_square)
+                self.move(name, which, grad, rate=rate)
             else:
-                _move_by_torch(*tables, which, row, grad, rate=rate / of_mean, of_square=of_square)
+                tables = (self.tables[name], self.mean[name], self.square[name])
+                _move_by_torch(*tables, which, row, grad, pace=self.pace(rate))
+
+    def move(
+        self, name: str, which: Tensor, grad: Tensor, *, rate: float, pool: ThreadPoolExecutor | None = None
+    ) -> None:
+        """Move rows of one table against their gradients, on a processor, in the step that `n_steps` counts;
+        on all threads of a pool."""
+        arrays, pace = (which.numpy(), _wide(grad.contiguous())), self.pace(rate)
+        tables = self.arrays(name)
+        if pool is None or grad.dim() == 1:
+            _move_rows(*tables, *arrays, *pace, 0, len(which))
+        else:
+            over(pool, len(which), lambda *part: _move_rows(*tables, *arrays, *pace, *part))
+
+    def pace(self, rate: float) -> Pace:
+        """1 - b1, 1 - b2, rate / (1 - b1^t), 1 / sqrt(1 - b2^t), eps: what the loops go by in step t."""
+        of_mean, of_square = 1 - _B1**self.n_steps, (1 - _B2**self.n_steps) ** 0.5
+        numbers = (1 - _B1, 1 - _B2, rate / of_mean, 1 / of_square, _EPS)
+        return tuple(np.float32(number) for number in numbers)
+
+    def arrays(self, name: str) -> tuple[NDArray[np.float32], ...]:
+        """A table and its two moments [N, D], in place."""
+        return tuple(_wide(tables[name]) for tables in (self.tables, self.mean, self.square))
 
     def state(self) -> dict[str, Tensor]:
         """The moments by name."""
@@ -63,17 +88,14 @@ class RowAdam:
         self.n_steps = n_steps
 
 
-def _move_by_loop(*tensors: Tensor, rate: float, of_square: float) -> None:
-    """By the compiled loop. tensors: the table, its moments, the rows that move, their gradients."""
-    *tables, which, grad = (tensor.detach() for tensor in tensors)
-    wide = [(t if t.dim() > 1 else t[:, None]).numpy() for t in (*tables, grad.contiguous())]
-    step = (np.float32(x) for x in (1 - _B1, 1 - _B2, rate, 1 / of_square, _EPS))
-    _move_rows(*wide[:3], which.numpy(), wide[3], *step)
+def _wide(table: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = table.detach().numpy()
+    return array if array.ndim > 1 else array[:, None]
 
 
 @compiled(error_model="numpy", fastmath={"contract", "nsz"})
-def _move_rows(table, mean, square, which, grad, keep_mean, keep_square, rate, scale, eps):  # type: ignore[no-untyped-def]  # noqa: PLR0917
-    for place in range(len(which)):
+def _move_rows(table, mean, square, which, grad, keep_mean, keep_square, rate, scale, eps, begin, end):  # type: ignore[no-untyped-def]
+    for place in range(begin, end):
         row = which[place]
         for d in range(table.shape[1]):
             g = grad[place, d]
@@ -85,19 +107,14 @@ def _move_rows(table, mean, square, which, grad, keep_mean, keep_square, rate, s
 
 
 def _move_by_torch(
-    table: Tensor,
-    means: Tensor,
-    squares: Tensor,
-    which: Tensor,
-    *moving: Tensor,
-    rate: float,
-    of_square: float,
+    table: Tensor, means: Tensor, squares: Tensor, which: Tensor, row: Tensor, grad: Tensor, *, pace: Pace
 ) -> None:
-    """By torch's operations. moving: the rows, and their gradients."""
-    row, grad = moving
-    mean = means.index_select(0, which).lerp_(grad, 1 - _B1)
-    square = squares.index_select(0, which).mul_(_B2).addcmul_(grad, grad, value=1 - _B2)
+    """By torch's operations, for a GPU. row, grad: the rows as they are, and their gradients."""
+    keep_mean, keep_square, rate, scale, eps = (float(number) for number in pace)
+    mean = means.index_select(0, which).lerp_(grad, keep_mean)
+    square = squares.index_select(0, which)
+    square.lerp_(grad.square(), keep_square)
     means.index_copy_(0, which, mean)
     squares.index_copy_(0, which, square)
-    row.addcdiv_(mean, square.sqrt_().div_(of_square).add_(_EPS), value=-rate)
+    row.addcdiv_(mean, square.sqrt_().mul_(scale).add_(eps), value=-rate)
     table.index_copy_(0, which, row)

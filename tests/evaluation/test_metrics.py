@@ -263,3 +263,33 @@ def test_a_hundred_thousand_users_take_a_moment(rng: np.random.Generator) -> Non
     started = time.perf_counter()
     list_metrics([lists], holdout, relevant_rating=4, n_users=n_users, n_candidates=n_movies)
     assert time.perf_counter() - started < 5
+
+
+def test_lists_of_a_sample_are_measured_as_if_its_users_were_all(rng: np.random.Generator) -> None:
+    """But for what goes by the ratings of all: popular movies and novelty."""
+    case, sample = random_case(rng), np.arange(1, 60, 3)
+    of_sample = {
+        name: Lists(0, case[name].movie_idx[sample], case[name].score[sample])
+        for name in ("lists", "popular")
+    }
+    row = np.full(60, -1, np.int32)
+    row[sample] = np.arange(sample.size)
+    own, alone = {}, {"n_users": sample.size}
+    for name in ("holdout", "training"):
+        there = row[case[name].user_idx] >= 0
+        own[name] = Holdout(
+            row[case[name].user_idx[there]], case[name].movie_idx[there], case[name].rating[there]
+        )
+    alone |= {"predicted": case["predicted"][row[case["holdout"].user_idx] >= 0]}
+    sampled = {(row.metric, row.band): row for row in measured(case | of_sample | {"sample": sample})}
+    wanted = {row.metric: row for row in measured(case | of_sample | own | alone) if row.band == "all"}
+    of_all = {row.metric: row for row in measured(case) if row.band == "all"}
+    for name, found in wanted.items():
+        if name.startswith(("novelty", "popular_share")):
+            continue
+        same, got = of_all[name] if name in {"rmse", "mae"} else found, sampled[name, "all"]
+        assert (got.value, got.baseline) == pytest.approx((same.value, same.baseline)), name
+        assert got.users == same.users
+    assert sum(sampled["recall_at_10", band].users for band in ("light", "medium", "heavy")) == (
+        wanted["recall_at_10"].users
+    )

@@ -122,10 +122,10 @@ def test_a_rating_at_a_time_holds_what_it_should(sizes: dict[str, int]) -> None:
     torch.manual_seed(0)
     settings = models.settings(config, y_range=(1, 5))
     network = models.build("dot_raters", n_users=sizes["users"], n_movies=sizes["movies"], settings=settings)
-    valid = training.Examples(*(t[:50].clone() for t in pairs(sizes)))
-    training.fit_rating(
-        network, training.Examples(*pairs(sizes)), config=config, valid=valid, checkpoints=Look()
-    )
+    user, movie, rating = pairs(sizes)
+    train = training.Examples(user.int(), movie.int(), rating)  # as they are in a night's frame
+    valid = training.Examples(*(t[:50].clone() for t in (user.int(), movie.int(), rating)))
+    training.fit_rating(network, train, config=config, valid=valid, checkpoints=Look())
     told = footprint.of_dot_raters_by_blocked_sgd(config).bytes(**sizes, pairs=sizes["ratings"])
     assert max(held) == pytest.approx(told, rel=0.03)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cfjobs.models.ranker import History, RankingConfig
+from cfjobs.training import linear
 from cfjobs.training.linear import fit_linear
 
 U, M = 60, 12
@@ -30,7 +31,11 @@ def matrices(of: History) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def test_every_movie_is_told_from_the_others_by_ridge_regression() -> None:
+@pytest.mark.parametrize("dense", [0, 1], ids=["by matrix products", "by a loop"])
+def test_every_movie_is_told_from_the_others_by_ridge_regression(
+    dense: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "_DENSE", dense)
     of = history()
     x, y = matrices(of)
     wanted = np.zeros((M, M))

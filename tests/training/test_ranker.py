@@ -1,12 +1,15 @@
 """Laws of the ranking network's training."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import polars as pl
 import pytest
 import torch
 from torch import Tensor
 
-from cfjobs.models.ranker import History, Past, RankingConfig
-from cfjobs.training.ranker import fit_ranking
+from cfjobs.models.ranker import History, Past, RankingConfig, RankingModel, _weighed_by_torch
+from cfjobs.training.ranker import RankingLoop, fit_ranking
+from cfjobs.training.ranking_batch import Batch, _targets_by_torch
 from cfjobs.training.sparse_adam import RowAdam, _move_by_torch
 
 
@@ -58,14 +61,13 @@ def test_row_adam_on_a_processor_is_that_of_a_gpu(
     which = torch.randperm(900, generator=generator)[:850].sort().values
     taken = [(which, torch.randn(shape, generator=generator)[:850]) for _ in range(3)]
     by_loop = after(taken, table)
-    monkeypatch.setattr("cfjobs.training.sparse_adam._move_by_loop", by_torch)
+    monkeypatch.setattr(RowAdam, "move", by_torch)
     torch.testing.assert_close(by_loop, after(taken, table), rtol=1e-5, atol=1e-6)
 
 
-def by_torch(*tensors: Tensor, rate: float, of_square: float) -> None:
-    table, mean, square, which, grad = tensors
-    row = table.index_select(0, which)
-    _move_by_torch(table, mean, square, which, row, grad, rate=rate, of_square=of_square)
+def by_torch(adam: RowAdam, name: str, which: Tensor, grad: Tensor, *, rate: float) -> None:
+    tables = (adam.tables[name], adam.mean[name], adam.square[name])
+    _move_by_torch(*tables, which, tables[0].index_select(0, which), grad, pace=adam.pace(rate))
 
 
 def ratings(user: torch.Tensor, movie: torch.Tensor, rating: torch.Tensor) -> pl.DataFrame:
@@ -102,3 +104,65 @@ def test_a_user_of_two_ratings_is_enough_and_none_is_no_error(drop: float) -> No
     for lengths in ((2,), (2, 0), (1, 1), (0,)):
         model = fit_ranking(history(*lengths), n_movies=9, config=config)
         assert all(bool(tensor.isfinite().all()) for tensor in model.tensors().values())
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_what_loops_draw_is_what_a_gpu_draws(drop: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, config = history(3, 0, 30, 2, 700), RankingConfig(n_factors=4, history_drop=drop, n_negatives=5)
+
+    def batch() -> Batch:
+        return Batch.drawn(
+            found,
+            torch.tensor([2, 4, 3, 0]),
+            found.mean_rating(),
+            value=found.worth(config),
+            popularity=torch.full((9,), 1 / 9),
+            config=config,
+            generator=torch.Generator().manual_seed(1),
+            drawable=None,
+        )
+
+    by_loops = batch()
+    monkeypatch.setattr("cfjobs.models.ranker._weighed", _weighed_by_torch)
+    monkeypatch.setattr("cfjobs.training.ranking_batch._targets", _targets_by_torch)
+    torch.testing.assert_close(vars(by_loops.past), vars(batch().past))
+    for name in ("candidates", "column_BT", "value_BT", "correction_C"):
+        torch.testing.assert_close(getattr(by_loops, name), getattr(batch(), name))
+
+
+def test_a_step_by_loops_is_that_of_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, config = (
+        history(*range(2, 60)),
+        RankingConfig(n_factors=8, n_steps=7, batch_users=20, n_negatives=6),
+    )
+    losses: list[list[float]] = [[], []]
+
+    def fitted(into: list[float]) -> RankingModel:
+        return fit_ranking(found, n_movies=9, config=config, on_step=lambda step: into.append(step.loss))
+
+    by_loops = fitted(losses[0])
+    monkeypatch.setattr(RankingLoop, "take_step", by_autograd)
+    for name, tensor in fitted(losses[1]).tensors().items():
+        torch.testing.assert_close(by_loops.tensors()[name], tensor, rtol=1e-4, atol=1e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+take_step = RankingLoop.take_step
+
+
+def by_autograd(loop: RankingLoop, pool: ThreadPoolExecutor) -> Tensor:
+    loop.by_loops = False
+    return take_step(loop, pool)
+
+
+def test_a_training_is_the_same_on_any_number_of_threads() -> None:
+    found, config = (
+        history(*range(2, 60)),
+        RankingConfig(n_factors=8, n_steps=7, batch_users=20, n_negatives=6),
+    )
+    before, models = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        models.append(fit_ranking(found, n_movies=9, config=config).tensors())
+    torch.set_num_threads(before)
+    assert all(torch.equal(models[0][name], other[name]) for other in models[1:] for name in other)
