@@ -15,8 +15,8 @@ from cfjobs.evaluation.gate import Comparison, Scale, comparisons, input_compari
 from cfjobs.evaluation.list_baselines import rivals
 from cfjobs.models.predict import predict
 from cfjobs.night import side_tables
-from cfjobs.night.prepare import held_out
 from cfjobs.night.records import LEARNT, Metrics, Night, Prepared, Trained, as_decided
+from cfjobs.night.split import held_out
 from cfjobs.tables import runs
 
 log = logging.getLogger(__name__)
