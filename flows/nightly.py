@@ -12,12 +12,12 @@ from cfjobs import storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError, Stale
 from cfjobs.night import story
-from cfjobs.night.records import Inputs, Night, On, Prepared, Published, Trained
+from cfjobs.night.records import Inputs, Metrics, Night, On, Prepared, Published, Trained
 from cfjobs.night.story import Stages
 from cfjobs.tables import runs
 from flows.elsewhere import run_elsewhere
 from flows.observe import log_to_run
-from flows.on_ray import hold_out_on_ray, in_pieces, prepare_on_ray, ray_cluster
+from flows.on_ray import hold_out_on_ray, in_pieces, measure_on_ray, prepare_on_ray, ray_cluster
 from flows.shards import score_all
 from flows.stages import check, gate, hold_out, measure, prepare, publish, start
 from flows.staleness import night_name, planned_date, scoring_name, skipped
@@ -129,7 +129,7 @@ def stages_of(*, train_deployment: str | None = None, score_deployment: str | No
         prepare=prepare_where,
         hold_out=hold_out_where,
         fit=partial(train_elsewhere, train_deployment) if train_deployment else train,
-        measure=measure,
+        measure=measure_where,
         gate=gate,
         score=partial(score_all, deployment=score_deployment),
         check=check,
@@ -149,6 +149,13 @@ def hold_out_where(night: Night, prepared: Prepared) -> int:
     if in_pieces(night):
         return hold_out_on_ray.with_options(task_runner=ray_cluster(night.config))(night, prepared)
     return hold_out(night, prepared)
+
+
+def measure_where(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
+    """The holdout's metrics, with lists made where the ratings were read."""
+    if in_pieces(night):
+        return measure_on_ray.with_options(task_runner=ray_cluster(night.config))(night, prepared, trained)
+    return measure(night, prepared, trained)
 
 
 def train_elsewhere(

@@ -13,7 +13,7 @@ from prefect import flow
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.night import pieces, story
-from cfjobs.night.records import Night, Prepared
+from cfjobs.night.records import Metrics, Night, Prepared, Trained
 from flows.observe import log_to_run
 from flows.stages import stage
 
@@ -57,6 +57,14 @@ def hold_out_on_ray(night: Night, prepared: Prepared) -> int:
     """Choose the holdout of each range of users by a task of its own."""
     log_to_run(night)
     return story.hold_out(night, prepared, each=_each(night))
+
+
+@flow(name="evaluate on ray", flow_run_name="evaluate {night.run_date} on Ray", persist_result=False)
+def measure_on_ray(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
+    """Measure on the holdout, with the lists made by a task for each range of users."""
+    log_to_run(night)
+    threads = night.config.model_copy(update={"threads": night.config.threads or 1})
+    return story.measure(night.model_copy(update={"config": threads}), prepared, trained, each=_each(night))
 
 
 @stage(name="piece", task_run_name="{words}")

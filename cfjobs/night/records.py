@@ -93,6 +93,10 @@ class Night(Record):
         uri = storage.join(self.work, f"{name}.parquet")
         return [file.uri for file in storage.walk(uri) if file.uri.endswith(".parquet")] or [uri]
 
+    def beside(self, file: str, name: str) -> str:
+        """The file of another table, in the work folder, whose rows are those of a file of the ratings."""
+        return f"{name}{file.removeprefix(storage.join(self.work, 'ratings'))}"
+
     def has(self, name: str) -> bool:
         """Whether the work folder has this table."""
         return bool(storage.walk(storage.join(self.work, f"{name}.parquet")))

@@ -69,5 +69,4 @@ def _at_random(night: Night, files: Sequence[str]) -> int:
 
 def _write(night: Night, uri: str, held_out: NDArray[np.bool_]) -> None:
     """What is held out of a file of ratings, into the file of the holdout beside it."""
-    rest = uri.removeprefix(storage.join(night.work, "ratings"))
-    night.write(f"holdout{rest}", parquet_bytes(pl.DataFrame({"held_out": held_out})))
+    night.write(night.beside(uri, "holdout"), parquet_bytes(pl.DataFrame({"held_out": held_out})))

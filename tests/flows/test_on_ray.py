@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
 from cfjobs.config import Config
 from cfjobs.errors import InputError
-from cfjobs.night import pieces, story
+from cfjobs.night import story
 from cfjobs.night.records import Night
 from flows.nightly import hold_out_where, nightly, prepare_where
+from tests.night import test_pieces
+from tests.night.test_pieces import in_several_files, with_small_pieces
 from tests.night.test_story import NIGHT, QUICK, rows, start
 
 TABLES = ("ratings", "holdout", "users", "movies", "rejected")
@@ -25,17 +26,8 @@ TABLES = ("ratings", "holdout", "users", "movies", "rejected")
 @pytest.fixture
 def several_files(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The data set in files of 700 ratings, some of which cannot be; ranges of 1,000 rows."""
-    folder = tmp_path / "in"
-    (folder / "ratings.parquet").mkdir(parents=True)
-    ratings = pl.read_parquet(data_set / "ratings.parquet").sample(fraction=1, shuffle=True, seed=3)
-    wrong = pl.when(pl.int_range(pl.len()) % 97 == 0).then(None).otherwise("rating").alias("rating")
-    for number, part in enumerate(ratings.with_columns(wrong).iter_slices(700)):
-        part.write_parquet(folder / "ratings.parquet" / f"{number}.parquet")
-    for name in ("movies", "users"):
-        (folder / f"{name}.parquet").write_bytes((data_set / f"{name}.parquet").read_bytes())
-    monkeypatch.setattr(pieces, "range_rows", lambda _config: 1_000)
-    monkeypatch.setattr(pieces.scan, "_GROUP_ROWS", 700)
-    return folder
+    with_small_pieces(monkeypatch)
+    return in_several_files(data_set, tmp_path / "in")
 
 
 def check_like_one_process(night: Night, folder: Path, output: str) -> None:
@@ -129,6 +121,6 @@ def test_a_night_on_several_nodes_publishes_the_tables_of_one_process(
             cluster.remove_node(next(iter(cluster.worker_nodes)))
         nightly(str(several_files), there, config=on_ray, run_date=NIGHT)
     assert len(killed) == (2 if n_nodes > 1 else 0)
-    for table in ("top_n", "metrics", "users", "movies", "rejected_ratings", "holdout_predictions"):
+    for table in test_pieces.TABLES:
         mine, theirs = (rows(output, table).drop("run_date") for output in (there, here))
         assert mine.equals(theirs), table
