@@ -97,7 +97,9 @@ def _cluster(
     )
     nodes = [cluster.add_node(num_cpus=1, memory=int(options.node_gb * _GB), **small) for _ in range(n_nodes)]
     environment = {"POLARS_MAX_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    ray.init(cluster.address, runtime_env={"env_vars": environment}, log_to_driver=False)
+    ray.init(
+        cluster.address, runtime_env={"env_vars": environment}, log_to_driver=False, logging_level="ERROR"
+    )
     needs = {"num_cpus": 1, "memory": int(options.memory_gb * _GB), "max_retries": 10}
     watch = _Watch([node.all_processes["raylet"][0].process.pid for node in nodes], kills=options.kills)
 

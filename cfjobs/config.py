@@ -442,16 +442,16 @@ class Config(BaseModel):
         4.0,
         gt=0,
         le=10_000,
-        description="Memory in GB (2^30 bytes) that the process that scores a shard may take, its libraries included.",
+        description="Memory in GB (2^30 bytes) that the process that scores a shard, or on Ray reads a piece of the ratings, may take, its libraries included.",
     )
     threads: int | None = Field(
         None,
         ge=1,
-        description="Processor threads of scoring; without it, as many as the process may use processors (on Ray: one a task).",
+        description="Processor threads of scoring; without it, as many as the process may use processors (on Ray: one a task, of any kind).",
     )
     runner: Literal["here", "ray"] = Field(
         "here",
-        description="Where the flow runs its shards: one by one in its own process, or all over a Ray cluster.",
+        description="Where the flow reads ratings, makes the lists that are measured, and runs its shards: in its own process, or in pieces all over a Ray cluster; training stays in one process.",
     )
     ray_address: str | None = Field(
         None,

@@ -41,13 +41,21 @@ def with_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["next", "any", "implicit"],
 )
+@pytest.mark.parametrize("where", ["disk", pytest.param("store", marks=pytest.mark.long)])
 def test_the_published_tables_are_those_of_ratings_read_at_once(
-    settings: dict[str, Any], data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str,
+    settings: dict[str, Any],
+    data_set: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     with_small_pieces(monkeypatch)
     folder = in_several_files(data_set, tmp_path / "in")
     config = QUICK.model_copy(update={"refit": False, "gate_beat_popularity": False} | settings)
     here, there = str(tmp_path / "here"), str(tmp_path / "pieces")
+    if where == "store":
+        there = f"{request.getfixturevalue('bucket')}/pieces"
     wanted = story.nightly(start(folder, here, config=config))
     stages = replace(
         story.here(),

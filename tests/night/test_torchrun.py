@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -106,6 +107,33 @@ def test_an_error_in_processes_is_the_error_of_the_night(data_set: Path, tmp_pat
 
 
 @pytest.mark.long
+def test_processes_are_started_again_when_one_is_killed(
+    data_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By torch's agent; they go on from the last checkpoint, and the night does not notice."""
+    settings = {"epochs": 300, "patience": 0, "checkpoint_seconds": 0.1, "processes": 2, "refit": False}
+    killed: list[int] = []
+
+    def kill() -> None:
+        until = time.monotonic() + 90
+        while not killed and time.monotonic() < until:
+            time.sleep(0.1)
+            ranks = [pid for pid in processes_naming(tmp_path) if b"\0rank\0" in command_line(pid)]
+            if ranks and list(tmp_path.glob("_work/*/checkpoint-*")):
+                os.kill(ranks[-1], signal.SIGKILL)
+                killed.append(ranks[-1])
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with caplog.at_level("INFO", logger="cfjobs"):
+        trained = story.train_alone(start(data_set, str(tmp_path), config=QUICK.model_copy(update=settings)))
+    thread.join()
+    assert killed
+    assert "going on from the checkpoint" in caplog.text
+    assert len(trained.losses) == 300
+
+
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orphans on Linux only")
 def test_no_process_outlives_a_night_that_is_killed(data_set: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cfjobs", "-q", "nightly", "--ratings", data_set, "--output", tmp_path]
@@ -126,12 +154,13 @@ def test_no_process_outlives_a_night_that_is_killed(data_set: Path, tmp_path: Pa
 
 def processes_naming(folder: Path) -> list[int]:
     """Pids of the living processes whose command line names a folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if str(folder).encode() in words:
-            found.append(int(entry.name))
-    return found
+    pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if str(folder).encode() in command_line(pid)]
+
+
+def command_line(pid: int) -> bytes:
+    """Its words, each ended by a zero; nothing of a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
