@@ -204,12 +204,13 @@ def _fingerprint(night: Any) -> str:
     from cfjobs.night.records import Prepared
     from cfjobs.storage.parquet import TableFile
 
-    found = hashlib.sha256()
+    columns: dict[str, Any] = {}
     for name in ("ratings", "holdout", "users", "movies", "rejected"):
         files = night.files(name)
         for block in TableFile(files, columns=TableFile(files, columns=[]).names).blocks(1_000_000):
             for column in block:
-                found.update(_bytes(column))
+                columns.setdefault(f"{name}.{column.name}", hashlib.sha256()).update(_bytes(column))
+    found = hashlib.sha256("".join(name + of.hexdigest() for name, of in columns.items()).encode())
     prepared = night.load("prepared", Prepared)
     found.update(prepared.model_dump_json().encode())
     return found.hexdigest()
@@ -220,7 +221,7 @@ def _bytes(column: Any) -> bytes:
     if values.dtype.is_numeric() and not values.null_count():
         data: bytes = values.to_numpy().tobytes()
         return data
-    return "\n".join(map(str, values)).encode()
+    return "".join(f"{value}\n" for value in values).encode()
 
 
 def _child(
