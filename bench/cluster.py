@@ -218,7 +218,7 @@ def _fingerprint(night: Any) -> str:
 
 def _bytes(column: Any) -> bytes:
     values = column.to_physical()
-    if values.dtype.is_numeric() and not values.null_count():
+    if str(values.dtype) != "String" and not values.null_count():
         data: bytes = values.to_numpy().tobytes()
         return data
     return "".join(f"{value}\n" for value in values).encode()
