@@ -248,7 +248,9 @@ def arrange(job: _Job, own: _Range) -> Arranged:
         first_user=own.first_user,
         added_up=job.config.feedback == "implicit",
     )
-    ratings.write_frame(frame, storage.join(job.night.work, "ratings.parquet", f"{own.number:05d}.parquet"))
+    uri = storage.join(job.night.work, "ratings.parquet", f"{own.number:05d}.parquet")
+    with storage.new_file(uri) as path:  # whole or not at all: a task that was given up may still write
+        ratings.write_frame(frame, str(path))
     return job.night.done(name, Arranged(facts=Facts.of(frame, ends=job.config.gate_scale_rows + 1)))
 
 

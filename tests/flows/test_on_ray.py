@@ -15,7 +15,6 @@ from cfjobs.errors import InputError
 from cfjobs.night import story
 from cfjobs.night.records import Night
 from flows.nightly import hold_out_where, nightly, prepare_where
-from tests.conftest import free_port
 from tests.night import test_pieces
 from tests.night.test_pieces import in_several_files, with_small_pieces
 from tests.night.test_story import NIGHT, QUICK, rows, start
@@ -63,9 +62,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch, n: int) -> Iterator[Any]:
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     small = {"object_store_memory": 100 * 2**20}
-    head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": free_port(), **small}
+    head = {"num_cpus": 0, "include_dashboard": False, **small}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.client = f"ray://127.0.0.1:{head['ray_client_server_port']}"
     for _ in range(n):
         cluster.add_node(num_cpus=1, memory=2 * 2**30, **small)
     try:
@@ -92,9 +90,11 @@ def killing(cluster: Any, *, kills: int) -> Iterator[list[int]]:
 
     thread = threading.Thread(target=kill)
     thread.start()
-    yield killed
-    stop.set()
-    thread.join()
+    try:
+        yield killed
+    finally:
+        stop.set()
+        thread.join()
 
 
 @pytest.mark.long
@@ -102,14 +102,12 @@ def killing(cluster: Any, *, kills: int) -> Iterator[list[int]]:
 def test_a_night_on_several_nodes_publishes_the_tables_of_one_process(
     n_nodes: int, several_files: Path, tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With kills on the way where there are several nodes, and a node that goes and does not come back; by
-    the address of a node, and by Ray's client from outside."""
+    """With kills on the way where there are several nodes, and a node that goes and does not come back."""
     here, there = str(tmp_path / "here"), str(tmp_path / "ray")
     settings = {"memory_gb": 1.0, "shard_users": 60}
     nightly(str(several_files), here, config=QUICK.model_copy(update=settings), run_date=NIGHT)
     with nodes(monkeypatch, n_nodes) as cluster, killing(cluster, kills=2 if n_nodes > 1 else 0) as killed:
-        address = cluster.client if n_nodes == 2 else cluster.address
-        on_ray = QUICK.model_copy(update=settings | {"runner": "ray", "ray_address": address})
+        on_ray = QUICK.model_copy(update=settings | {"runner": "ray", "ray_address": cluster.address})
         night = start(several_files, there, config=on_ray)
         hold_out_where(night, prepare_where(night))
         check_like_one_process(night, several_files, str(tmp_path / "once more"))
