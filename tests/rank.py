@@ -38,6 +38,13 @@ def trained(processes: Processes) -> dict[str, Tensor]:
         )
         found |= {f"{model}/{name}": tensor for name, tensor in fitted.state_dict().items()}
         found[f"{model}/losses"] = torch.tensor([(e.train_loss, e.valid_loss) for e in record])
+    config = Config(n_factors=8, epochs=4, ensemble=2, training="blocked_sgd", max_raters=5, patience=1)
+    fitted = network(config)
+    record = training.fit_rating(
+        fitted, checkerboard(), config=config, valid=checkerboard(n=300, seed=1), processes=processes
+    )
+    found |= {f"blocked/{name}": tensor for name, tensor in fitted.state_dict().items()}
+    found["blocked/losses"] = torch.tensor([(e.train_loss, e.valid_loss) for e in record])
     return found | {f"ranking/{name}": tensor for name, tensor in ranker(processes).tensors().items()}
 
 
