@@ -27,8 +27,6 @@ from cfjobs.storage.parquet import SortedFile
 RANGE = "range"
 """Column with the number of the range."""
 _GOOD = ["user", "movie", "rating", "timestamp"]
-_AT_ONCE = 2_000_000
-"""Rows that are divided at once, and make a file: 28 bytes each, and as much again while they move."""
 
 
 def cuts_of(sample: pl.Series, n_ranges: int) -> pl.Series:
@@ -59,14 +57,20 @@ def write_divided(rows: pl.DataFrame, counts: NDArray[np.int64], uri: str) -> No
 
 
 def good_rows(
-    groups: Iterable[Group], sieve: Sieve, *, ids: validate.IdTypes, config: Config, now: datetime
+    groups: Iterable[Group],
+    sieve: Sieve,
+    *,
+    ids: validate.IdTypes,
+    config: Config,
+    now: datetime,
+    at_once: int,
 ) -> Iterator[pl.DataFrame]:
-    """What passes the sieve of groups of files, many rows at a time; nothing where nothing does."""
+    """What passes the sieve of groups of files, about `at_once` rows at a time, or nothing."""
     waiting: list[pl.DataFrame] = []
     for group in groups:
         for batch in scan.validated_batches(group, ids=ids, config=config, now=now):
             waiting.append(sieve.good(batch, group).select(*_GOOD))
-            if sum(frame.height for frame in waiting) >= _AT_ONCE:
+            if sum(frame.height for frame in waiting) >= at_once:
                 together, waiting = pl.concat(waiting), []
                 yield together
     if rest := [frame for frame in waiting if frame.height]:
