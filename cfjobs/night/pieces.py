@@ -45,8 +45,8 @@ _MOST_TASKS = 500
 _GB = 2**30
 _LIBRARIES = 0.6 * _GB
 _PER_ROW = 100
-"""Bytes of a row while it is divided, 28 and as much again while it moves, or put in order, 20; the rest for
-what is read and written meanwhile, and for ranges that are larger than the others."""
+"""Bytes of a range's row while it is put in order: 20 for its columns, the rest what one file brings, what is
+written, and ranges that are larger than the others."""
 
 
 class Each(Protocol):
@@ -126,9 +126,10 @@ def range_rows(config: Config) -> int:
     return max(50_000, int((config.memory_gb * _GB - _LIBRARIES) / _PER_ROW))
 
 
-def file_rows(config: Config) -> int:
-    """Rows that are divided at once and make a file: as many, since a range reads a part of each file."""
-    return range_rows(config)
+def file_bytes(config: Config) -> int:
+    """Bytes of rows that are divided at once and make a file, as many as `memory_gb` allows: a range reads a
+    part of each file. They are there as they were read, in order, and as they are written."""
+    return max(1 << 20, int((config.memory_gb * _GB - _LIBRARIES) / 4))
 
 
 def read_in_pieces(
@@ -216,7 +217,7 @@ def divide(job: _Job, order: tuple[int, list[Group]]) -> Divided:
     sieve = Sieve(own, config=job.config, until=job.until, of_rows=job.n_rows)
     files, ends, movies = [], list[float](), pl.Series("movie_id", [], job.ids.movie)
     rows = ranges.good_rows(
-        groups, sieve, ids=job.ids, config=job.config, now=job.now, at_once=file_rows(job.config)
+        groups, sieve, ids=job.ids, config=job.config, now=job.now, at_once=file_bytes(job.config)
     )
     for part, good in enumerate(rows):
         divided, counts = ranges.divided(good, job.cuts)

@@ -65,12 +65,12 @@ def good_rows(
     now: datetime,
     at_once: int,
 ) -> Iterator[pl.DataFrame]:
-    """What passes the sieve of groups of files, about `at_once` rows at a time, or nothing."""
+    """What passes the sieve of groups of files, about `at_once` bytes at a time, or nothing."""
     waiting: list[pl.DataFrame] = []
     for group in groups:
         for batch in scan.validated_batches(group, ids=ids, config=config, now=now):
             waiting.append(sieve.good(batch, group).select(*_GOOD))
-            if sum(frame.height for frame in waiting) >= at_once:
+            if sum(frame.estimated_size() for frame in waiting) >= at_once:
                 together, waiting = pl.concat(waiting), []
                 yield together
     if rest := [frame for frame in waiting if frame.height]:
