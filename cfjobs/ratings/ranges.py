@@ -66,12 +66,13 @@ def good_rows(
     at_once: int,
 ) -> Iterator[pl.DataFrame]:
     """What passes the sieve of groups of files, about `at_once` bytes at a time, or nothing."""
-    waiting: list[pl.DataFrame] = []
+    waiting, size = list[pl.DataFrame](), 0
     for group in groups:
         for batch in scan.validated_batches(group, ids=ids, config=config, now=now):
             waiting.append(sieve.good(batch, group).select(*_GOOD))
-            if sum(frame.estimated_size() for frame in waiting) >= at_once:
-                together, waiting = pl.concat(waiting), []
+            size += int(waiting[-1].estimated_size())
+            if size >= at_once:
+                together, waiting, size = pl.concat(waiting), [], 0
                 yield together
     if rest := [frame for frame in waiting if frame.height]:
         yield pl.concat(rest)
