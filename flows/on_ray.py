@@ -10,6 +10,7 @@ from typing import Any
 
 from prefect import flow
 
+from cfjobs import storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.night import pieces, story
@@ -45,10 +46,11 @@ def in_pieces(night: Night) -> bool:
 def prepare_on_ray(night: Night) -> Prepared:
     """Read, clean and index the ratings by tasks of a Ray cluster, none of which holds all of them."""
     log_to_run(night)
+    each = _each(night)
     try:
-        return story.prepare(night, each=_each(night))
-    except InputError:
-        pieces.clear(night)
+        return story.prepare(night, each=each)
+    except InputError:  # what was read meanwhile is of no use
+        storage.delete_under(night.work)
         raise
 
 
@@ -74,14 +76,15 @@ def piece(night: Night, words: str, work: Callable[[Any], Any], order: Any) -> A
 
 
 def _each(night: Night) -> pieces.Each:
-    """The same work for many orders at a time, a task each, with `memory_gb` and the threads of one."""
+    """The same work for many orders at a time, a task each, with `memory_gb` and the threads of one.
+    InputError where no node has as much."""
     from prefect_ray.context import remote_options
 
     config = night.config
+    _check_fits(config)
     needs = {"num_cpus": config.threads or 1, "memory": config.memory_gb * _GB}
 
     def each(work: Callable[[Any], Any], orders: Sequence[Any], *, words: str) -> list[Any]:
-        _check_fits(config)
         submit = piece.submit  # type: ignore[attr-defined]  # a Prefect task
         with remote_options(**needs):
             running = [

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
+from uuid import uuid4
 
 import numpy as np
 import polars as pl
@@ -208,12 +209,15 @@ def sample(job: _Job, order: tuple[int, list[Group]]) -> pl.Series:
 
 
 def divide(job: _Job, order: tuple[int, list[Group]]) -> Divided:
-    """Read, check and sort out the rows of some files, and write the good ones by range."""
+    """Read, check and sort out the rows of some files, and write the good ones by range.
+
+    They come in any order, so an attempt that was given up, and may still write, has files of its own.
+    """
     number, groups = order
     name = f"{job.name}/divided-{number:05d}"
     if done := job.night.load(name, Divided):
         return done
-    own = sum(group.n_rows for group in groups)
+    own, attempt = sum(group.n_rows for group in groups), uuid4().hex[:8]
     sieve = Sieve(own, config=job.config, until=job.until, of_rows=job.n_rows)
     files, ends, movies = [], list[float](), pl.Series("movie_id", [], job.ids.movie)
     rows = ranges.good_rows(
@@ -221,7 +225,7 @@ def divide(job: _Job, order: tuple[int, list[Group]]) -> Divided:
     )
     for part, good in enumerate(rows):
         divided, counts = ranges.divided(good, job.cuts)
-        uri = job.uri(f"rows-{number:05d}-{part:03d}.parquet")
+        uri = job.uri(f"rows-{number:05d}-{part:03d}-{attempt}.parquet")
         ranges.write_divided(divided, counts, uri)
         files.append((uri, tuple(counts.tolist())))
         ends += [float(good["rating"].min()), float(good["rating"].max())]  # type: ignore[arg-type]

@@ -160,6 +160,7 @@ def prepare(night: Night, *, each: Each | None = None) -> Prepared:
     else:
         cleaned = ratings.read_ratings(files, **given)
     clean = _indexed(cleaned, movies, known=known, config=config)
+    rated = cleaned.ratings.movies["movie_id"]
     user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
     user_table = catalogue.users_with_columns(user_ids, None if night.inputs.model else users, config)
     implicit = cleaned.feedback == "implicit"
@@ -174,9 +175,7 @@ def prepare(night: Night, *, each: Each | None = None) -> Prepared:
         | (
             {}
             if night.inputs.model
-            else catalogue.unrated_counts(
-                config, found=clean, rated=cleaned.ratings.movies["movie_id"], movies=movies
-            )
+            else catalogue.unrated_counts(config, found=clean, rated=rated, movies=movies)
         )
         | ({} if unavailable is None else {"unavailable_movies": unavailable.height})
         | rules.read(clean.movies, config).counts,
