@@ -116,7 +116,7 @@ def test_processes_are_started_again_when_one_is_killed(
 ) -> None:
     """By torch's agent; they go on from the last checkpoint, and a rating at a time, the model is that of one
     process to the last bit."""
-    settings = {"epochs": 300, "patience": 0, "checkpoint_seconds": 0.1, "processes": 2, "refit": False}
+    settings = {"epochs": 60, "patience": 0, "checkpoint_seconds": 0.1, "processes": 2, "refit": False}
     settings |= {"training": "blocked_sgd", "stars_weight": 1.0}
     killed: list[int] = []
 
@@ -136,7 +136,7 @@ def test_processes_are_started_again_when_one_is_killed(
     thread.join()
     assert killed
     assert "going on from the checkpoint" in caplog.text
-    assert len(trained.losses) == 300
+    assert len(trained.losses) == 60
     alone = start(
         data_set, str(tmp_path / "alone"), config=QUICK.model_copy(update=settings | {"processes": 1})
     )
