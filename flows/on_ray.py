@@ -100,7 +100,7 @@ def _check_fits(config: Config) -> None:
     """InputError for a task that no node of the cluster can ever take: Ray would wait for one."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     memory = max((node.get("memory", 0.0) for node in nodes), default=0.0) / _GB
     if config.memory_gb > memory:
         raise InputError(

@@ -51,6 +51,8 @@ def measure(night: Night, prepared: Prepared, trained: Trained, *, each: Each | 
         rows = (torch.from_numpy(idx).to(model.device) for idx in (user_idx, movie_idx))
         return predict(model.network, *rows).cpu().numpy()
 
+    ours: Iterator[Lists]
+    popular: Iterator[Lists]
     if each is None:
         request = lists.request_of(model, kept, users=range(prepared.n_users))
         ours = lists.best(request, n=evaluation.K)

@@ -60,8 +60,8 @@ def _of_file(night: Night, kind: holdout.Kind, uri: str) -> int:
 
 def _at_random(night: Night, files: Sequence[str]) -> int:
     ends = np.cumsum([TableFile(uri, columns=[]).n_rows for uri in files])
-    settings = {"fraction": night.config.holdout_fraction, "seed": night.config.seed}
-    found = holdout.held_out("random", np.empty(int(ends[-1]), np.int32), **settings)
+    config, users = night.config, np.empty(int(ends[-1]), np.int32)
+    found = holdout.held_out("random", users, fraction=config.holdout_fraction, seed=config.seed)
     for uri, own in zip(files, np.split(found, ends[:-1]), strict=True):
         _write(night, uri, own)
     return int(found.sum())

@@ -32,8 +32,8 @@ class Tally(Record):
         found = list(tallies)
         names = ("rows", "later", "rejected", "left_out", "good")
         sums = {name: sum(getattr(tally, name) for tally in found) for name in names}
-        reasons = np.sum([tally.by_reason for tally in found], axis=0, dtype=np.int64)
-        return cls(**sums, by_reason=tuple(reasons.tolist())) if found else cls()
+        reasons = tuple(map(sum, zip(*(tally.by_reason for tally in found), strict=True)))
+        return cls(**sums, by_reason=reasons) if found else cls()
 
     @property
     def read(self) -> int:
