@@ -18,6 +18,7 @@ from flows.nightly import hold_out_where, nightly, prepare_where
 from tests.night import test_pieces
 from tests.night.test_pieces import in_several_files, with_small_pieces
 from tests.night.test_story import NIGHT, QUICK, rows, start
+from tests.night.test_torchrun import command_line
 
 TABLES = ("ratings", "holdout", "users", "movies", "rejected")
 
@@ -74,19 +75,21 @@ def nodes(monkeypatch: pytest.MonkeyPatch, n: int) -> Iterator[Any]:
 
 
 @contextmanager
-def killing(cluster: Any, *, kills: int) -> Iterator[list[int]]:
-    """Kill -9 processes that run tasks, one every second; in the end, a whole node."""
+def killing(cluster: Any, *, processes: int, node: bool) -> Iterator[list[int]]:
+    """Kill -9 so many processes that run tasks, one every second, and then one node's raylet."""
     stop, killed = threading.Event(), list[int]()
+    raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.worker_nodes]
 
     def kill() -> None:
         while not stop.wait(1.0):
-            for raylet in [node.all_processes["raylet"][0].process.pid for node in cluster.worker_nodes]:
-                for pid in map(int, Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()):
-                    title = Path(f"/proc/{pid}/cmdline").read_bytes()
-                    if title.startswith(b"ray::") and b"IDLE" not in title and len(killed) < kills:
-                        os.kill(pid, signal.SIGKILL)
-                        killed.append(pid)
-                        break
+            busy = [pid for raylet in raylets for pid in children(raylet) if is_busy(pid)]
+            if busy and len(killed) < processes:
+                killed.append(busy[0])
+            elif busy and node and len(killed) == processes:
+                killed.append(raylets[0])
+            else:
+                continue
+            os.kill(killed[-1], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -97,24 +100,35 @@ def killing(cluster: Any, *, kills: int) -> Iterator[list[int]]:
         thread.join()
 
 
+def children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def is_busy(pid: int) -> bool:
+    title = command_line(pid)
+    return title.startswith(b"ray::") and b"IDLE" not in title
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("n_nodes", [1, 2, 4])
 def test_a_night_on_several_nodes_publishes_the_tables_of_one_process(
     n_nodes: int, several_files: Path, tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With kills on the way where there are several nodes, and a node that goes and does not come back."""
+    """With kills on the way where there are several nodes, of four also of a whole node."""
     here, there = str(tmp_path / "here"), str(tmp_path / "ray")
-    settings = {"memory_gb": 1.0, "shard_users": 60}
-    nightly(str(several_files), here, config=QUICK.model_copy(update=settings), run_date=NIGHT)
-    with nodes(monkeypatch, n_nodes) as cluster, killing(cluster, kills=2 if n_nodes > 1 else 0) as killed:
-        on_ray = QUICK.model_copy(update=settings | {"runner": "ray", "ray_address": cluster.address})
-        night = start(several_files, there, config=on_ray)
-        hold_out_where(night, prepare_where(night))
-        check_like_one_process(night, several_files, str(tmp_path / "once more"))
-        if n_nodes == 4:
-            cluster.remove_node(next(iter(cluster.worker_nodes)))
+    config = QUICK.model_copy(update={"memory_gb": 1.0, "shard_users": 60})
+    story.nightly(start(several_files, here, config=config))
+    n_killed = 0 if n_nodes == 1 else 2
+    with (
+        nodes(monkeypatch, n_nodes) as cluster,
+        killing(cluster, processes=n_killed, node=n_nodes == 4) as killed,
+    ):
+        on_ray = config.model_copy(update={"runner": "ray", "ray_address": cluster.address})
         nightly(str(several_files), there, config=on_ray, run_date=NIGHT)
-    assert len(killed) == (2 if n_nodes > 1 else 0)
+    assert len(killed) == n_killed + (n_nodes == 4)
     for table in test_pieces.TABLES:
-        mine, theirs = (rows(output, table).drop("run_date") for output in (there, here))
+        mine, theirs = (rows(output, table) for output in (there, here))
         assert mine.equals(theirs), table
