@@ -75,7 +75,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch, n: int) -> Iterator[Any]:
 
 
 @contextmanager
-def killing(cluster: Any, *, processes: int, node: bool) -> Iterator[list[int]]:
+def killing(cluster: Any, *, processes: int, a_node: bool) -> Iterator[list[int]]:
     """Kill -9 so many processes that run tasks, one every second, and then one node's raylet."""
     stop, killed = threading.Event(), list[int]()
     raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.worker_nodes]
@@ -85,7 +85,7 @@ def killing(cluster: Any, *, processes: int, node: bool) -> Iterator[list[int]]:
             busy = [pid for raylet in raylets for pid in children(raylet) if is_busy(pid)]
             if busy and len(killed) < processes:
                 killed.append(busy[0])
-            elif busy and node and len(killed) == processes:
+            elif busy and a_node and len(killed) == processes:
                 killed.append(raylets[0])
             else:
                 continue
@@ -124,7 +124,7 @@ def test_a_night_on_several_nodes_publishes_the_tables_of_one_process(
     n_killed = 0 if n_nodes == 1 else 2
     with (
         nodes(monkeypatch, n_nodes) as cluster,
-        killing(cluster, processes=n_killed, node=n_nodes == 4) as killed,
+        killing(cluster, processes=n_killed, a_node=n_nodes == 4) as killed,
     ):
         on_ray = config.model_copy(update={"runner": "ray", "ray_address": cluster.address})
         nightly(str(several_files), there, config=on_ray, run_date=NIGHT)
