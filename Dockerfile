@@ -19,8 +19,9 @@ COPY constraints.txt ./
 RUN python3 -m pip --python /venv/bin/python install --constraint constraints.txt \
         ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} \
         "$(grep '^torch==' constraints.txt)${TORCH_INDEX_URL:++${TORCH_INDEX_URL##*/}}"
+ARG EXTRAS="kubernetes openlineage"
 COPY pyproject.toml ./
-RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; o = p['optional-dependencies']; print(*p['dependencies'], *o['kubernetes'], *o['openlineage'], sep='\n')" > requirements.txt \
+RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; o = p['optional-dependencies']; print(*p['dependencies'], *(r for e in '$EXTRAS'.split() for r in o[e]), sep='\n')" > requirements.txt \
  && python3 -m pip --python /venv/bin/python install --constraint constraints.txt -r requirements.txt
 COPY deploy/slim.py ./
 RUN python3 slim.py /venv

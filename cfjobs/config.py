@@ -154,7 +154,7 @@ class Config(BaseModel):
     # Training --------------------------------------------------------------------------------------
     training: Literal["auto", "blocked_sgd", "minibatch"] = Field(
         "auto",
-        description="How the rating network is trained: blocked_sgd, a rating at a time on a processor (model = dot_raters), several times faster; or minibatch, by an optimiser on any device. auto is blocked_sgd unless the model, a GPU, several processes, side features, a learned y_padding or a setting of minibatch (optimizer, momentum, weight_decay, schedule, steps, batch_size) asks for minibatch.",
+        description="How the rating network is trained: blocked_sgd, a rating at a time on a processor (model = dot_raters), several times faster; or minibatch, by an optimiser on any device. auto is blocked_sgd unless the model, a GPU, several processes, side features, a learned y_padding or a setting of minibatch (optimizer, momentum, weight_decay, schedule, steps, batch_size) asks for minibatch. By name, blocked_sgd is for several processes on CPUs too: each takes its own users' ratings, and the network is that of one process.",
     )
     optimizer: Literal["auto", "sgd", "adam", "adamw"] = Field(
         "auto",
@@ -219,7 +219,7 @@ class Config(BaseModel):
         1,
         ge=1,
         le=1024,
-        description="Processes that train together, one a GPU, started by torchrun; the total batch stays the same.",
+        description="Processes that train together, one a GPU, started by torchrun: by batches, of which the total stays the same, or with training = blocked_sgd by users.",
     )
 
     # Ranking ---------------------------------------------------------------------------------------
@@ -442,16 +442,16 @@ class Config(BaseModel):
         4.0,
         gt=0,
         le=10_000,
-        description="Memory in GB (2^30 bytes) that the process that scores a shard may take, its libraries included.",
+        description="Memory in GB (2^30 bytes) that the process that scores a shard, or on Ray reads a piece of the ratings, may take, its libraries included.",
     )
     threads: int | None = Field(
         None,
         ge=1,
-        description="Processor threads of scoring; without it, as many as the process may use processors (on Ray: one a task).",
+        description="Processor threads of scoring; without it, as many as the process may use processors (on Ray: one a task, of any kind).",
     )
     runner: Literal["here", "ray"] = Field(
         "here",
-        description="Where the flow runs its shards: one by one in its own process, or all over a Ray cluster.",
+        description="Where the flow reads ratings, makes the lists that are measured, and runs its shards: in its own process, or in pieces all over a Ray cluster; training stays in one process.",
     )
     ray_address: str | None = Field(
         None,

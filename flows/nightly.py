@@ -17,6 +17,7 @@ from cfjobs.night.story import Stages
 from cfjobs.tables import runs
 from flows.elsewhere import run_elsewhere
 from flows.observe import log_to_run
+from flows.on_ray import hold_out_on_ray, in_pieces, prepare_on_ray, ray_cluster
 from flows.shards import score_all
 from flows.stages import check, gate, hold_out, measure, prepare, publish, start
 from flows.staleness import night_name, planned_date, scoring_name, skipped
@@ -125,8 +126,8 @@ def run_night(
 def stages_of(*, train_deployment: str | None = None, score_deployment: str | None = None) -> Stages:
     """The stages as tasks, training and scoring on the workers of these deployments where they are named."""
     return Stages(
-        prepare=prepare,
-        hold_out=hold_out,
+        prepare=prepare_where,
+        hold_out=hold_out_where,
         fit=partial(train_elsewhere, train_deployment) if train_deployment else train,
         measure=measure,
         gate=gate,
@@ -134,6 +135,20 @@ def stages_of(*, train_deployment: str | None = None, score_deployment: str | No
         check=check,
         commit=publish,
     )
+
+
+def prepare_where(night: Night) -> Prepared:
+    """The ratings read here, or in pieces all over a Ray cluster, as the configuration's runner says."""
+    if in_pieces(night):
+        return prepare_on_ray.with_options(task_runner=ray_cluster(night.config))(night)
+    return prepare(night)
+
+
+def hold_out_where(night: Night, prepared: Prepared) -> int:
+    """The holdout chosen where the ratings were read."""
+    if in_pieces(night):
+        return hold_out_on_ray.with_options(task_runner=ray_cluster(night.config))(night, prepared)
+    return hold_out(night, prepared)
 
 
 def train_elsewhere(

@@ -1,22 +1,16 @@
 """Where a night's shards run: one by one here, all over a Ray cluster,
 or on the worker of another deployment."""
 
-import os
 from functools import partial
-from typing import Any
 
 from prefect import flow
 
-from cfjobs.config import Config
-from cfjobs.errors import InputError
 from cfjobs.night import story
 from cfjobs.night.records import Night, Prepared, Scored, Shard, Trained
 from flows.elsewhere import run_elsewhere
 from flows.observe import log_to_run, progress_artifact
+from flows.on_ray import ray_cluster
 from flows.stages import stage
-
-_FOR_WORKERS = ("PREFECT_", "AWS_", "CFJOBS_")
-"""Environment variables that the processes of a Ray cluster need and do not inherit."""
 
 
 @stage(name="score", task_run_name="score users {shard.start} to {shard.stop}")
@@ -61,16 +55,3 @@ def score_on_ray(night: Night, prepared: Prepared, trained: Trained) -> list[Sco
     with remote_options(num_cpus=threads, num_gpus=night.config.gpus_per_shard):
         running = [submit(night, prepared, trained, shard) for shard in story.shards(night, prepared)]
     return [task.result() for task in running]
-
-
-def ray_cluster(config: Config) -> Any:
-    """The task runner of the configured Ray cluster; InputError when the extra is not installed."""
-    try:
-        from prefect_ray import RayTaskRunner
-    except ImportError as error:
-        raise InputError("configuration key runner: got 'ray', but prefect-ray is not installed; pip install 'cfjobs[ray]'") from error  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if name.startswith(_FOR_WORKERS)}
-    return RayTaskRunner(
-        address=config.ray_address,
-        init_kwargs={"runtime_env": {"env_vars": environment}, "log_to_driver": False},
-    )

@@ -1,7 +1,17 @@
 """How good a model is on the ratings that were held out, and whether the night may be published."""
 
 from cfjobs.evaluation.baselines import Holdout
-from cfjobs.evaluation.metrics import BASELINES, NAMES, OF_STARS, K, Measure, list_metrics, measures, overall
+from cfjobs.evaluation.metrics import (
+    BASELINES,
+    NAMES,
+    OF_STARS,
+    K,
+    Measure,
+    first_k,
+    list_metrics,
+    measures,
+    overall,
+)
 
 __all__ = [
     "BASELINES",
@@ -10,6 +20,7 @@ __all__ = [
     "Holdout",
     "K",
     "Measure",
+    "first_k",
     "list_metrics",
     "measures",
     "overall",

@@ -311,7 +311,7 @@ def judge(
         diversity      with traits; and genre_distance with their genres and the users' mix of them:
                        `character.py`
     """
-    listed = _first_k(lists, n_users=n_users, k=k)
+    listed = first_k(lists, n_users=n_users, k=k)
     liked = holdout.rating >= relevant_rating
     n_movies = 1 + int(max(holdout.movie_idx.max(initial=0), listed.max(initial=0)))
     pairs = np.sort(holdout.user_idx[liked].astype(np.int64) * n_movies + holdout.movie_idx[liked])
@@ -406,7 +406,8 @@ def _mean_of_known(name: str, values: NDArray[np.float64]) -> Metric:
     return Metric(name, np.nan_to_num(values), np.isfinite(values).astype(np.float64))
 
 
-def _first_k(lists: Iterable[Lists], *, n_users: int, k: int) -> NDArray[np.int32]:
+def first_k(lists: Iterable[Lists], *, n_users: int, k: int) -> NDArray[np.int32]:
+    """The first k movies of each user [U, k], NO_MOVIE past an end."""
     listed = np.full((n_users, k), NO_MOVIE, dtype=np.int32)
     for batch in lists:
         first = batch.movie_idx[:, :k]

@@ -8,12 +8,14 @@ from cfjobs.topn.problem import NO_MOVIE, Pairs
 
 
 def recent_ratings(
-    movie_idx: NDArray[np.int32], timestamp: NDArray[np.datetime64], *, days: int, n_movies: int
+    movie_idx: NDArray[np.int32], timestamp: NDArray[np.int64], *, newest: int, days: int, n_movies: int
 ) -> NDArray[np.int64]:
-    """Ratings of each movie [M] in so many days up to the newest rating of all: those later than it less the
-    days. movie_idx, timestamp [R]."""
-    since = timestamp.max() - np.timedelta64(days, "D")
-    counted: NDArray[np.int64] = np.bincount(movie_idx[timestamp > since], minlength=n_movies)
+    """Ratings of each movie [M] that are later than the newest of all less so many days.
+
+    movie_idx, timestamp [R], newest: in microseconds.
+    """
+    recent = timestamp > newest - days * 86_400_000_000
+    counted: NDArray[np.int64] = np.bincount(movie_idx[recent], minlength=n_movies)
     return counted
 
 

@@ -162,7 +162,7 @@ def _never_listed(
     """user_id, movie_id that these users of a shard have rated, or that are excluded for them."""
     pair, found = ["user_idx", "movie_idx"], []
     for name in ("ratings", *(["excluded"] if night.inputs.exclude else [])):
-        file = SortedFile(storage.join(night.work, f"{name}.parquet"), key="user_idx", columns=pair)
+        file = SortedFile(night.files(name), key="user_idx", columns=pair)
         found.append(file.between(shard.start + users.start, shard.start + users.stop).select(pair))
     here = pl.concat(found)
     return pl.DataFrame(

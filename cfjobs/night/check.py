@@ -179,9 +179,7 @@ class _Block:
 
 def _blocks(night: Night, shard: Shard, record: Scored, statistics: ListStatistics) -> Iterator[_Block]:
     """What was written of a shard, read back; the users without a list are among those of the next block."""
-    rated = SortedFile(
-        storage.join(night.work, "ratings.parquet"), key="user_idx", columns=statistics.rating_columns
-    )
+    rated = SortedFile(night.files("ratings"), key="user_idx", columns=statistics.rating_columns)
     user_ids = TableFile(storage.join(night.work, "users.parquet"), columns=["user_id"])
     movie_ids = statistics.places.movie_ids
     ids = user_ids.rows(shard.start, shard.stop)["user_id"]

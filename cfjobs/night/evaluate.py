@@ -16,8 +16,8 @@ from cfjobs.evaluation.list_baselines import rivals
 from cfjobs.model_store.slices import of_some_users
 from cfjobs.models.predict import predict
 from cfjobs.night import side_tables
-from cfjobs.night.prepare import held_out
 from cfjobs.night.records import LEARNT, Metrics, Night, Prepared, Trained, as_decided
+from cfjobs.night.split import held_out
 from cfjobs.tables import runs
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cfjobs import model_store, ratings, storage, tables
+from cfjobs import model_store, ratings, tables
 from cfjobs.errors import CfjobsError
 from cfjobs.evaluation import character, churn
 from cfjobs.evaluation.bootstrap import ALL
@@ -158,16 +158,17 @@ class ListStatistics:
         """Nothing yet of the lists; the ratings are read once. A movie's ratings are, for the figures of the
         lists, those outside the holdout, by which the measured lists are described too."""
         movies = night.frame("movies")
-        user_type = night.frame("users", ["user_id"])["user_id"].dtype
-        uri = storage.join(night.work, "ratings.parquet")
-        there = TableFile(uri, columns=[]).names
+        user_type = TableFile(night.files("users"), columns=["user_id"]).rows(0, 0)["user_id"].dtype
+        files = night.files("ratings")
+        there = TableFile(files, columns=[]).names
         columns = [name for name in _RATED if name in there and (prepared.timed or name != "timestamp")]
         rated = Activity(movies.height)
         held_out, at = None, 0
-        if storage.exists(storage.join(night.work, "holdout.parquet")):
-            held_out = night.frame("holdout")["held_out"]
-        for block in TableFile(uri, columns=columns).blocks(RATINGS_AT_ONCE):
-            rated.add(block, held_out=None if held_out is None else held_out.slice(at, block.height))
+        if night.has("holdout"):
+            held_out = TableFile(night.files("holdout"), columns=["held_out"])
+        for block in TableFile(files, columns=columns).blocks(RATINGS_AT_ONCE):
+            here = None if held_out is None else held_out.rows(at, at + block.height)["held_out"]
+            rated.add(block, held_out=here)
             at += block.height
         places = Places(
             movies["movie_id"],

@@ -5,28 +5,27 @@ import hashlib
 import json
 import logging
 from contextlib import AbstractContextManager
-from dataclasses import astuple
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from cfjobs import __version__, logs, model_store, models, ratings, storage, tables
 from cfjobs.config import Config
 from cfjobs.device import resolve_device
 from cfjobs.errors import DamagedFile, InputError, Stale
-from cfjobs.evaluation.gate import Scale
 from cfjobs.lists import eligible, rules
-from cfjobs.lists.popularity import recent_ratings
 from cfjobs.models.network import MlpScores
-from cfjobs.night import side_tables
+from cfjobs.night import pieces, side_tables
+from cfjobs.night.pieces import Each
 from cfjobs.night.records import Inputs, Night, Prepared
 from cfjobs.night.score import top_n_schema
-from cfjobs.ratings import catalogue, holdout
-from cfjobs.ratings.question import Question, ordered_share, question_of
+from cfjobs.ratings import catalogue
+from cfjobs.ratings.facts import Facts
+from cfjobs.ratings.question import Question, question_by
 from cfjobs.storage.lease import Lease, leased
 from cfjobs.storage.parquet import TableFile, parquet_bytes
 from cfjobs.tables import delta, runs
@@ -126,9 +125,13 @@ def resumed(night: Night) -> Night:
     return begun.model_copy(update={"config": night.config})
 
 
-def prepare(night: Night) -> Prepared:
+def prepare(night: Night, *, each: Each | None = None) -> Prepared:
     """Read, clean and index the ratings into the work folder.
-    Nothing is written for an input that is refused."""
+    Nothing is written for an input that is refused.
+
+    each: does the work in pieces, which are written meanwhile, so that no process holds all ratings; those
+    for an existing model are read here all the same.
+    """
     if (done := night.load("prepared", Prepared)) and _is_whole(night, done):
         return done
     config = night.config
@@ -151,54 +154,37 @@ def prepare(night: Night) -> Prepared:
     unavailable = eligible.unavailable(described, config=config, on=night.run_date)
     until = datetime.combine(night.run_date + timedelta(days=1), datetime.min.time())
     now = night.started_at.astimezone(UTC).replace(tzinfo=None) + timedelta(days=1)
-    cleaned = ratings.read_ratings(files, config=config, until=until, now=now, movies=movies, users=users)
-    clean = cleaned.ratings
-    if known is not None:
-        _check_like_model(cleaned, known)
-        clean = ratings.with_rows_of(
-            clean, users=known.users["user_id"], movies=_with_tonights_rules(known.movies, movies, config)
-        )
-    elif config.movie_features and movies is not None:
-        clean = catalogue.with_unrated(clean, movies)
+    given: dict[str, Any] = {"config": config, "until": until, "now": now, "movies": movies, "users": users}
+    if each is not None and known is None:
+        cleaned = pieces.read_in_pieces(night, files, **given, each=each)
+    else:
+        cleaned = ratings.read_ratings(files, **given)
+    clean = _indexed(cleaned, movies, known=known, config=config)
+    rated = cleaned.ratings.movies["movie_id"]
     user_ids = pl.concat([clean.users, clean.cold_users]).alias("user_id")
     user_table = catalogue.users_with_columns(user_ids, None if night.inputs.model else users, config)
-    check_titles(clean.movies)
     implicit = cleaned.feedback == "implicit"
-    if implicit and config.rank_by == "rating":
-        raise InputError(
-            "configuration key rank_by: got 'rating', but the ratings have no values to predict; set rank_by=affinity"
-        )
-    if not night.inputs.model:
-        if not implicit:
-            models.training_of(config)
-        catalogue.encodings(config, movies=clean.movies, users=user_table)  # what will not do is refused now
-    if config.top_n > clean.movies.height:
-        raise InputError(
-            f"configuration key top_n: got {config.top_n}, but the catalogue has {clean.movies.height} movies; lower top_n"
-        )
-    delta.check_id_types(
-        night.output, tables.TOP_N, top_n_schema(clean.users.dtype, clean.movies["movie_id"].dtype)
-    )
-    side_tables.input_columns(night.output, clean.movies)
-    low, high = config.y_range or (float(clean.frame["rating"].min()), float(clean.frame["rating"].max()))  # type: ignore[arg-type]
-    if low == high and not implicit:
-        raise InputError(
-            f"ratings: every rating is {low}; give y_range to say what the scale is, or set feedback=implicit to leave the values aside"
-        )
+    _check_clean(night, clean, config, users=user_table, implicit=implicit)
+    facts = cleaned.facts or Facts.of(clean.frame, ends=config.gate_scale_rows + 1)
+    y_range = _y_range(facts, config, implicit=implicit)
     log.info("feedback: %s%s", cleaned.feedback, "" if cleaned.timed else ", without times")
     log.info("ratings: %s; %d users, %d movies", cleaned.counts, clean.users.len(), clean.movies.height)
     prepared = Prepared(
         counts=cleaned.counts
         | {"users": clean.users.len(), "movies": clean.movies.height, "cold_users": clean.cold_users.len()}
-        | ({} if night.inputs.model else catalogue.unrated_counts(config, found=clean, movies=movies))
+        | (
+            {}
+            if night.inputs.model
+            else catalogue.unrated_counts(config, found=clean, rated=rated, movies=movies)
+        )
         | ({} if unavailable is None else {"unavailable_movies": unavailable.height})
         | rules.read(clean.movies, config).counts,
         n_users=clean.users.len(),
         n_movies=clean.movies.height,
         n_cold_users=clean.cold_users.len(),
-        y_range=(low, high),
-        question=_question(clean, config, timed=cleaned.timed),
-        scale=None if implicit else astuple(Scale.of(clean.frame["rating"], rows=config.gate_scale_rows)),
+        y_range=y_range,
+        question=_question(facts, config, timed=cleaned.timed),
+        scale=None if implicit else facts.scale(config.gate_scale_rows),
         feedback=cleaned.feedback,
         timed=cleaned.timed,
         limited=bool(night.inputs.allow or night.inputs.deny) or unavailable is not None,
@@ -209,15 +195,70 @@ def prepare(night: Night) -> Prepared:
     night.write("night.json", night.model_dump_json().encode())
     _write_candidates(night, limits, user_ids, clean.movies["movie_id"], unavailable=unavailable)
     _write_values(night, clean.movies if known is None else described, clean.movies["movie_id"])
-    _write_recent(night, clean)
-    ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
+    if cleaned.facts is None:
+        storage.delete_under(storage.join(night.work, "ratings.parquet"))
+        ratings.write_frame(clean.frame, storage.join(night.work, "ratings.parquet"))
+    _write_recent(night, facts, n_movies=clean.movies.height, each=each or pieces.in_turn)
     for name, frame in (
         ("movies", clean.movies),
         ("rejected", cleaned.rejected),
         ("users", user_table),
     ):
         night.write(f"{name}.parquet", parquet_bytes(frame))
-    return night.done("prepared", prepared)
+    night.done("prepared", prepared)
+    if cleaned.facts is not None:
+        pieces.clear(night)
+    return prepared
+
+
+def _check_clean(
+    night: Night, clean: ratings.Ratings, config: Config, *, users: pl.DataFrame, implicit: bool
+) -> None:
+    """InputError for what the clean ratings, or what is known of their movies and users, do not allow."""
+    check_titles(clean.movies)
+    if implicit and config.rank_by == "rating":
+        raise InputError(
+            "configuration key rank_by: got 'rating', but the ratings have no values to predict; set rank_by=affinity"
+        )
+    if not night.inputs.model:
+        if not implicit:
+            models.training_of(config)
+        catalogue.encodings(config, movies=clean.movies, users=users)  # what will not do is refused now
+    if config.top_n > clean.movies.height:
+        raise InputError(
+            f"configuration key top_n: got {config.top_n}, but the catalogue has {clean.movies.height} movies; lower top_n"
+        )
+    delta.check_id_types(
+        night.output, tables.TOP_N, top_n_schema(clean.users.dtype, clean.movies["movie_id"].dtype)
+    )
+    side_tables.input_columns(night.output, clean.movies)
+
+
+def _y_range(facts: Facts, config: Config, *, implicit: bool) -> tuple[float, float]:
+    """The ends of the scale, as configured or as found. InputError where they are one, which is no scale."""
+    low, high = config.y_range or (facts.lowest[0], facts.highest[-1])
+    if low == high and not implicit:
+        raise InputError(
+            f"ratings: every rating is {low}; give y_range to say what the scale is, or set feedback=implicit to leave the values aside"
+        )
+    return low, high
+
+
+def _indexed(
+    cleaned: ratings.Cleaned,
+    movies: pl.DataFrame | None,
+    *,
+    known: model_store.Model | None,
+    config: Config,
+) -> ratings.Ratings:
+    """The clean ratings by the rows of the model, where there is one, else with those of unrated movies."""
+    if known is not None:
+        _check_like_model(cleaned, known)
+        rows = _with_tonights_rules(known.movies, movies, config)
+        return ratings.with_rows_of(cleaned.ratings, users=known.users["user_id"], movies=rows)
+    if config.movie_features and movies is not None:
+        return catalogue.with_unrated(cleaned.ratings, movies)
+    return cleaned.ratings
 
 
 def _described_movies(
@@ -288,7 +329,7 @@ def _check_like_model(cleaned: ratings.Cleaned, model: model_store.Model) -> Non
         )
 
 
-def _question(clean: ratings.Ratings, config: Config, *, timed: bool) -> Question:
+def _question(facts: Facts, config: Config, *, timed: bool) -> Question:
     """What the ratings are asked: as configured, as a random holdout asks, or as their times allow."""
     if not timed:
         if config.popular_days is not None:
@@ -305,12 +346,9 @@ def _question(clean: ratings.Ratings, config: Config, *, timed: bool) -> Questio
     if config.holdout == "random":
         log.info("question: any, which a random holdout asks")
         return "any"
-    user_idx, timestamp = clean.column("user_idx"), clean.column("timestamp")
-    found = question_of(user_idx, timestamp)
+    found = question_by(facts.ordered_share)
     log.info(
-        "question: %s; %.1f %% of neighbouring ratings have different times",
-        found,
-        100 * ordered_share(user_idx, timestamp),
+        "question: %s; %.1f %% of neighbouring ratings have different times", found, 100 * facts.ordered_share
     )
     return found
 
@@ -339,7 +377,7 @@ def _is_whole(night: Night, prepared: Prepared) -> bool:
     names += ["values"] * bool(night.config.lists_per)
     try:
         for name in names:
-            TableFile(storage.join(night.work, f"{name}.parquet"), columns=[])
+            TableFile(night.files(name), columns=[])
     except (InputError, DamagedFile) as error:
         log.warning("%s: so the night is prepared anew", error)
         return False
@@ -363,16 +401,14 @@ def _write_candidates(
         night.write("excluded.parquet", parquet_bytes(eligible.excluded_pairs(user_ids, movie_ids, exclude)))
 
 
-def _write_recent(night: Night, clean: ratings.Ratings) -> None:
+def _write_recent(night: Night, facts: Facts, *, n_movies: int, each: Each) -> None:
     """The ratings by which popularity lists go, into the work folder, where they are those of a window."""
     if night.config.popular_days is None:
         return
-    n_recent = recent_ratings(
-        clean.frame["movie_idx"].to_numpy(),
-        clean.frame["timestamp"].to_numpy(),
-        days=night.config.popular_days,
-        n_movies=clean.movies.height,
-    )
+    n_recent = np.zeros(n_movies, np.int64)
+    work = partial(pieces.recent, facts.newest, night.config.popular_days, n_movies)
+    for movies, counted in each(work, night.files("ratings"), words="recent ratings"):
+        n_recent[movies] += counted
     night.write("recent.parquet", parquet_bytes(pl.DataFrame({"n_recent": n_recent})))
 
 
@@ -390,30 +426,6 @@ def listings_of(inputs: Inputs) -> dict[str, list[storage.FileInfo]]:
     """The files of every input table that there is, by what it is."""
     tables = {"ratings": inputs.ratings, "movies": inputs.movies, "users": inputs.users, **inputs.limits}
     return {what: ratings.list_parquet(uri, what=what) for what, uri in tables.items() if uri}
-
-
-def hold_out(night: Night, prepared: Prepared) -> int:
-    """Choose the ratings that training does not see, into the work folder. Returns how many."""
-    config = night.config
-    frame = night.frame("ratings", ["user_idx"])
-    kind = holdout.kind_of(config, prepared.question)
-    held_out = holdout.held_out(
-        kind, frame["user_idx"].to_numpy(), fraction=config.holdout_fraction, seed=config.seed
-    )
-    n_held_out = int(held_out.sum())
-    if kind != "none" and n_held_out == 0:
-        raise InputError(
-            f"ratings: no user has enough of them for a {kind} holdout of {config.holdout_fraction}; "
-            "raise holdout_fraction, or set holdout=none"
-        )
-    night.write("holdout.parquet", parquet_bytes(pl.DataFrame({"held_out": held_out})))
-    log.info("holdout: %d of %d ratings, %s", n_held_out, frame.height, kind)
-    return n_held_out
-
-
-def held_out(night: Night) -> NDArray[np.bool_]:
-    """Which ratings are held out [R]."""
-    return night.frame("holdout")["held_out"].to_numpy()
 
 
 def found_inputs(inputs: Inputs) -> Inputs:

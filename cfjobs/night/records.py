@@ -87,14 +87,30 @@ class Night(Record):
             log.warning("%s: is not a whole record, so this stage runs again", uri)
             return None
 
+    def files(self, name: str) -> list[str]:
+        """The files of a table of the work folder, whose rows follow each other: `NAME.parquet`, or those in
+        a folder of that name, which several machines wrote."""
+        uri = storage.join(self.work, f"{name}.parquet")
+        return [file.uri for file in storage.walk(uri) if file.uri.endswith(".parquet")] or [uri]
+
+    def beside(self, file: str, name: str) -> str:
+        """The file of another table, in the work folder, whose rows are those of a file of the ratings."""
+        return f"{name}{file.removeprefix(storage.join(self.work, 'ratings'))}"
+
+    def has(self, name: str) -> bool:
+        """Whether the work folder has this table."""
+        return bool(storage.walk(storage.join(self.work, f"{name}.parquet")))
+
     def frame(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
         """A table of the work folder. Raises DamagedFile for one that is gone or damaged;
         the next run makes it again."""
-        uri = storage.join(self.work, f"{name}.parquet")
-        try:
-            return pl.read_parquet(io.BytesIO(storage.read_bytes(uri)), columns=columns)
-        except (InputError, pl.exceptions.PolarsError) as error:
-            raise self.damaged(uri, error) from error
+        frames = []
+        for uri in self.files(name):
+            try:
+                frames.append(pl.read_parquet(io.BytesIO(storage.read_bytes(uri)), columns=columns))
+            except (InputError, pl.exceptions.PolarsError) as error:
+                raise self.damaged(uri, error) from error
+        return pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]
 
     def damaged(self, uri: str, error: Exception) -> DamagedFile:
         """What to say of a file of the work folder that is gone or damaged;

@@ -220,7 +220,7 @@ class _Work:
         return cls(
             config=night.config,
             model=model,
-            ratings=SortedFile(file("ratings"), key="user_idx", columns=[*pair, "rating"]),
+            ratings=SortedFile(night.files("ratings"), key="user_idx", columns=[*pair, "rating"]),
             excluded=SortedFile(file("excluded"), key="user_idx", columns=pair)
             if night.inputs.exclude
             else None,

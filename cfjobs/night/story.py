@@ -1,7 +1,8 @@
 """The story of a night, and of its stages alone.
 A stage joins I/O to computation and takes and returns small records.
 
-    start, prepare, hold_out    prepare.py
+    start, prepare              prepare.py, and pieces.py where no process may hold all ratings
+    hold_out                    split.py
     fit, twice with `refit`     train.py
     measure, gate               evaluate.py
     score, a shard at a time    score.py
@@ -24,10 +25,11 @@ from cfjobs import resources, storage
 from cfjobs.night import lineage
 from cfjobs.night.check import check
 from cfjobs.night.evaluate import compared, gate, gated, measure
-from cfjobs.night.prepare import hold_out, leased_night, prepare, resumed, start
+from cfjobs.night.prepare import leased_night, prepare, resumed, start
 from cfjobs.night.publish import commit
 from cfjobs.night.records import Metrics, Night, On, Prepared, Published, Scored, Trained, trained_already
 from cfjobs.night.score import score, scored_already, shards
+from cfjobs.night.split import hold_out
 from cfjobs.night.train import described, existing, fit, follow, lead
 
 log = logging.getLogger(__name__)

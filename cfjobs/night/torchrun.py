@@ -3,8 +3,9 @@
     torchrun --nproc-per-node 2 -m cfjobs train ...    rank 0 runs the command, the others train along
     processes = 2                                      the night starts torchrun itself, for trainings alone
 
-In the second case the night's process is the parent of torchrun, and torchrun of the ranks. None outlives its
-parent: the night ends its child on the way out, and where it is killed itself the kernel ends the rest.
+In the second case the night's process is the parent of torchrun, and torchrun of the ranks. Where one is
+killed torchrun starts them again, and they go on from the last checkpoint. None outlives its parent: the
+night ends its child on the way out, and where it is killed itself the kernel ends the rest.
 """
 
 import ctypes
@@ -120,7 +121,8 @@ def run(
     )
     try:
         error, last = _forward(child, progress)
-        child.wait()
+        if error is None:
+            child.wait()
     finally:
         _end(child)
     if error is not None:
@@ -134,9 +136,8 @@ def run(
 def _forward(
     child: "subprocess.Popen[str]", progress: Callable[[float, str], None] | None
 ) -> tuple[CfjobsError | None, str]:
-    """Log what rank 0 says until it is silent; returns the error that it told,
-    and the last line of torchrun's own."""
-    error: CfjobsError | None = None
+    """Log what rank 0 says until it is silent, or tells an error, which would come again after a restart;
+    returns this, and the last line of torchrun's own."""
     last = "it said nothing"
     assert child.stdout is not None
     for line in map(str.rstrip, child.stdout):
@@ -147,13 +148,13 @@ def _forward(
                 progress(*json.loads(line.removeprefix(PROGRESS)))
         elif line.startswith(ERROR):
             kind, text = json.loads(line.removeprefix(ERROR))
-            error = getattr(errors, kind, CfjobsError)(text)
+            return getattr(errors, kind, CfjobsError)(text), last
         elif "Error" in line:
             last = line.strip()[:200]
             log.warning("torchrun: %s", line)
         else:
             log.debug("torchrun: %s", line)
-    return error, last
+    return None, last
 
 
 def _end(child: "subprocess.Popen[str]") -> None:

@@ -13,13 +13,17 @@ from cfjobs.errors import CfjobsError
 from cfjobs.night import train
 from cfjobs.night.torchrun import ERROR, LINE, PROGRESS, RANK, die_with_parent, leave, session
 
+_RESTARTS = 3
+"""How often torch's agent starts the ranks again when one was killed; they go on from the last checkpoint."""
+
 
 def _start(processes: str, order: str) -> None:
     """The agent: torchrun, ended with the night."""
     from torch.distributed.run import main as torchrun
 
     die_with_parent(signal.SIGTERM)
-    torchrun(["--standalone", "--nproc-per-node", processes, "-m", RANK, "rank", order])
+    gang = ["--standalone", "--nproc-per-node", processes, "--max-restarts", str(_RESTARTS)]
+    torchrun([*gang, "-m", RANK, "rank", order])
 
 
 def _rank(order: str) -> int:

@@ -14,8 +14,8 @@ from cfjobs.device import resolve_device, under_torchrun
 from cfjobs.lists.blend import Blend
 from cfjobs.model_store.files import Model
 from cfjobs.night import choose, torchrun, warm_start
-from cfjobs.night.prepare import held_out
 from cfjobs.night.records import LEARNT, Night, On, Prepared, Trained, as_decided, trained_already
+from cfjobs.night.split import held_out
 from cfjobs.ratings import catalogue
 from cfjobs.tables import runs
 from cfjobs.training import footprint

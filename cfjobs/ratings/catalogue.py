@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
 from cfjobs import features
@@ -69,18 +68,20 @@ def encoded(frame: pl.DataFrame, encoding: Encoding | None) -> Features | None:
     return features.encode(frame, encoding) if encoding else None
 
 
-def unrated_counts(config: Config, *, found: Ratings, movies: pl.DataFrame | None) -> dict[str, int]:
-    """How many movies of the movies table without a rating may be listed, and how many are left out."""
+def unrated_counts(
+    config: Config, *, found: Ratings, rated: pl.Series, movies: pl.DataFrame | None
+) -> dict[str, int]:
+    """How many movies of the movies table without a rating may be listed, and how many are left out.
+    rated: ids of the movies with ratings."""
     if movies is None:
         return {"unrated_movies_listable": 0, "unrated_movies_left_out": 0}
-    rated = np.flatnonzero(np.bincount(found.column("movie_idx")))
     ids = movies["movie_id"].cast(found.movies["movie_id"].dtype, strict=False).drop_nulls().unique()
-    n_unrated = ids.len() - int(ids.is_in(found.movies["movie_id"].gather(rated).implode()).sum())
+    n_unrated = ids.len() - int(ids.is_in(rated.implode()).sum())
     listable = 0
     if config.movie_features and config.min_ratings <= 1:
         encoding = features.learn(found.movies, config.movie_features, what="movie")
         described = features.encode(found.movies, encoding).described
-        described[rated] = False
+        described[rows_of(rated, found.movies["movie_id"])] = False
         listable = int(described.sum())
     return {"unrated_movies_listable": listable, "unrated_movies_left_out": n_unrated - listable}
 

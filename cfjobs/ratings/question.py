@@ -21,13 +21,24 @@ the order is that of the tables."""
 
 def question_of(user_idx: NDArray[Any], timestamp: NDArray[Any]) -> Question:
     """The question that the times allow. Both [R], sorted by user and, within a user, by time."""
-    return "next" if ordered_share(user_idx, timestamp) >= LEAST_ORDERED else "any"
+    return question_by(ordered_share(user_idx, timestamp))
+
+
+def question_by(share: float) -> Question:
+    """The question that the times allow. share: as `ordered_share`."""
+    return "next" if share >= LEAST_ORDERED else "any"
 
 
 def ordered_share(user_idx: NDArray[Any], timestamp: NDArray[Any]) -> float:
     """Of the pairs of a user's neighbouring ratings, those at different times; 0 without a pair."""
+    pairs, different = neighbours(user_idx, timestamp)
+    return different / pairs if pairs else 0.0
+
+
+def neighbours(user_idx: NDArray[Any], timestamp: NDArray[Any]) -> tuple[int, int]:
+    """The pairs of a user's neighbouring ratings, and how many are at different times; as above."""
     pairs, different = _count(user_idx, timestamp.astype(np.int64, copy=False))
-    return float(different / pairs) if pairs else 0.0
+    return int(pairs), int(different)
 
 
 @compiled()

@@ -24,9 +24,10 @@ from cfjobs import storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.ratings import id_table, names, scan, validate
+from cfjobs.ratings.facts import Facts
 from cfjobs.ratings.feedback import Feedback, as_found, is_one_value
 from cfjobs.ratings.ids import IntegerIds, TextIds, relabel
-from cfjobs.ratings.scan import Group
+from cfjobs.ratings.sieve import Sieve
 from cfjobs.ratings.sort import Columns, Times, sort_and_deduplicate
 from cfjobs.storage.uri import FileInfo
 
@@ -56,7 +57,8 @@ class Cleaned:
     """Clean ratings, the rows set aside, and counts that add up: read = kept + superseded + rejected.
 
     feedback: what they are; of implicit feedback a rating is the pair's weight, and superseded rows are added
-    up in the kept one. timed: whether they have times; 1970 stands for none.
+    up in the kept one. timed: whether they have times; 1970 stands for none. facts: of ratings that are in
+    storage already, in pieces; the frame has no rows then.
     """
 
     ratings: Ratings
@@ -64,6 +66,7 @@ class Cleaned:
     counts: dict[str, int]
     feedback: Feedback = "ratings"
     timed: bool = True
+    facts: Facts | None = None
 
 
 def read_ratings(
@@ -91,15 +94,16 @@ def read_ratings(
     config = as_found(config, footers)
     groups = scan.group_files(footers, config=config)
     ids = validate.id_types(group.types for group in groups)
-    intake = _Intake(sum(group.n_rows for group in groups), ids, config=config, until=until)
+    n_rows = sum(group.n_rows for group in groups)
+    intake, sieve = _Intake(n_rows, ids), Sieve(n_rows, config=config, until=until)
     for group in groups:
         for batch in scan.validated_batches(group, ids=ids, config=config, now=now):
-            intake.add(batch, group)
+            intake.add(sieve.good(batch, group))
     scan.check_unchanged(files)
-    intake.check_share()
+    sieve.tally.check(config)
     intake.times.widen()
-    good = intake.columns.head(intake.n_good)
-    if is_one_value(good.rating, config) and not intake.n_rejected_by_rating:
+    good = intake.columns.head(intake.n)
+    if is_one_value(good.rating, config) and not sieve.tally.rejected_by_rating:
         log.warning("ratings: every rating is %g, so they are implicit feedback", good.rating[0])
         del intake, good
         config = config.model_copy(update={"feedback": "implicit"})
@@ -111,11 +115,11 @@ def read_ratings(
         good, n_users=user_ids.len(), n_movies=movie_ids.len(), added_up=implicit
     ).user.size
     intake.columns.shrink(n_kept)
-    counts = intake.counts | {"kept": n_kept, "superseded": intake.n_good - n_kept}
-    catalogue, cold = _described(movie_ids, movies), _cold(user_ids, users)
+    counts = sieve.tally.counts(config) | {"kept": n_kept, "superseded": intake.n - n_kept}
+    catalogue, cold = described(movie_ids, movies), cold_users(user_ids, users)
     return Cleaned(
-        Ratings(_frame(intake.columns), user_ids, catalogue, cold),
-        intake.rejected(),
+        Ratings(frame_of(intake.columns), user_ids, catalogue, cold),
+        sieve.rejected(),
         counts,
         feedback="implicit" if implicit else "ratings",
         timed=config.timestamp_column is not None,
@@ -223,95 +227,28 @@ def rows_of(ids: pl.Series, known: pl.Series) -> NDArray[np.int32]:
 
 
 class _Intake:
-    """Takes batches of validated rows: good ones into columns, their ids encoded, rejected ones apart."""
+    """Takes good rows into columns, their ids numbered."""
 
-    def __init__(self, n_rows: int, ids: validate.IdTypes, *, config: Config, until: datetime) -> None:
+    def __init__(self, n_rows: int, ids: validate.IdTypes) -> None:
         self.columns = Columns.empty(n_rows)
         self.times = Times(self.columns.timestamp)
         self.users, self.movies = _id_encoding(ids.user), _id_encoding(ids.movie)
-        self.n_good = 0
-        self._n_rows, self._n_later, self._n_rejected, self._n_left_out = n_rows, 0, 0, 0
-        self._config, self._until = config, validate.microseconds(until)
-        self._rejected: list[pl.DataFrame] = []
-        self._n_reasons = np.zeros(len(validate.REASONS), dtype=np.int64)
+        self.n = 0
 
-    @property
-    def counts(self) -> dict[str, int]:
-        found = {"read": self._n_read, "rejected": self._n_rejected, "later": self._n_later}
-        return found | ({"left_out": self._n_left_out} if self._config.feedback == "implicit" else {})
-
-    @property
-    def _n_read(self) -> int:
-        return self._n_rows - self._n_later - self._n_left_out
-
-    def add(self, batch: pl.DataFrame, group: Group) -> None:
-        is_good = batch["code"] == validate.GOOD
-        if not is_good.all():
-            self._set_aside(batch.filter(~is_good), group)
-            batch = batch.filter(is_good)
-        tonight = batch["timestamp"] < self._until
-        if not tonight.all():
-            self._n_later += int((~tonight).sum())
-            batch = batch.filter(tonight)
-        if self._config.feedback == "implicit":
-            weighs = batch["rating"] > 0
-            self._n_left_out += int((~weighs).sum())
-            batch = batch.filter(weighs)
-        here = slice(self.n_good, self.n_good + batch.height)
+    def add(self, batch: pl.DataFrame) -> None:
+        here = slice(self.n, self.n + batch.height)
         self.users.number(batch["user"], self.columns.user[here])
         self.movies.number(batch["movie"], self.columns.movie[here])
         self.columns.rating[here] = batch["rating"].to_numpy()
         self.times.append(batch["timestamp"].to_numpy())
-        self.n_good += batch.height
-
-    @property
-    def n_rejected_by_rating(self) -> int:
-        """Rows set aside for their rating: next to them, one value for all others is no proof of a column
-        that says nothing."""
-        return sum(
-            int(n) for n, why in zip(self._n_reasons, validate.REASONS, strict=True) if "rating" in why
-        )
-
-    def rejected(self) -> pl.DataFrame:
-        """Every rejected row, by file and row."""
-        return pl.concat([validate.REJECTED_SCHEMA.to_frame(), *self._rejected]).sort("file", "row")
-
-    def check_share(self) -> None:
-        """Raise InputError when there is nothing to learn from, or too much was rejected."""
-        n_read = self._n_read
-        if self._n_rows == 0:
-            raise InputError("ratings: the files hold no rows; check the export")
-        if self._n_left_out and not self.n_good and not self._n_rejected:
-            raise InputError(
-                f"ratings: all {self._n_left_out:,} rows weigh 0; check weight_column and event_weights"
-            )
-        if n_read == 0:
-            raise InputError(
-                f"ratings: all {self._n_later:,} rows are later than the night's date; "
-                "check the date of the run"
-            )
-        if self.n_good and self._n_rejected <= self._config.max_rejected * n_read:
-            return
-        reason = int(self._n_reasons.argmax())
-        raise InputError(
-            f"ratings: {self._n_rejected:,} of {n_read:,} rows are rejected, most often because the "
-            f"{validate.REASONS[reason]} ({self._n_reasons[reason]:,}); "
-            f"mend the export, or raise max_rejected (now {self._config.max_rejected})"
-        )
-
-    def _set_aside(self, bad: pl.DataFrame, group: Group) -> None:
-        self._n_reasons += np.bincount(bad["code"].to_numpy(), minlength=self._n_reasons.size)
-        self._n_rejected += bad.height
-        if self._n_rejected <= self._config.max_rejected * self._n_rows:  # else the night ends: only count
-            files, rows = group.locate(bad[validate.ROW].to_numpy().astype(np.int64))
-            self._rejected.append(validate.rejected_rows(bad, files=files, rows=rows))
+        self.n += batch.height
 
 
 def _id_encoding(dtype: pl.DataType) -> IntegerIds | TextIds:
     return IntegerIds() if dtype == pl.Int64 else TextIds()
 
 
-def _frame(columns: Columns) -> pl.DataFrame:
+def frame_of(columns: Columns) -> pl.DataFrame:
     """The columns as a frame on the same memory."""
     types: dict[str, tuple[NDArray[Any], pa.DataType]] = {
         "user_idx": (columns.user, pa.int32()),
@@ -327,7 +264,7 @@ def _frame(columns: Columns) -> pl.DataFrame:
     return frame
 
 
-def _described(movie_ids: pl.Series, movies: pl.DataFrame | None) -> pl.DataFrame:
+def described(movie_ids: pl.Series, movies: pl.DataFrame | None) -> pl.DataFrame:
     """The catalogue: movies by row, with what the movies table says of each."""
     catalogue = movie_ids.to_frame()
     if movies is None:
@@ -337,7 +274,7 @@ def _described(movie_ids: pl.Series, movies: pl.DataFrame | None) -> pl.DataFram
     return catalogue.join(described, on="movie_id", how="left", maintain_order="left")
 
 
-def _cold(user_ids: pl.Series, users: pl.DataFrame | None) -> pl.Series:
+def cold_users(user_ids: pl.Series, users: pl.DataFrame | None) -> pl.Series:
     """Users of the users table that have rated nothing, ascending."""
     if users is None:
         return user_ids.clear()

@@ -169,6 +169,17 @@ def validated_rows_of(
         raise _damage(group, error, config=config) from error
 
 
+def sampled_users(group: Group, *, ids: IdTypes, config: Config, every: int) -> pl.Series:
+    """The user id of each row of a group whose number is a multiple of `every`; null where it is none.
+    Raises InputError for a file that is gone or damaged."""
+    query = _rows(group, config).filter(pl.col(ROW) % every == 0)
+    query = query.select(pl.col(config.user_column).cast(ids.user, strict=False))
+    try:
+        return query.collect(engine="streaming").to_series()
+    except DAMAGE as error:
+        raise _damage(group, error, config=config) from error
+
+
 def check_unchanged(files: Sequence[FileInfo]) -> None:
     """Raise InputError for a file that is no longer as it was listed: its rows may be of two exports."""
     for file, found in zip(files, _listed_again(files), strict=True):

@@ -112,6 +112,20 @@ def test_the_kubernetes_manifests_are_valid_restricted_and_take_the_password_fro
         assert done.stdout.split() == ["cfjobs", "PREFECT_API_AUTH_STRING"]
 
 
+def test_the_ray_cluster_s_pods_are_restricted_and_have_the_version_that_is_installed() -> None:
+    (manifest,) = yaml.safe_load_all((DEPLOY / "kuberay.yaml").read_text(encoding="utf-8"))
+    spec = manifest["spec"]
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert f"ray=={spec['rayVersion']}" in pinned
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    for group in groups:
+        pod = group["template"]["spec"]
+        assert accepted_where_pods_are_restricted(pod)
+        plain = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod}
+        kubernetes_validate.validate(plain, "1.30", strict=True)
+    assert groups[0]["rayStartParams"]["num-cpus"] == "0"
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_prefect_fills_the_kubernetes_templates_in() -> None:
     cpu, gpu = (asyncio.run(_manifest(name)) for name in ("kubernetes.json", "kubernetes-gpu.json"))

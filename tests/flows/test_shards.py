@@ -14,20 +14,6 @@ from tests.night.test_story import QUICK, rows, run, start
 SHARDS = QUICK.model_copy(update={"shard_users": 60, "runner": "ray", "refit": False})
 
 
-@pytest.fixture
-def ray_of_two(prefect_server: str, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """A Ray cluster of two worker processes on this machine, which counts a GPU that is not there;
-    its address."""
-    import ray
-
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    context = ray.init(
-        num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False
-    )
-    yield context.address_info["gcs_address"]
-    ray.shutdown()
-
-
 @pytest.mark.long
 def test_a_ray_cluster_makes_the_same_rows(
     data_set: Path, tmp_path: Path, ray_of_two: str, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cfjobs import model_store
 from cfjobs.errors import TrainingDiverged
 from cfjobs.night import story
 from cfjobs.training.distributed import ALONE, Processes
@@ -35,11 +37,14 @@ def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_two_processes_train_the_model_of_one(tmp_path: Path) -> None:
+    """A rating at a time, to the last bit."""
     done = torchrun("-m", "tests.rank", tmp_path)
     assert done.returncode == 0, done.stderr
     one, first, second = rank.trained(ALONE), *(load_file(tmp_path / f"{n}.safetensors") for n in (0, 1))
     for name, tensor in one.items():
         assert torch.equal(first[name], second[name]), name
+        if name.startswith("blocked/") and not name.endswith("losses"):
+            assert torch.equal(first[name], tensor), name
         torch.testing.assert_close(
             first[name], tensor, rtol=0, atol=1e-4 if name.endswith("losses") else 1e-3, msg=name
         )
@@ -106,6 +111,41 @@ def test_an_error_in_processes_is_the_error_of_the_night(data_set: Path, tmp_pat
 
 
 @pytest.mark.long
+def test_processes_are_started_again_when_one_is_killed(
+    data_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By torch's agent; they go on from the last checkpoint, and a rating at a time, the model is that of one
+    process to the last bit."""
+    settings = {"epochs": 60, "patience": 0, "checkpoint_seconds": 0.1, "processes": 2, "refit": False}
+    settings |= {"training": "blocked_sgd", "stars_weight": 1.0}
+    killed: list[int] = []
+
+    def kill() -> None:
+        until = time.monotonic() + 90
+        while not killed and time.monotonic() < until:
+            time.sleep(0.1)
+            ranks = [pid for pid in processes_naming(tmp_path) if b"\0rank\0" in command_line(pid)]
+            if ranks and list(tmp_path.glob("_work/*/checkpoint-*")):
+                os.kill(ranks[-1], signal.SIGKILL)
+                killed.append(ranks[-1])
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with caplog.at_level("INFO", logger="cfjobs"):
+        trained = story.train_alone(start(data_set, str(tmp_path), config=QUICK.model_copy(update=settings)))
+    thread.join()
+    assert killed
+    assert "going on from the checkpoint" in caplog.text
+    assert len(trained.losses) == 60
+    alone = start(
+        data_set, str(tmp_path / "alone"), config=QUICK.model_copy(update=settings | {"processes": 1})
+    )
+    uri = story.train_alone(alone).model_uri
+    found, wanted = (model_store.load_model(model).network.state_dict() for model in (trained.model_uri, uri))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orphans on Linux only")
 def test_no_process_outlives_a_night_that_is_killed(data_set: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cfjobs", "-q", "nightly", "--ratings", data_set, "--output", tmp_path]
@@ -126,12 +166,13 @@ def test_no_process_outlives_a_night_that_is_killed(data_set: Path, tmp_path: Pa
 
 def processes_naming(folder: Path) -> list[int]:
     """Pids of the living processes whose command line names a folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if str(folder).encode() in words:
-            found.append(int(entry.name))
-    return found
+    pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if str(folder).encode() in command_line(pid)]
+
+
+def command_line(pid: int) -> bytes:
+    """Its words, each ended by a zero; nothing of a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
