@@ -56,10 +56,14 @@ class Places:
         )
 
     def add(
-        self, rows: pl.DataFrame, *, mix: NDArray[np.float64] | None = None, counted: bool = True
+        self,
+        rows: pl.DataFrame,
+        *,
+        mix: NDArray[np.float64] | None = None,
+        counted: NDArray[np.bool_] | None = None,
     ) -> pl.DataFrame:
         """Rows of `top_n` of whole lists, in order. mix [B, G]: the genres of what these users rated, of
-        `character.genre_mix`. counted: False for users without ratings, whom the figures leave out.
+        `character.genre_mix`. counted [B]: which lists the figures are about, all by default.
 
         Returns user_id, novelty, diversity, genre_distance of each list.
         """
@@ -73,12 +77,12 @@ class Places:
         listed[user[first], rank[first] - 1] = movie[first]
         stars = rows["predicted_rating"].cast(pl.Float64).fill_null(np.nan).to_numpy()[first]
         own = self._means(listed, stars, user[first], mix)
-        if counted:
-            self._first += np.bincount(movie[first], minlength=self._first.size)
-            for number, values in enumerate(own):
-                known = np.isfinite(values)
-                self._sums[number] += values[known].sum()
-                self._lists[number] += int(known.sum())
+        counted = np.ones(n_lists, np.bool_) if counted is None else counted
+        self._first += np.bincount(movie[first][counted[user[first]]], minlength=self._first.size)
+        for number, values in enumerate(own):
+            known = np.isfinite(values) & counted
+            self._sums[number] += values[known].sum()
+            self._lists[number] += int(known.sum())
         return pl.DataFrame(
             {
                 "user_id": rows["user_id"].filter(pl.Series(rank == 1)),

@@ -18,6 +18,7 @@ from cfjobs.models.predict import predict
 from cfjobs.night import side_tables
 from cfjobs.night.records import LEARNT, Metrics, Night, Prepared, Trained, as_decided
 from cfjobs.night.split import held_out
+from cfjobs.storage.parquet import parquet_bytes
 from cfjobs.tables import runs
 
 log = logging.getLogger(__name__)
@@ -46,9 +47,10 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
             found = predict(model.stars, some.user_idx, some.movie_idx).cpu().numpy()
             predicted[first : first + _AT_ONCE] = found
 
-    sample = _sample(model.users["user_id"], seed=config.seed)
+    sample = sampled(model.users["user_id"], seed=config.seed)
     of_sample, mine = model, kept.drop("timestamp")
     if sample.size < prepared.n_users:
+        night.write("sample.parquet", parquet_bytes(pl.DataFrame({"user_idx": sample})))
         of_sample = of_some_users(model, sample)
         mine = _of_users(mine, sample, n_users=prepared.n_users)
 
@@ -102,7 +104,7 @@ def _split(night: Night, held: NDArray[np.bool_], *, n_users: int) -> tuple[pl.D
     return kept, test
 
 
-def _sample(user_ids: pl.Series, *, seed: int) -> NDArray[np.int64]:
+def sampled(user_ids: pl.Series, *, seed: int) -> NDArray[np.int64]:
     """Rows of the users whose lists are measured, ascending: drawn by their ids, so that those who are there
     every night are drawn every night."""
     if user_ids.len() <= MEASURED_USERS:

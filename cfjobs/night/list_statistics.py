@@ -134,7 +134,8 @@ _CHURNS = {"churn": None, "churn_unchanged": False, "churn_changed": True}
 
 @dataclass
 class ListStatistics:
-    """What has been read so far."""
+    """What has been read so far. sample: rows of the users whose lists were measured, whom the figures of the
+    published ones are about too; None where these are all."""
 
     activity: Activity
     places: Places
@@ -142,6 +143,7 @@ class ListStatistics:
     rating_columns: list[str]
     n_users: int
     implicit: bool = False
+    sample: NDArray[np.int64] | None = None
     n_rows: int = 0
     n_lists: int = 0
     _changed: dict[str, _Changed] = field(default_factory=lambda: {name: _Changed() for name in _CHURNS})
@@ -179,7 +181,8 @@ class ListStatistics:
         )
         before = Before.of_night(night, last, movie_ids=movies["movie_id"], user_type=user_type)
         n_users = prepared.n_users + prepared.n_cold_users
-        return cls(rated, places, before, columns, n_users, implicit=prepared.implicit)
+        sample = night.frame("sample")["user_idx"].to_numpy() if night.has("sample") else None
+        return cls(rated, places, before, columns, n_users, implicit=prepared.implicit, sample=sample)
 
     def add(self, listed: Listed, *, cold: bool) -> pl.DataFrame:
         """Rows of `users`, without the date."""
@@ -194,7 +197,11 @@ class ListStatistics:
             user = rated["user_idx"].to_numpy().astype(np.int64) - listed.users.start
             mix = character.genre_mix(user, rated["movie_idx"].to_numpy(), known, n_users=len(listed.users))
             mix = mix[ids.search_sorted(first["user_id"]).to_numpy()]
-        figures = self.places.add(rows, mix=mix, counted=not cold)
+        counted = np.full(first.height, not cold)
+        if self.sample is not None:
+            user = listed.users.start + ids.search_sorted(first["user_id"]).to_numpy().astype(np.int64)
+            counted &= np.isin(user, self.sample)
+        figures = self.places.add(rows, mix=mix, counted=counted)
         length = rows.group_by("user_id").agg(pl.len().cast(pl.Int64).alias("n_listed"))
         frame = own.with_columns(ids.alias("user_id"))
         for more in (first.select("user_id", "source"), length, figures):

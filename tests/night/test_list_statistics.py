@@ -17,7 +17,7 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.evaluation import churn
 from cfjobs.evaluation.metrics import K
-from cfjobs.night import doctor, story
+from cfjobs.night import doctor, evaluate, story
 from cfjobs.night.records import Inputs, Published
 from cfjobs.query import lookup
 from cfjobs.report import facts
@@ -269,3 +269,27 @@ def test_whoever_has_a_movie_in_their_list_with_a_higher_score_is_among_its_audi
     for of_movie in found.sort("rank").partition_by("movie_id"):
         assert of_movie["rank"].to_list() == list(range(1, of_movie.height + 1))
         assert of_movie["score"].is_sorted(descending=True)
+
+
+@pytest.mark.parametrize("shard_users", [7, 1_000])
+def test_published_lists_are_described_over_the_users_whose_lists_were_measured(
+    two_nights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_users: int
+) -> None:
+    monkeypatch.setattr(evaluate, "MEASURED_USERS", 20)
+    config = QUICK.model_copy(update={"shard_users": shard_users})
+    inputs = Inputs(ratings=str(two_nights / "in" / "ratings.parquet"))
+    night = story.start(inputs, output=str(tmp_path), run_date=NIGHTS[0], config=config)
+    story.nightly(night)
+    metrics = read(tmp_path, "metrics").filter(band="all")
+    assert metrics.filter(metric="coverage")["users"].to_list() == [20]
+    users = read(tmp_path, "users").filter(pl.col("n_ratings") > 0).sort("user_id")["user_id"]
+    sample = users.gather(evaluate.sampled(users, seed=config.seed))
+    first = read(tmp_path, "top_n").filter((pl.col("rank") <= K) & pl.col("user_id").is_in(sample.implode()))
+    stars = metrics.filter(metric="stars_at_10_published")["value"].to_list()
+    assert stars == pytest.approx(
+        [first.group_by("user_id").agg(pl.mean("predicted_rating"))["predicted_rating"].mean()]
+    )
+    (coverage,) = metrics.filter(metric="coverage_published")["value"]
+    n_candidates = first["movie_id"].n_unique() / coverage
+    assert n_candidates == pytest.approx(round(n_candidates))
+    assert n_candidates <= read(tmp_path, "movies").height
