@@ -37,6 +37,7 @@ def night(data: Path, output: str, *settings: str, **environment: str) -> subpro
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
 
 
+@pytest.mark.long
 def test_a_paused_night_commits_nothing_more_after_another_took_its_place(
     data_set: Path, bucket: str, request: pytest.FixtureRequest
 ) -> None:
