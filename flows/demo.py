@@ -2,30 +2,38 @@
 
     python -m flows.demo [--ratings PATH-OR-URI] [--folder .demo]
 
-The Prefect server runs inside the process and keeps its state under the folder.
+A Prefect server of its own runs beside it, keeps its state under the folder, and ends with it.
 """
 
 import argparse
+import atexit
 import hashlib
 import os
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-SERVERLESS = {
-    "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "WARNING",
     # Its SQLite may be locked for a moment, on a busy machine: it tries again, and would print a traceback.
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "DO_NOT_TRACK": "1",
 }
+_SECONDS_TO_START = 120
+_SECONDS_TO_END = 10
 
 
 def main() -> int:
     """Run the demo; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m flows.demo", description="One night through the real Prefect flow, in this process."
+        prog="python -m flows.demo",
+        description="One night through the real Prefect flow, with a server of its own.",
     )
     parser.add_argument(
         "--ratings",
@@ -35,20 +43,60 @@ def main() -> int:
     parser.add_argument("--folder", default=".demo", help="where data, tables and Prefect's state go")
     arguments = parser.parse_args()
     folder = Path(arguments.folder).absolute()
-    # Prefect reads its settings when it is imported, so they come first.
-    os.environ |= SERVERLESS | {"PREFECT_HOME": str(folder / "prefect")}
-    os.environ.pop("PREFECT_API_URL", None)
+    ready = start_server(folder / "prefect")
     from cfjobs.errors import CfjobsError
 
     try:
-        show(arguments.ratings, folder)
+        show(arguments.ratings, folder, ready)
     except CfjobsError as error:
         print(f"demo: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def show(source: str, folder: Path) -> None:
+def start_server(home: Path) -> Callable[[], None]:
+    """Start a server that ends with this process, and tell its clients by the environment; what is returned
+    waits until it answers.
+
+    It makes its database while a night's modules are imported.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Prefect reads its settings when it is imported, so they come first.
+    os.environ |= QUIET | {"PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    log = home / "server.log"
+    with log.open("wb") as out:
+        environment = os.environ | {"PREFECT_UI_ENABLED": "false"}
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+    atexit.register(end, process)  # before Prefect is imported, so after it has sent its last
+
+    def ready() -> None:
+        until = time.monotonic() + _SECONDS_TO_START
+        while time.monotonic() < until and process.poll() is None:
+            with (
+                suppress(OSError),
+                urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5),
+            ):
+                return
+            time.sleep(0.1)
+        raise SystemExit(f"demo: the Prefect server did not start; {log} says why")
+
+    return ready
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End the server; insist after a while."""
+    process.terminate()
+    try:
+        process.wait(_SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def show(source: str, folder: Path, ready: Callable[[], None]) -> None:
     """Run the night and print its metrics, its tables, and one user's list."""
     from cfjobs import cli
     from cfjobs.cli import query
@@ -63,7 +111,8 @@ def show(source: str, folder: Path) -> None:
     output = str(folder / "output")
     ratings = data_set(source, folder)
     story.start(Inputs(ratings=ratings), output=output)
-    print("starting Prefect in this process; its first start takes some 20 seconds", file=sys.stderr)
+    print("waiting for a Prefect server, whose first start takes some 10 seconds", file=sys.stderr)
+    ready()
     published = nightly(ratings=ratings, output=output, force=True)
     assert isinstance(published, Published)  # forced: not skipped
     print(f"\nThe night of {published.run_date}, run {published.run_id}, gate: {published.gate}")
