@@ -111,7 +111,7 @@ class Ordered:
         return row_BL.clamp_max(len(self.stars) - 1), there_BL
 
     def inputs(self, row_BL: Tensor, there_BL: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.where(there_BL, self.history.movie_idx[row_BL] + 1, 0), self.stars[row_BL]
+        return torch.where(there_BL, self.history.movie_idx[row_BL].long() + 1, 0), self.stars[row_BL]
 
 
 def fitted(data: Ordered, recipe: Recipe, *, seconds: float, seed: int) -> tuple[Attention, int]:
@@ -143,7 +143,7 @@ def loss_of(network: Attention, data: Ordered, users: Tensor, recipe: Recipe) ->
     target_BL = torch.minimum(row_BL + ahead, stop[:, None] - 1)
     hidden_TD = network(*data.inputs(row_BL, there_BL))[there_BL]
     target_T = target_BL[there_BL]
-    movie_T, weight_T = data.history.movie_idx[target_T], data.value[target_T]
+    movie_T, weight_T = data.history.movie_idx[target_T].long(), data.value[target_T]
 
     # Half of the candidates are targets of others, half uniform; the chance of being one is taken off.
     half = recipe.candidates // 2

@@ -56,7 +56,10 @@ def main() -> int:
         folder = Path(temporary)
         (folder / "first").mkdir()
         our_night(generated(folder / "first" / "data", n_ratings=SIZES[0]), folder / "first")
-        found = [measured(folder / str(n), n_ratings=n) for n in options.ratings]
+        found = []
+        for n in options.ratings:
+            found.append(measured(folder / str(n), n_ratings=n))
+            print(f"{n:,} ratings: {found[-1]['seconds']:.1f} s", file=sys.stderr)
     if options.json:
         print(json.dumps(dict(zip(map(str, options.ratings), found, strict=True))))
         return 0

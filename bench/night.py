@@ -168,7 +168,9 @@ def beside_busy(ratings: Path, folder: Path, *, n: int) -> list[Row]:
 def measure(ratings: Path, folder: Path) -> list[Row]:
     first = our_night(generated(folder / "first", n_ratings=100_000), folder / "first")["seconds"]
     ours = {"system": "cfjobs", "first_small_night": first} | our_night(ratings, folder)
+    print(f"{ours}; now implicit", file=sys.stderr)
     peer = {"system": "implicit"} | _apart("night", ratings, folder)
+    print(f"{peer}; now the quality of its lists", file=sys.stderr)
     peer["ndcg_at_10"] = _apart("quality", ratings, folder)["ndcg_at_10"]
     return [ours, peer]
 

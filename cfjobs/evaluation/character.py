@@ -57,15 +57,18 @@ def genre_mix(
     """The genres of what users rated [U, G], summed. user_idx, movie_idx [R]: rows, sorted by user."""
     assert traits.genres is not None
     mix = np.zeros((n_users, traits.genres.shape[1]))
-    _add_genres(user_idx, movie_idx, traits.genres, mix)
+    movie, genre = np.nonzero(traits.genres)
+    first = np.searchsorted(movie, np.arange(len(traits.genres) + 1))
+    _add_genres(user_idx, movie_idx, first, genre, traits.genres[movie, genre], mix)
     return mix
 
 
 @compiled()
-def _add_genres(user_idx, movie_idx, genres, mix):  # type: ignore[no-untyped-def]
+def _add_genres(user_idx, movie_idx, first, genre, share, mix):  # type: ignore[no-untyped-def]
+    """Add the shares of the genres that each movie has, from first [M + 1] on."""
     for t in range(len(user_idx)):
-        for genre in range(genres.shape[1]):
-            mix[user_idx[t], genre] += genres[movie_idx[t], genre]
+        for g in range(first[movie_idx[t]], first[movie_idx[t] + 1]):
+            mix[user_idx[t], genre[g]] += share[g]
 
 
 def genre_distance(

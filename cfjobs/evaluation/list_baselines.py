@@ -68,9 +68,9 @@ def rivals(kept: pl.DataFrame, measured: NDArray[np.int64], *, ordered: bool, k:
         return NONE
     histories = _Histories.of(user, movie)
     learnt_from = np.sort(random.permutation(np.flatnonzero(np.diff(histories.indptr)))[:MOST_USERS])
-    listed = {}
+    listed: dict[str, NDArray[np.int32]] = {}
     if ordered:
-        at = kept["timestamp"].to_numpy().astype("datetime64[us]")
+        at = kept["timestamp"].to_numpy().astype("datetime64[us]", copy=False)
         found = recently_popular(histories, at, users, days=DAYS, k=k)
         listed |= {f"popular_{days}_days": lists for days, lists in zip(DAYS, found, strict=True)}
     listed["ease"] = histories.best(users, histories.profiles(users), ease(histories, learnt_from), k=k)

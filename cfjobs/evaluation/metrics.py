@@ -14,7 +14,7 @@ Every figure is a sum over users of what one user contributes, so no batch size 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,9 +178,9 @@ def _among_all(metric: Metric, sample: NDArray[np.int64], *, n_users: int) -> Me
     """A metric of some users [S] as one of all [U], where the others have no weight."""
     if sample.size == n_users:
         return metric
-    parts = np.zeros((2, n_users))
-    parts[:, sample] = metric.total, metric.weight
-    return Metric(metric.name, *parts, root=metric.root)
+    total, weight = np.zeros(n_users), np.zeros(n_users)
+    total[sample], weight[sample] = metric.total, metric.weight
+    return replace(metric, total=total, weight=weight)
 
 
 def _against(

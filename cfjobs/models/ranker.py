@@ -19,6 +19,7 @@ for the reason given there; separate embeddings for history and candidate follow
 (2013); the correction of the sampled softmax follows Bengio and Senecal (2008) and Yi and others (2019).
 """
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -96,10 +97,10 @@ class RankingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """Users' ratings in CSR form; within a user by time, the latest last."""
+    """Users' ratings in CSR form; within a user by time, the latest last. Not to be written to."""
 
     indptr: Tensor  # [U + 1] int64
-    movie_idx: Tensor  # [R] int64
+    movie_idx: Tensor  # [R] int32 or int64
     rating: Tensor  # [R] float32
 
     @classmethod
@@ -108,8 +109,8 @@ class History:
         counts = counted(ratings["user_idx"].to_numpy(), n_users)
         return cls(
             indptr=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])),
-            movie_idx=torch.from_numpy(ratings["movie_idx"].cast(pl.Int64).to_numpy(writable=True)),
-            rating=torch.from_numpy(ratings["rating"].cast(pl.Float32).to_numpy(writable=True)),
+            movie_idx=shared(ratings["movie_idx"].cast(pl.Int32)),
+            rating=shared(ratings["rating"].cast(pl.Float32)),
         )
 
     @property
@@ -199,7 +200,14 @@ def _weighed_by_torch(of: tuple[Tensor, ...], config: RankingConfig) -> tuple[Te
     weight = liking / (1.0 + (end[user] - 1 - row) / config.recency_half)
     total = weight.new_zeros(len(users)).index_add_(0, user, weight.abs())
     weight = weight / total.clamp_min(1e-6)[user]
-    return movie_idx[row], weight, length.cumsum(0) - length
+    return movie_idx[row].long(), weight, length.cumsum(0) - length
+
+
+def shared(column: pl.Series) -> Tensor:
+    """A column as a tensor, in the column's memory where it lies in one piece; not to be written to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(column.to_numpy())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,14 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         rows = (torch.from_numpy(idx).to(model.device) for idx in (user_idx, movie_idx))
         return predict(of_sample.network, *rows).cpu().numpy()
 
+    found_rivals = rivals(
+        kept,
+        np.intersect1d(test["user_idx"].unique().to_numpy(), sample),
+        ordered=prepared.question == "next",
+        k=evaluation.K,
+        seed=config.seed,
+    )
+    kept = kept.drop("timestamp")
     request = lists.request_of(of_sample, mine, users=range(sample.size))
     measures = evaluation.measures(
         holdout=evaluation.Holdout.of(test),
@@ -71,13 +79,7 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
         seed=config.seed,
         predict=None if model.stars is None else stars,
         traits=side_tables.traits(model),
-        rivals=rivals(
-            kept,
-            np.intersect1d(test["user_idx"].unique().to_numpy(), sample),
-            ordered=prepared.question == "next",
-            k=evaluation.K,
-            seed=config.seed,
-        ),
+        rivals=found_rivals,
         sample=sample,
     )
     side_tables.keep_measures(night, measures, held_out=test, training=kept, predicted=predicted)
@@ -99,7 +101,7 @@ def _split(night: Night, held: NDArray[np.bool_], *, n_users: int) -> tuple[pl.D
         some = night.frame("ratings", columns)
         known = (some["user_idx"] < n_users).to_numpy() if known is None else known
         for in_it, found in parts.items():
-            found.append(some.filter(known & (held == in_it)))
+            found.append(some.filter(known & (held == in_it)).rechunk())
     kept, test = (pl.concat(found, how="horizontal") for found in parts.values())
     return kept, test
 

@@ -61,7 +61,7 @@ def keep_measures(
     )
     night.write("measures.parquet", parquet_bytes(rows))
     users = held_out["user_idx"].to_numpy()
-    n_users = 1 + int(max(training["user_idx"].max() or 0, users.max(initial=-1)))  # type: ignore[arg-type]
+    n_users = 1 + int(max(training["user_idx"].max() or 0, users.max(initial=-1)))
     activity = counted(training["user_idx"].to_numpy(), n_users)
     stars = pl.Series("predicted_rating", [None] * users.size if predicted is None else predicted, pl.Float32)
     frame = held_out.with_columns(stars, pl.Series("user_ratings", activity[users]))

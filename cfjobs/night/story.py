@@ -182,8 +182,8 @@ def _prepared(night: Night) -> Iterator[tuple[Night, Prepared]]:
 
 @contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     yield
     resources.give_back()
-    seconds[stage] = round(time.perf_counter() - started, 3)
-    log.info("%s took %.1f s; %s", stage, seconds[stage], resources.words())
+    seconds[stage], worked = round(time.perf_counter() - started, 3), time.process_time() - worked
+    log.info("%s took %.1f s, %.1f of processor; %s", stage, seconds[stage], worked, resources.words())

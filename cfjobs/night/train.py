@@ -131,6 +131,7 @@ def _fitted(
     if on == "train":
         held = held_out(night)
         kept, valid = kept.filter(~held), kept.filter(held)
+    kept = kept.rechunk()  # or each column that is wanted as one array is a copy
     user_table, movie_table, encodings = described(night, prepared)
     task = training.Task(
         config,

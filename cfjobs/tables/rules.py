@@ -42,10 +42,12 @@ def list_faults(
     filled += ["predicted_rating"] * (y_range is not None)
     filled += [name for name in key if name not in filled]
     known = seen.select(_number("user_id", "movie_id")).to_series()
-    again = lists.height - lists.select(_number(*key, "movie_id").n_unique()).item()
-    if again:  # as numbers; exactly
-        again = lists.height - lists.select(pl.struct(*key, "movie_id").n_unique()).item()
+    again = lists.height - _n_different(lists, *key, "movie_id", wanted=lists.height)
+    n_lists = lists.filter(pl.col("rank") == 1).height
+    second = n_lists - _n_different(lists, *key, wanted=n_lists)
     rated = lists.filter(_is_in(lists, known, "user_id", "movie_id"))
+    if not rated.is_empty():  # by their numbers; exactly
+        rated = rated.join(seen, on=["user_id", "movie_id"], how="semi")
     reasons = pl.Series([], dtype=pl.Boolean)
     if "because" in lists.columns and seen.height:
         given = lists.filter(pl.col("because").is_not_null())
@@ -67,14 +69,11 @@ def list_faults(
             same_list & (pl.col("score") > pl.col("score").shift(1))
         ).height,
         "repeat a movie of their list": again,
-        "show a movie that the user has rated": rated.join(
-            seen, on=["user_id", "movie_id"], how="semi"
-        ).height,
+        "show a movie that the user has rated": rated.height,
         "show a movie that may not be listed": lists.filter(held).height,
         "name as a reason a movie that the user has not rated": int((~reasons).sum()),
         **_predicted_faults(lists, y_range),
-        "belong to a second list of their user": lists.filter(pl.col("rank") == 1).height
-        - lists.select(pl.struct(*key).n_unique()).item(),
+        "belong to a second list of their user": second,
         "have an unknown source": lists.filter(
             ~pl.col("source").is_in([SOURCE_MODEL, SOURCE_POPULAR])
         ).height,
@@ -88,6 +87,13 @@ def _number(*columns: str) -> pl.Expr:
     One number is found much faster than a pair."""
     numbers = [pl.col(name).hash(place) for place, name in enumerate(columns)]
     return reduce(operator.xor, numbers)
+
+
+def _n_different(frame: pl.DataFrame, *columns: str, wanted: int) -> int:
+    """How many different rows there are in these columns: by their numbers where these are as many as wanted,
+    else exactly."""
+    found: int = frame.select(_number(*columns).n_unique()).item()
+    return found if found == wanted else frame.select(pl.struct(*columns).n_unique()).item()
 
 
 def _is_in(frame: pl.DataFrame, known: pl.Series, *columns: str) -> pl.Series:

@@ -2,7 +2,6 @@
 and, where lists go by affinity, one that ranks."""
 
 import logging
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,7 @@ from cfjobs import models
 from cfjobs.config import Config, relevant_from
 from cfjobs.features import Features
 from cfjobs.models.network import Network
-from cfjobs.models.ranker import History, RankingConfig, RankingModel
+from cfjobs.models.ranker import History, RankingConfig, RankingModel, shared
 from cfjobs.ratings.question import Question
 from cfjobs.training.checkpoint import NO_CHECKPOINTS, Checkpoints
 from cfjobs.training.distributed import ALONE, Processes
@@ -98,7 +97,7 @@ def fit_rating_model(task: Task, kit: Kit, *, training: models.Training) -> tupl
     network = new_network(task).to(kit.device)
     network.describe(users=task.user_features, movies=task.movie_features)
     # A rating at a time goes by the rows as they are in the frame; by batches, as torch indexes.
-    kind = pl.Int32 if training == "blocked_sgd" else pl.Int64
+    kind: type[pl.DataType] = pl.Int32 if training == "blocked_sgd" else pl.Int64
     learn = examples(task.kept, kit.device, rows=kind)
     log.info("training %s on %d ratings by %s, %s", config.model, len(learn), training, kit.device)
     record = fit_rating(
@@ -185,11 +184,8 @@ def fit_profile(task: Task, *, device: torch.device) -> RankingModel | None:
 def examples(frame: pl.DataFrame, device: torch.device, *, rows: type[pl.DataType] = pl.Int64) -> Examples:
     """Ratings as tensors on the device, not copied where they are on a processor and of the right types.
     rows: the type of row numbers."""
-    types = {"user_idx": rows, "movie_idx": rows, "rating": pl.Float32}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to them
-        columns = [torch.from_numpy(frame[name].cast(kind).to_numpy()) for name, kind in types.items()]
-    return Examples(*(column.to(device) for column in columns))
+    types: dict[str, type[pl.DataType]] = {"user_idx": rows, "movie_idx": rows, "rating": pl.Float32}
+    return Examples(*(shared(frame[name].cast(kind)).to(device) for name, kind in types.items()))
 
 
 def ranking_config(config: Config, *, y_range: tuple[float, float]) -> RankingConfig:

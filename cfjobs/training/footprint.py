@@ -14,9 +14,9 @@ from cfjobs.errors import InputError
 
 _PARAMETER = 5 * 4
 _EXAMPLE = 8 + 8 + 4 + 8  # user, movie, rating; its place in the epoch's order
-_ROW = 4 + 4 + 4  # the same as the frame of ratings has them
+_ROW = 4 + 4 + 4  # in the frame's own memory
 _PAIR = 2 * (16 + 4)  # row, column (torch keeps both) and value, in the matrix of sums and in its transpose
-_EVENT = 8 + 4 + 4  # of the ranking network: movie, rating, worth as a target
+_EVENT = 4 + 4 + 4  # of the ranking network: movie, rating, worth as a target
 
 
 @dataclass(frozen=True)

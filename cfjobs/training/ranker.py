@@ -30,10 +30,12 @@ from cfjobs.training.distributed import ALONE, Processes
 from cfjobs.training.loop import TrainingLoop
 from cfjobs.training.ranking_batch import Batch, step_by_loops
 from cfjobs.training.sparse_adam import RowAdam
+from cfjobs.training.threads import torch_threads
 
 log = logging.getLogger(__name__)
 
 _REPORT_EVERY = 100
+_SMALL = 1 << 24  # multiplications of a product
 _FALL = 0.99  # fraction of the learning rate that is gone at the end
 
 
@@ -137,7 +139,8 @@ class RankingLoop(TrainingLoop[Step]):
     def run_round(self, checkpoints: Checkpoints) -> None:
         """The steps up to the next that is reported."""
         reported = False
-        with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="rank") as pool:
+        threads = 1 if self._is_small() else torch.get_num_threads()
+        with torch_threads(threads), ThreadPoolExecutor(threads, thread_name_prefix="rank") as pool:
             while not reported:
                 loss, number = self.take_step(pool), self.step - 1
                 if reported := number % _REPORT_EVERY == 0 or self.ended:
@@ -145,6 +148,11 @@ class RankingLoop(TrainingLoop[Step]):
                     log.info("ranking step %d of %d, loss %.4f", line.step, line.of, line.loss)
                     self.report(line)
                 checkpoints.offer(self.state)
+
+    def _is_small(self) -> bool:
+        """Whether one thread takes a step sooner than several, which wait for each other in each product."""
+        candidates = min(len(self.popularity), self.config.n_negatives + self.n_batch * self.config.next_n)
+        return self.by_loops and self.n_batch * candidates * self.config.n_factors < _SMALL
 
     def _finite(self, loss: Tensor, number: int) -> float:
         """The loss of a step over all processes. Raises TrainingDiverged where it is not finite."""

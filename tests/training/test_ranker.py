@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cfjobs.models.ranker import History, Past, RankingConfig, RankingModel, _weighed_by_torch
+from cfjobs.training import ranker
 from cfjobs.training.ranker import RankingLoop, fit_ranking
 from cfjobs.training.ranking_batch import Batch, _targets_by_torch
 from cfjobs.training.sparse_adam import RowAdam, _move_by_torch
@@ -155,7 +156,9 @@ def by_autograd(loop: RankingLoop, pool: ThreadPoolExecutor) -> Tensor:
     return take_step(loop, pool)
 
 
-def test_a_training_is_the_same_on_any_number_of_threads() -> None:
+@pytest.mark.parametrize("small", [0, 1 << 24], ids=["threads", "one thread for a small step"])
+def test_a_training_is_the_same_on_any_number_of_threads(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranker, "_SMALL", small)
     found, config = (
         history(*range(2, 60)),
         RankingConfig(n_factors=8, n_steps=7, batch_users=20, n_negatives=6),
