@@ -5,6 +5,7 @@ nodes reach, and none of them has to live: a task that was killed is done again 
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from flows.stages import stage
 _FOR_WORKERS = ("PREFECT_", "AWS_", "CFJOBS_")
 """Environment variables that the processes of a Ray cluster need and do not inherit."""
 _GB = 2**30
+SECONDS_FOR_A_NODE = 120.0
+"""How long a cluster may take until a node is there that can take a task."""
 
 
 def ray_cluster(config: Config) -> Any:
@@ -89,19 +92,27 @@ def _each(night: Night) -> pieces.Each:
 
 
 def _check_fits(config: Config) -> None:
-    """InputError for a task that no node of the cluster can ever take: Ray would wait for one."""
+    """InputError for a task that no node of the cluster can take, for which Ray would wait for ever; a node
+    that is about to come is waited for."""
+    threads, until = config.threads or 1, time.monotonic() + SECONDS_FOR_A_NODE
+    while True:
+        lent = _lent()
+        if any(memory >= config.memory_gb and cpus >= threads for memory, cpus in lent):
+            return
+        if time.monotonic() > until:
+            break
+        time.sleep(1.0)
+    memory, cpus = max(lent, default=(0.0, 0.0))
+    raise InputError(
+        f"configuration keys memory_gb, threads: got {config.memory_gb} and {threads}, but the largest node of the Ray "
+        f"cluster lends its tasks {memory:.1f} GB and {cpus:g} processors; lower the keys, or give the nodes more "
+        "(ray start --memory, --num-cpus)"
+    )
+
+
+def _lent() -> list[tuple[float, float]]:
+    """Memory in GB and processors that each living node lends to tasks; none from one without processors."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    memory = max((node.get("memory", 0.0) for node in nodes), default=0.0) / _GB
-    if config.memory_gb > memory:
-        raise InputError(
-            f"configuration key memory_gb: got {config.memory_gb}, but the largest node of the Ray cluster lends "
-            f"its tasks {memory:.1f}; lower memory_gb, or give the nodes more (ray start --memory)"
-        )
-    threads = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
-    if (config.threads or 1) > threads:
-        raise InputError(
-            f"configuration key threads: got {config.threads}, but the largest node of the Ray cluster has "
-            f"{threads:g} processors; lower threads"
-        )
+    return [(node.get("memory", 0.0) / _GB, node["CPU"]) for node in nodes if node.get("CPU")]

@@ -6,6 +6,7 @@ python -m cfjobs.night.torchrun_rank rank ORDER               one of the process
 
 import json
 import logging
+import os
 import signal
 import sys
 
@@ -22,6 +23,8 @@ def _start(processes: str, order: str) -> None:
     from torch.distributed.run import main as torchrun
 
     die_with_parent(signal.SIGTERM)
+    # A store for each start: in a shared one the ranks would find the addresses of those that were killed.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     gang = ["--standalone", "--nproc-per-node", processes, "--max-restarts", str(_RESTARTS)]
     torchrun([*gang, "-m", RANK, "rank", order])
 

@@ -14,6 +14,7 @@ import pytest
 from cfjobs.errors import InputError
 from cfjobs.night import story
 from cfjobs.night.records import Night
+from flows import on_ray
 from flows.nightly import hold_out_where, nightly, prepare_where
 from tests.night import test_pieces
 from tests.night.test_pieces import in_several_files, with_small_pieces
@@ -42,14 +43,17 @@ def check_like_one_process(night: Night, folder: Path, output: str) -> None:
 
 
 def test_ratings_are_prepared_and_split_in_pieces(
-    several_files: Path, tmp_path: Path, prefect_server: str, ray_of_two: str
+    several_files: Path,
+    tmp_path: Path,
+    prefect_server: str,
+    ray_of_two: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = QUICK.model_copy(update={"runner": "ray", "ray_address": ray_of_two, "memory_gb": 1.0})
     night = start(several_files, str(tmp_path / "ray"), config=config)
     larger = night.model_copy(update={"config": config.model_copy(update={"memory_gb": 9_000.0})})
-    with pytest.raises(
-        InputError, match=r"memory_gb: got 9000\.0, but the largest node of the Ray cluster lends"
-    ):
+    monkeypatch.setattr(on_ray, "SECONDS_FOR_A_NODE", 0.0)
+    with pytest.raises(InputError, match=r"got 9000\.0 and 1, but the largest node of the Ray cluster lends"):
         prepare_where(larger)
     hold_out_where(night, prepare_where(night))
     check_like_one_process(night, several_files, str(tmp_path / "here"))
@@ -126,8 +130,8 @@ def test_a_night_on_several_nodes_publishes_the_tables_of_one_process(
         nodes(monkeypatch, n_nodes) as cluster,
         killing(cluster, processes=n_killed, a_node=n_nodes == 4) as killed,
     ):
-        on_ray = config.model_copy(update={"runner": "ray", "ray_address": cluster.address})
-        nightly(str(several_files), there, config=on_ray, run_date=NIGHT)
+        spread = config.model_copy(update={"runner": "ray", "ray_address": cluster.address})
+        nightly(str(several_files), there, config=spread, run_date=NIGHT)
     assert len(killed) == n_killed + (n_nodes == 4)
     for table in test_pieces.TABLES:
         mine, theirs = (rows(output, table) for output in (there, here))
