@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cfjobs import evaluation, lists, model_store, training
 from cfjobs.device import resolve_device
-from cfjobs.errors import GateRefused
+from cfjobs.errors import DamagedFile, GateRefused
 from cfjobs.evaluation.gate import Comparison, Scale, comparisons, input_comparisons, refusals
 from cfjobs.evaluation.list_baselines import rivals
 from cfjobs.model_store.slices import of_some_users
@@ -18,13 +18,13 @@ from cfjobs.models.predict import predict
 from cfjobs.night import side_tables
 from cfjobs.night.records import LEARNT, Metrics, Night, Prepared, Trained, as_decided
 from cfjobs.night.split import held_out
-from cfjobs.storage.parquet import parquet_bytes
+from cfjobs.storage.parquet import TableFile, parquet_bytes
 from cfjobs.tables import runs
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 1_000_000
-"""Held-out ratings that are predicted at once."""
+"""Ratings that are read, or predicted, at once."""
 
 MEASURED_USERS = 30_000
 """Users whose lists are measured, at random where there are more: the interval of nDCG is then some 0.005
@@ -93,17 +93,32 @@ def measure(night: Night, prepared: Prepared, trained: Trained) -> Metrics:
 
 
 def _split(night: Night, held: NDArray[np.bool_], *, n_users: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The ratings outside the holdout and in it, of the users whom the model knows: the times apart, since
-    they take as much memory as the rest."""
+    """The ratings outside the holdout and in it, of the users whom the model knows; every column in one
+    piece."""
+    files = night.files("ratings")
     parts: dict[bool, list[pl.DataFrame]] = {False: [], True: []}
-    known: NDArray[np.bool_] | None = None
-    for columns in (LEARNT, ["timestamp"]):
-        some = night.frame("ratings", columns)
-        known = (some["user_idx"] < n_users).to_numpy() if known is None else known
-        for in_it, found in parts.items():
-            found.append(some.filter(known & (held == in_it)).rechunk())
-    kept, test = (pl.concat(found, how="horizontal") for found in parts.values())
+    at = 0
+    try:
+        for block in TableFile(files, columns=[*LEARNT, "timestamp"]).blocks(_AT_ONCE):
+            known = (block["user_idx"] < n_users).to_numpy()
+            in_it = held[at : at + block.height]
+            for which, found in parts.items():
+                found.append(block.filter(known & (in_it == which)))
+            at += block.height
+    except DamagedFile as error:
+        raise night.damaged(files[0], error) from error
+    kept, test = (_joined(found) for found in parts.values())
     return kept, test
+
+
+def _joined(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """Frames below each other, column after column, each of which leaves the parts: they are not held
+    twice."""
+    columns = []
+    for name in parts[0].columns:
+        columns.append(pl.concat([part[name] for part in parts], rechunk=True))
+        parts[:] = [part.drop(name) for part in parts]
+    return pl.DataFrame(columns)
 
 
 def sampled(user_ids: pl.Series, *, seed: int) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from cfjobs import model_store, models, storage
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.lists.writer import PartsWriter
-from cfjobs.model_store.slices import ModelSlices
+from cfjobs.model_store.slices import ModelSlices, of_some_users
 from cfjobs.night import score, story
 from cfjobs.storage.parquet import SortedFile, TableFile
 from cfjobs.storage.tensors import TensorFile
@@ -120,6 +120,13 @@ def test_a_slice_of_a_model_predicts_and_scores_as_the_whole(
     assert torch.equal(part.network(unknown, movies), whole.network(unknown, movies))
     assert torch.equal(part.network.scores().user, whole.network.scores().user[30:50])
     assert part.users.equals(whole.users[30:50])
+    rows = np.array([3, 31, 49])
+    some = of_some_users(whole, rows)
+    assert torch.equal(
+        some.network(torch.arange(3), movies[:3]), whole.network(torch.tensor(rows), movies[:3])
+    )
+    assert torch.equal(some.network(unknown[:3], movies[:3]), whole.network(unknown[:3], movies[:3]))
+    assert some.users.equals(whole.users[rows])
 
 
 # Parts ----------------------------------------------------------------------------------------------
