@@ -69,13 +69,15 @@ def good_rows(
     waiting, size = list[pl.DataFrame](), 0
     for group in groups:
         for batch in scan.validated_batches(group, ids=ids, config=config, now=now):
-            waiting.append(sieve.good(batch, group).select(*_GOOD))
-            size += int(waiting[-1].estimated_size())
+            good = sieve.good(batch, group).select(*_GOOD)
+            if good.height:
+                waiting.append(good)
+                size += int(good.estimated_size())
             if size >= at_once:
                 together, waiting, size = pl.concat(waiting), [], 0
                 yield together
-    if rest := [frame for frame in waiting if frame.height]:
-        yield pl.concat(rest)
+    if waiting:
+        yield pl.concat(waiting)
 
 
 def users_of(files: Sequence[str], number: int) -> pl.Series:
