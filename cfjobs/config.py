@@ -154,7 +154,7 @@ class Config(BaseModel):
     # Training --------------------------------------------------------------------------------------
     training: Literal["auto", "blocked_sgd", "minibatch"] = Field(
         "auto",
-        description="How the rating network is trained: blocked_sgd, a rating at a time on a processor (model = dot_raters), several times faster; or minibatch, by an optimiser on any device. auto is blocked_sgd unless the model, a GPU, several processes, side features, a learned y_padding or a setting of minibatch (optimizer, momentum, weight_decay, schedule, steps, batch_size) asks for minibatch. By name, blocked_sgd is for several processes on CPUs too: each takes its own users' ratings, and the network is that of one process.",
+        description="How the rating network is trained: blocked_sgd, a rating at a time on a processor (model = dot_raters), several times faster; or minibatch, by an optimiser on any device. auto is blocked_sgd unless the model, a GPU, several processes, side features, a learned y_padding or a setting of minibatch (optimizer, momentum, weight_decay, schedule, steps, batch_size) asks for minibatch.",
     )
     optimizer: Literal["auto", "sgd", "adam", "adamw"] = Field(
         "auto",
@@ -219,7 +219,7 @@ class Config(BaseModel):
         1,
         ge=1,
         le=1024,
-        description="Processes that train together, one a GPU, started by torchrun: by batches, of which the total stays the same, or with training = blocked_sgd by users.",
+        description="Processes that train together, one a GPU, started by torchrun; the total batch stays the same.",
     )
 
     # Ranking ---------------------------------------------------------------------------------------

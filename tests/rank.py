@@ -38,20 +38,7 @@ def trained(processes: Processes) -> dict[str, Tensor]:
         )
         found |= {f"{model}/{name}": tensor for name, tensor in fitted.state_dict().items()}
         found[f"{model}/losses"] = torch.tensor([(e.train_loss, e.valid_loss) for e in record])
-    config = Config(n_factors=8, epochs=4, ensemble=2, training="blocked_sgd", max_raters=5, patience=1)
-    fitted = network(config)
-    record = training.fit_rating(
-        fitted, by_user(checkerboard()), config=config, valid=checkerboard(n=300, seed=1), processes=processes
-    )
-    found |= {f"blocked/{name}": tensor for name, tensor in fitted.state_dict().items()}
-    found["blocked/losses"] = torch.tensor([(e.train_loss, e.valid_loss) for e in record])
     return found | {f"ranking/{name}": tensor for name, tensor in ranker(processes).tensors().items()}
-
-
-def by_user(data: training.Examples) -> training.Examples:
-    """In the order of the users, as a night has them."""
-    order = torch.argsort(data.user_idx, stable=True)
-    return training.Examples(data.user_idx[order], data.movie_idx[order], data.rating[order])
 
 
 def ranker(processes: Processes) -> RankingModel:

@@ -1,6 +1,6 @@
 """The users who rated a movie, as SVD++'s implicit set: which pairs are in the sums, and the sums."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,14 +51,6 @@ class Raters:
         )
         weight = np.float32(1) / np.sqrt(np.clip(count, 1, max(at_most, 1))).astype(np.float32)
         return cls(lot, last, weight, users, first_user, movies, first_movie)
-
-    def of_users(self, users: range) -> "Raters":
-        """The pairs of some users alone, in the same order."""
-        n_movies = len(self.last)
-        own = (self.users >= users.start) & (self.users < users.stop)
-        movie = np.repeat(np.arange(n_movies), np.diff(self.first_user))[own]
-        first_user = np.concatenate([[0], np.bincount(movie, minlength=n_movies).cumsum()])
-        return replace(self, users=self.users[own], first_user=first_user)
 
     def add_up(self, x_UKW: Floats, *, into: Floats) -> None:
         """The raters' sums of all movies [M, K, W]."""
@@ -112,14 +104,3 @@ def sum_raters(sum_MKW, x_UKW, users, first_user, weight, begin, end):  # type: 
         for k in range(sum_MKW.shape[1]):
             for d in range(sum_MKW.shape[2]):
                 sum_MKW[m, k, d] *= weight[m]
-
-
-@_fast
-def add_raters(sum_MKW, x_UKW, users, first_user, begin, end):  # type: ignore[no-untyped-def]
-    """Rows of users added to the sums of movies begin..end - 1, without a weight."""
-    for m in range(begin, end):
-        for t in range(first_user[m], first_user[m + 1]):
-            u = users[t]
-            for k in range(sum_MKW.shape[1]):
-                for d in range(sum_MKW.shape[2]):
-                    sum_MKW[m, k, d] += x_UKW[u, k, d]

@@ -65,8 +65,7 @@ def training_of(config: Config, *, device: str = "cpu", processes: int = 1) -> T
     """How the rating network is trained with this configuration, on a device of this type, by so many
     processes.
 
-    auto is blocked SGD wherever that can be, in one process. InputError where `training = blocked_sgd` cannot
-    be.
+    auto is blocked SGD wherever that can be. InputError where `training = blocked_sgd` cannot be.
     """
     obstacle = _obstacle(config, device=device, processes=max(processes, config.processes))
     if config.training == "blocked_sgd" and obstacle:
@@ -89,7 +88,7 @@ def _obstacle(config: Config, *, device: str, processes: int) -> str | None:
             return f"{key} are learnt by minibatch"
     if isinstance(config.y_padding, str):
         return "y_padding = learned is learnt by minibatch"
-    if processes > 1 and config.training != "blocked_sgd":
+    if processes > 1:
         return f"{processes} processes train by minibatch"
     return f"device {device} trains by minibatch" if device != "cpu" else None
 

@@ -1,7 +1,7 @@
 """Blocked SGD, a rating at a time on a processor: the training loop. The compiled loops are in
 `blocked_sgd_kernels.py`, with their source.
 
-The same model on any number of threads and processes. What it is worth beside batches:
+The same model on any number of threads. What it is worth beside batches:
 docs/decisions/0006-a-rating-at-a-time.md.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cfjobs.compiled import counted
-from cfjobs.models.raters import add_raters, sum_raters
+from cfjobs.models.raters import sum_raters
 from cfjobs.training import blocked_sgd_kernels
 from cfjobs.training.checkpoint import Checkpoints, State
 from cfjobs.training.epochs import EpochLoop, Examples
@@ -52,9 +52,7 @@ class BlockedSGD(EpochLoop):
             raters=rows.raters,
             row_bytes=3 * 4 * rows.movie[0].numel(),
             rng=np.random.default_rng(config.seed),
-            processes=self.processes,
         )
-        self.own_raters = self.raters.of_users(self.blocks.users) if self.processes.size > 1 else self.raters
         n_steps = min(_RATER_STEPS, self.blocks.n_blocks)
         self.rounds_a_step = -(-self.blocks.n_blocks // n_steps)
         self.ratings_a_step = counted(user, n_users).astype(np.float32)
@@ -82,7 +80,7 @@ class BlockedSGD(EpochLoop):
                 self.step += 1
                 if self.step % self.rounds_a_step == 0 or self.step == n_blocks:
                     self._step_raters(pool)
-                    self._offer(checkpoints)
+                    checkpoints.offer(self.state)
             self._sum_raters(pool)  # for the loss, and for the next epoch
 
     @property
@@ -108,60 +106,12 @@ class BlockedSGD(EpochLoop):
             )  # fmt: skip
             return found
 
-        squared = torch.zeros(n_blocks, dtype=torch.float64)
-        squared[blocks.own.start : blocks.own.stop] = torch.tensor(
-            list(pool.map(visit, blocks.own)), dtype=torch.float64
-        )
-        self._share_movies(number)
-        total = sum(self.processes.sum(squared).tolist()) / rows.user.shape[1]
-        if self.processes.rank == 0:  # which tells the loss of all
-            self.squared_error += total
-
-    def _share_movies(self, number: int) -> None:
-        """After a round: the movies' rows from the processes that moved them, to all."""
-        if self.processes.size == 1:
-            return
-        visitor = (self.blocks.of_movie - number) % self.blocks.n_blocks
-        moved = (visitor >= self.blocks.own.start) & (visitor < self.blocks.own.stop)
-        own = torch.from_numpy(np.append(moved, self.processes.rank == 0))  # and the row of an unknown movie
-        for table in (self.rows.movie, self.gradients, self.squares["movie"]):
-            self.processes.share(table, own[: len(table)])
-
-    def _share_users(self) -> None:
-        """The users' rows from the processes that hold them, to all."""
-        if self.processes.size == 1:
-            return
-        last = self.processes.rank == self.processes.size - 1
-        users = self.blocks.users
-        rows = torch.arange(len(self.rows.user))
-        own = (rows >= users.start) & (rows < (len(rows) if last else users.stop))
-        for table in (self.rows.user, self.rows.x, self.squares["user"], *self.rater_moments.values()):
-            self.processes.share(table, own[: len(table)])
-
-    def _offer(self, checkpoints: Checkpoints) -> None:
-        """A checkpoint where one is due in the process that writes them."""
-        if self.processes.size == 1:
-            checkpoints.offer(self.state)
-            return
-        due = torch.tensor(float(self.processes.rank == 0 and checkpoints.due))
-        if self.processes.sum(due) > 0:
-            self._share_users()
-            checkpoints.offer(self.state)
-
-    def gather(self) -> None:
-        self._share_users()
+        self.squared_error += sum(pool.map(visit, range(n_blocks))) / rows.user.shape[1]
 
     def _sum_raters(self, pool: ThreadPoolExecutor) -> None:
-        raters, n_movies = self.own_raters, self.network.n_movies
-        arrays = (self.sums.numpy(), self.rows.x.numpy(), raters.users, raters.first_user)
-        if self.processes.size == 1:
-            over(pool, n_movies, lambda *part: sum_raters(*arrays, raters.weight, *part))
-        else:  # in the order of one process: users follow each other by rank
-            self.sums.zero_()
-            self.processes.pass_on(
-                self.sums, lambda: over(pool, n_movies, lambda *part: add_raters(*arrays, *part))
-            )
-            self.sums[:n_movies] *= torch.from_numpy(raters.weight)[:, None, None]
+        raters = self.raters
+        arrays = (self.sums.numpy(), self.rows.x.numpy(), raters.users, raters.first_user, raters.weight)
+        over(pool, self.network.n_movies, lambda *part: sum_raters(*arrays, *part))
         self.summed = True
 
     def _step_raters(self, pool: ThreadPoolExecutor) -> None:
@@ -182,13 +132,12 @@ class BlockedSGD(EpochLoop):
             np.float32(x)
             for x in (_RATER_RATE * self.rate, _RATER_L2 * self.plan.l2, beta_1, beta_2)
         ]  # fmt: skip
-        users = self.blocks.users
         over(
             pool,
-            len(users),
-            lambda begin, end: blocked_sgd_kernels.step_raters(
+            self.network.n_users,
+            lambda *part: blocked_sgd_kernels.step_raters(
                 *arrays, self.ratings_a_step, raters.movies, raters.first_movie, raters.weight,
-                *scalars, number, users.start + begin, users.start + end,
+                *scalars, number, *part,
             ),
         )  # fmt: skip
         self.gradients.zero_()
@@ -206,22 +155,14 @@ class BlockedSGD(EpochLoop):
             )
             return found
 
-        if self.processes.size > 1:  # the rows of others' users are not as they are there
-            users = self.blocks.users
-            own = (columns[0] >= users.start) & (columns[0] < users.stop)
-            columns = [column[own] for column in columns]
         with ThreadPoolExecutor(self.threads) as pool:
-            total = math.fsum(over(pool, len(columns[0]), part))
-        if self.processes.size > 1:
-            total = float(self.processes.sum(torch.tensor(total, dtype=torch.float64)))
+            total = math.fsum(over(pool, len(examples), part))
         return total / len(examples)
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
         return {"squares": self.squares, "moments": self.rater_moments}
 
     def restore_moments(self, state: State) -> None:
-        if self.processes.rank > 0:
-            self.squared_error.zero_()
         for own, name in ((self.squares, "squares"), (self.rater_moments, "moments")):
             for key, tensor in state.part(name).items():
                 own[key].copy_(tensor)

@@ -14,9 +14,6 @@ where v_m = q_m + s_m is the movie's vector and its raters' sum (see `models/net
 sums are held for a while and their gradients G_m collected; then the raters' rows x_w take one step of Adam
 and the sums are new.
 
-Several processes share the blocks of users out among them: each holds the ratings and moves the rows of its
-own users, and all have the movies' rows, which they exchange after each round. The result is that of one.
-
 Sources: Chin and others, "A fast parallel stochastic gradient method" (2015, LIBMF), for the blocks and the
 rates by row; Gemulla and others, "Large-scale matrix factorization with distributed stochastic gradient
 descent" (2011), for the rounds.
@@ -31,7 +28,6 @@ from numpy.typing import NDArray
 from cfjobs.compiled import compiled, counted
 from cfjobs.models.prefetch import fetch
 from cfjobs.models.raters import Floats, Ints, Raters
-from cfjobs.training.distributed import ALONE, Processes
 
 _CACHE_BYTES = 1 << 19  # of a movie block's rows, their sums and gradients
 _VISIT = 4  # ratings of a user in a block, at least: its rows are fetched anew for each
@@ -45,8 +41,7 @@ class Blocks:
     """Ratings by block; block i x B + j has the i-th users and the j-th movies. user, movie, rating [R];
     first [B x B + 1].
 
-    A movie m is stored as ~m where the user is in the movie's sum. first_user [B + 1]: of the i-th users;
-    of_movie [M]: j. own: the i whose ratings are here, all of them in one process; of others there are none.
+    A movie m is stored as ~m where the user is in the movie's sum.
     """
 
     user: Ints
@@ -54,14 +49,6 @@ class Blocks:
     rating: Floats
     first: NDArray[np.int64]
     n_blocks: int
-    first_user: NDArray[np.int64]
-    of_movie: Ints
-    own: range
-
-    @property
-    def users(self) -> range:
-        """The users whose ratings are here."""
-        return range(int(self.first_user[self.own.start]), int(self.first_user[self.own.stop]))
 
     @classmethod
     def of(
@@ -73,10 +60,9 @@ class Blocks:
         raters: Raters,
         row_bytes: int,
         rng: np.random.Generator,
-        processes: Processes = ALONE,
     ) -> "Blocks":
         """Deal the ratings out; users in blocks of equally many ratings, movies at random. row_bytes: of a
-        movie in the cache. processes: this one keeps its own share of the blocks of users."""
+        movie in the cache."""
         n_users, n_movies = len(raters.lot), len(raters.last)
         by_cache = math.ceil(n_movies * row_bytes / _CACHE_BYTES)
         by_visit = len(user) // (max(1, n_users) * _VISIT)
@@ -84,33 +70,27 @@ class Blocks:
         before = counted(user, n_users).cumsum()
         block_of_user = ((before - 1) * n_blocks // max(1, len(user))).astype(np.int32)
         block_of_movie = (rng.permutation(n_movies) % n_blocks).astype(np.int32)
-        first_user = np.searchsorted(block_of_user, np.arange(n_blocks + 1))
-        share = processes.own(n_blocks)
-        own = range(share.start, share.stop)
         users, movies, ratings, first = _deal(
-            user, movie, rating, block_of_user, block_of_movie, n_blocks, raters.lot, raters.last, own.start, own.stop
-        )  # fmt: skip
-        return cls(users, movies, ratings, first, n_blocks, first_user, block_of_movie, own)
+            user, movie, rating, block_of_user, block_of_movie, n_blocks, raters.lot, raters.last
+        )
+        return cls(users, movies, ratings, first, n_blocks)
 
 
 @_fast
-def _deal(user, movie, rating, block_of_user, block_of_movie, n_blocks, lot, last, begin, end):  # type: ignore[no-untyped-def]
+def _deal(user, movie, rating, block_of_user, block_of_movie, n_blocks, lot, last):  # type: ignore[no-untyped-def]
     first = np.zeros(n_blocks * n_blocks + 1, np.int64)
     for t in range(len(user)):
-        i = block_of_user[user[t]]
-        if begin <= i < end:
-            first[i * n_blocks + block_of_movie[movie[t]] + 1] += 1
+        first[block_of_user[user[t]] * n_blocks + block_of_movie[movie[t]] + 1] += 1
     for c in range(n_blocks * n_blocks):
         first[c + 1] += first[c]
-    place, n = first[:-1].copy(), first[-1]
-    users, movies, ratings = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32)
+    place = first[:-1].copy()
+    users, movies = np.empty(len(user), np.int32), np.empty(len(user), np.int32)
+    ratings = np.empty(len(user), np.float32)
     for t in range(len(user)):
-        i = block_of_user[user[t]]
-        if begin <= i < end:
-            c = i * n_blocks + block_of_movie[movie[t]]
-            users[place[c]], ratings[place[c]] = user[t], rating[t]
-            movies[place[c]] = ~movie[t] if lot[user[t]] <= last[movie[t]] else movie[t]
-            place[c] += 1
+        c = block_of_user[user[t]] * n_blocks + block_of_movie[movie[t]]
+        users[place[c]], ratings[place[c]] = user[t], rating[t]
+        movies[place[c]] = ~movie[t] if lot[user[t]] <= last[movie[t]] else movie[t]
+        place[c] += 1
     return users, movies, ratings, first
 
 

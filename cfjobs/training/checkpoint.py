@@ -89,14 +89,9 @@ class Checkpoints:
             return None
         return state
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time for one."""
-        return bool(self._seconds) and self._clock() >= self._due
-
     def offer(self, state: Callable[[], State]) -> None:
         """Write a checkpoint when one is due. state: called only then."""
-        if not self.due:
+        if not self._seconds or self._clock() < self._due:
             return
         started = self._clock()
         data = state().to_bytes()

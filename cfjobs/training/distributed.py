@@ -5,7 +5,7 @@ All hold the whole model and draw the same random numbers, so after every step t
 those of a single process at the same total batch but for the order of the sums.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,19 +41,6 @@ class Processes:
         if self.size > 1:
             distributed.all_reduce(value)
         return value
-
-    def share(self, table: Tensor, own: Tensor) -> None:
-        """Make a table whole, in place. own: which rows are this process's, each of them of one process."""
-        if self.size > 1:
-            distributed.all_reduce(table.masked_fill_(~own.view(-1, *[1] * (table.dim() - 1)), 0))
-
-    def pass_on(self, table: Tensor, change: Callable[[], object]) -> None:
-        """Let every process change a table in turn, by rank; then all have it."""
-        for rank in range(self.size):
-            if rank == self.rank:
-                change()
-            if self.size > 1:
-                distributed.broadcast(table, rank)
 
     def spread(self, text: str) -> str:
         """Rank 0's text, on every rank."""

@@ -109,9 +109,6 @@ class EpochLoop(TrainingLoop[Epoch]):
     def restore_moments(self, state: State) -> None:
         """Put back what `moments` gave."""
 
-    def gather(self) -> None:
-        """Make the network whole in every process, where each holds rows of its own."""
-
     @property
     def place(self) -> str:
         return f"in epoch {self.epoch}, step {self.step}"

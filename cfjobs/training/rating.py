@@ -62,7 +62,6 @@ def fit_rating(
     loop.run(checkpoints)
     if loop.best_weights is not None:
         network.load_state_dict(loop.best_weights)
-    loop.gather()
     network.eval()
     network.fold()
     network.fill_unknown(

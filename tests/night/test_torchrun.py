@@ -19,7 +19,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cfjobs import model_store
 from cfjobs.errors import TrainingDiverged
 from cfjobs.night import story
 from cfjobs.training.distributed import ALONE, Processes
@@ -37,14 +36,11 @@ def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_two_processes_train_the_model_of_one(tmp_path: Path) -> None:
-    """A rating at a time, to the last bit."""
     done = torchrun("-m", "tests.rank", tmp_path)
     assert done.returncode == 0, done.stderr
     one, first, second = rank.trained(ALONE), *(load_file(tmp_path / f"{n}.safetensors") for n in (0, 1))
     for name, tensor in one.items():
         assert torch.equal(first[name], second[name]), name
-        if name.startswith("blocked/") and not name.endswith("losses"):
-            assert torch.equal(first[name], tensor), name
         torch.testing.assert_close(
             first[name], tensor, rtol=0, atol=1e-4 if name.endswith("losses") else 1e-3, msg=name
         )
@@ -114,10 +110,8 @@ def test_an_error_in_processes_is_the_error_of_the_night(data_set: Path, tmp_pat
 def test_processes_are_started_again_when_one_is_killed(
     data_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By torch's agent; they go on from the last checkpoint, and a rating at a time, the model is that of one
-    process to the last bit."""
-    settings = {"epochs": 60, "patience": 0, "checkpoint_seconds": 0.1, "processes": 2, "refit": False}
-    settings |= {"training": "blocked_sgd", "stars_weight": 1.0}
+    """By torch's agent; they go on from the last checkpoint, and the night does not notice."""
+    settings = {"epochs": 300, "patience": 0, "checkpoint_seconds": 0.1, "processes": 2, "refit": False}
     killed: list[int] = []
 
     def kill() -> None:
@@ -136,13 +130,7 @@ def test_processes_are_started_again_when_one_is_killed(
     thread.join()
     assert killed
     assert "going on from the checkpoint" in caplog.text
-    assert len(trained.losses) == 60
-    alone = start(
-        data_set, str(tmp_path / "alone"), config=QUICK.model_copy(update=settings | {"processes": 1})
-    )
-    uri = story.train_alone(alone).model_uri
-    found, wanted = (model_store.load_model(model).network.state_dict() for model in (trained.model_uri, uri))
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert len(trained.losses) == 300
 
 
 @pytest.mark.long

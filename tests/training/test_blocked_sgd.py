@@ -14,7 +14,6 @@ from cfjobs.models.network import Network
 from cfjobs.models.raters import Raters
 from cfjobs.training import blocked_sgd_kernels
 from cfjobs.training.checkpoint import State
-from cfjobs.training.distributed import ALONE, Processes
 from tests.training.test_checkpoint import Shelf, killed_and_resumed
 
 U, M, K, D = 60, 80, 2, 5
@@ -164,6 +163,7 @@ def test_it_learns_what_batches_learn() -> None:
         {"schedule": "cosine"},
         {"y_padding": "learned"},
         {"movie_features": ("genres",)},
+        {"processes": 2},
         {"model": "dot_bias"},
     ],
 )
@@ -180,35 +180,6 @@ def test_what_asks_for_minibatch_is_not_trained_by_blocked_sgd(asks: dict[str, o
 @pytest.mark.parametrize("where", [{"device": "cuda"}, {"processes": 2}])
 def test_a_gpu_or_more_processes_train_by_minibatch(where: dict[str, object]) -> None:
     assert models.training_of(Config(), **where) == "minibatch"  # type: ignore[arg-type]
-
-
-def test_several_processes_train_a_rating_at_a_time_where_that_is_asked_for() -> None:
-    assert models.training_of(Config(training="blocked_sgd", processes=2), processes=2) == "blocked_sgd"
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 8, 11])
-def test_processes_share_out_the_users_and_their_ratings(size: int) -> None:
-    data, n_users = examples(), U
-    user, movie, rating = (part.numpy() for part in (data.user_idx, data.movie_idx, data.rating))
-    raters = Raters.of(user, movie, n_movies=M, at_most=7, order=np.random.default_rng(0).permutation(U))
-
-    def dealt(processes: Processes) -> blocked_sgd_kernels.Blocks:
-        rng = np.random.default_rng(2)
-        return blocked_sgd_kernels.Blocks.of(
-            user, movie, rating, raters=raters, row_bytes=1 << 17, rng=rng, processes=processes
-        )
-
-    whole, parts = dealt(ALONE), [dealt(Processes(rank, size)) for rank in range(size)]
-    assert [u for part in parts for u in part.users] == list(range(n_users))
-    for name in ("user", "movie", "rating"):
-        assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
-    for part in parts:
-        assert set(part.user) <= set(part.users)
-        own = raters.of_users(part.users)
-        for m in range(M):
-            mine = raters.users[raters.first_user[m] : raters.first_user[m + 1]]
-            wanted = [u for u in mine.tolist() if u in part.users]
-            assert own.users[own.first_user[m] : own.first_user[m + 1]].tolist() == wanted
 
 
 @pytest.mark.parametrize("training_name", get_args(models.Training))
