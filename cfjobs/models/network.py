@@ -40,14 +40,17 @@ class BlockRows:
     """The tables of a network that can be trained a rating at a time;
     see `blocked_sgd_kernels.py` for what each is.
 
-    user, x [U + 1, K, D + 1] and movie [M + 1, K, D + 1]: views of the parameters, a bias in the last column.
+    user, x [U + 1, K, D + 1] and movie, y [M + 1, K, D + 1]: views of the parameters, a bias in the last
+    column.
     """
 
     user: Tensor
     movie: Tensor
     x: Tensor
+    y: Tensor
     offset: Tensor
     raters: Raters
+    rated: Raters
     range: "RatingRange"
 
 

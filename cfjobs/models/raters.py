@@ -1,4 +1,5 @@
-"""The users who rated a movie, as SVD++'s implicit set: which pairs are in the sums, and the sums."""
+"""The users who rated a movie, and the movies that a user rated, as SVD++'s implicit set: which pairs are in
+the sums, and the sums."""
 
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ class Raters:
     """The pairs in the sums. A pair is one when lot [U] of its user <= last [M] of its movie;
     weight [M], rsqrt of their number.
 
-    users [P] of movie m are users[first_user[m]:first_user[m + 1]]; movies [P] of a user likewise.
+    users [P] of movie m are users[first_user[m]:first_user[m + 1]]; movies [P] of a user likewise. With the
+    columns exchanged it holds the movies that a user rated, called users here.
     """
 
     lot: Ints

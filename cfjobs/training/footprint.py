@@ -20,7 +20,7 @@ _EVENT = 8 + 4 + 4  # of the ranking network: movie, rating, worth as a target
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes for each rating, user and movie, and for each of a movie's `max_raters` first raters."""
+    """Bytes for each rating, user and movie, and for each pair that is in the sums of users and movies."""
 
     rating: int
     user: int
@@ -36,24 +36,23 @@ def of_rating_network(config: Config) -> Footprint:
     width = config.n_factors
     if config.model == "dot_raters":
         member_rows = config.ensemble * (width + 1)
-        user = 2 * member_rows * _PARAMETER + 8 + 8  # both tables; the lot, a row of the transpose
-        movie = member_rows * _PARAMETER + 8 + 8 + 4  # a row of the matrix, the last lot, the weight
-        return Footprint(_EXAMPLE, user, movie, _PAIR)
+        # Both tables; in the other side's sums a lot and a row of the transpose, in its own a row of the matrix,
+        # the last lot, the weight.
+        each = 2 * member_rows * _PARAMETER + (8 + 8) + (8 + 8 + 4)
+        return Footprint(_EXAMPLE, each, each, 2 * _PAIR)
     row = width + (1 if config.model == "dot_bias" else 0)
     return Footprint(_EXAMPLE, row * _PARAMETER, row * _PARAMETER)
 
 
 def of_dot_raters_by_blocked_sgd(config: Config) -> Footprint:
-    """Of `dot_raters` trained a rating at a time: no gradients of whole tables, moments for the raters' rows
-    alone."""
+    """Of `dot_raters` trained a rating at a time: no gradients of whole tables, moments for the rows that are
+    summed alone."""
     row = 4 * config.ensemble * (config.n_factors + 1)
     squares = 2 * 4 * config.ensemble
-    # Both tables, what the user's own part takes off, two moments, the best of both; and lot,
-    # ratings a step, first movie.
-    user = 7 * row + squares + 4 + 4 + 8
-    # The table, the sum, its gradient, the best; and last lot, weight, first user.
-    movie = 4 * row + squares + 4 + 4 + 8
-    return Footprint(_EXAMPLE - 8 + 12, user, movie, 2 * 4)
+    # Both tables, the best of both, the sum, its gradient, what the own part takes off, two moments; and lot,
+    # ratings, first of those whose sums it is in; last lot, weight, first of its own sum.
+    each = 9 * row + squares + (4 + 4 + 8) + (4 + 4 + 8)
+    return Footprint(_EXAMPLE - 8 + 12, each, each, 2 * 2 * 4)
 
 
 def of_ranking_network(config: Config) -> Footprint:
@@ -66,7 +65,7 @@ def of_ranking_network(config: Config) -> Footprint:
 def least(config: Config, *, ratings: int, users: int, movies: int) -> int:
     """Bytes that the training of both networks, one after the other, takes at least."""
     sizes = {"ratings": ratings, "users": users, "movies": movies}
-    pairs = min(ratings, movies * config.max_raters, _MAX_PAIRS)
+    pairs = min(ratings, min(users, movies) * config.max_raters, _MAX_PAIRS)
     rating = of_rating_network(config).bytes(**sizes, pairs=pairs)
     if config.feedback == "implicit":
         rating = 0

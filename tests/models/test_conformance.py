@@ -38,21 +38,23 @@ def test_a_name_that_names_no_network_is_refused(name: str) -> None:
 
 
 def test_what_is_left_of_the_raters_is_the_plain_network() -> None:
-    """Leaving u out: a pair's training prediction is that of the sum over the other raters."""
+    """Leaving u and m out: a pair's training prediction is that of the sums over the others."""
     found = network("dot_raters", max_raters=1000)
     pairs = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 0, 0, 1])
     found.setup(*pairs)
     found.train()
     with_own_left_out = found(*pairs)
     rater = found.user_as_rater.weight  # type: ignore[union-attr]  # made by begin
+    rated = found.movie_as_rated.weight  # type: ignore[union-attr]  # made by begin
     others = [
         (rater[1] + rater[2]) / 3**0.5,
         (rater[0] + rater[2]) / 3**0.5,
         (rater[0] + rater[1]) / 3**0.5,
         rater[0] * 0,
     ]
+    other_movies = [rated[1] / 2**0.5, rated[0] * 0, rated[0] * 0, rated[0] / 2**0.5]
     for row, (user, movie) in enumerate(zip(*pairs, strict=True)):
-        p = found.user.weight[user].view(2, -1)  # type: ignore[union-attr, operator]  # an embedding
+        p = (found.user.weight[user] + other_movies[row]).view(2, -1)  # type: ignore[union-attr, operator]  # an embedding
         q = (found.movie.weight[movie] + others[row]).view(2, -1)  # type: ignore[union-attr, operator]  # an embedding
         logit = (p[:, :-1] * q[:, :-1]).sum(1) + p[:, -1] + q[:, -1]
         torch.testing.assert_close(with_own_left_out[row], found.range(logit))  # type: ignore[operator]  # a module
