@@ -40,8 +40,8 @@ class BlockRows:
     """The tables of a network that can be trained a rating at a time;
     see `blocked_sgd_kernels.py` for what each is.
 
-    user, x [U + 1, K, D + 1] and movie, y [M + 1, K, D + 1]: views of the parameters, a bias in the last
-    column.
+    user [U + 1, K, D + 1], x [U + 1, 2 K, D + 1], movie [M + 1, K, D + 1], y [M + 1, 2 K, D + 1]: views of
+    the parameters, a bias in the last column.
     """
 
     user: Tensor
@@ -142,8 +142,8 @@ class Network(nn.Module, ABC):
         """What side features are being learnt, by the name of what they add to."""
         return {name: values for name, values in self.side.items() if isinstance(values, ValueEmbedding)}
 
-    def setup(self, user_idx: Tensor, movie_idx: Tensor) -> None:
-        """Called before training with the rows of all training ratings [R],
+    def setup(self, user_idx: Tensor, movie_idx: Tensor, rating: Tensor) -> None:
+        """Called before training with the rows of all training ratings [R], and the ratings,
         for a network that looks at them."""
 
     def block_rows(self) -> BlockRows | None:

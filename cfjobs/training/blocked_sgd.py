@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cfjobs.models.raters import Raters, sum_raters
+from cfjobs.models.raters import Raters, sum_raters, unusual
 from cfjobs.training import blocked_sgd_kernels
 from cfjobs.training.checkpoint import Checkpoints, State
 from cfjobs.training.epochs import EpochLoop, Examples
@@ -51,6 +51,7 @@ class BlockedSGD(EpochLoop):
             user,
             movie,
             rating,
+            unusual(user, movie, rating, n_users=n_users, n_movies=n_movies),
             raters=rows.raters,
             rated=rows.rated,
             row_bytes=3 * 4 * rows.movie[0].numel(),
@@ -113,7 +114,8 @@ class BlockedSGD(EpochLoop):
             block = i * n_blocks + (i + number) % n_blocks
             part = slice(blocks.first[block], blocks.first[block + 1])
             found: float = blocked_sgd_kernels.visit(
-                blocks.user[part], blocks.movie[part], blocks.rating[part], int(start[i] * (part.stop - part.start)),
+                blocks.user[part], blocks.movie[part], blocks.rating[part], blocks.value[part],
+                int(start[i] * (part.stop - part.start)),
                 *tables, *weights, *squares, *scalars,
             )  # fmt: skip
             return found
@@ -164,7 +166,7 @@ class BlockedSGD(EpochLoop):
 
 
 class _Sums:
-    """The sums over rows x [U + 1, K, D + 1] for each of M, what their gradients need, and the steps of x.
+    """The sums over rows x [U + 1, 2 K, D + 1] for each of M, what their gradients need, and the steps of x.
 
     So for the movies, over those who rated them; for the users, over what they rated, U and M the other way
     round.
@@ -179,7 +181,8 @@ class _Sums:
 
     def add_up(self, pool: ThreadPoolExecutor) -> None:
         raters = self.raters
-        arrays = (self.sums.numpy(), self.x.numpy(), raters.users, raters.first_user, raters.weight)
+        rows = (self.sums.numpy(), self.x.numpy())
+        arrays = (*rows, raters.users, raters.user_value, raters.first_user, raters.weight)
         _over(pool, len(raters.last), lambda *part: sum_raters(*arrays, *part))
 
     def step(self, pool: ThreadPoolExecutor, *, rate: float, l2: float, number: int) -> None:
@@ -193,9 +196,10 @@ class _Sums:
             pool,
             len(raters.lot),
             lambda *part: blocked_sgd_kernels.step_summed(
-                *arrays, penalty, raters.movies, raters.first_movie, raters.weight, *scalars, number, *part
+                *arrays, penalty, raters.movies, raters.movie_value, raters.first_movie, raters.weight,
+                *scalars, number, *part,
             ),
-        )
+        )  # fmt: skip
         self.gradients.zero_()
 
 

@@ -38,8 +38,8 @@ _fast = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="n
 
 @dataclass(frozen=True)
 class Blocks:
-    """Ratings by block; block i x B + j has the i-th users and the j-th movies. user, movie, rating [R];
-    first [B x B + 1].
+    """Ratings by block; block i x B + j has the i-th users and the j-th movies. user, movie, rating, value
+    [R], value as in `Raters`; first [B x B + 1].
 
     A movie m is stored as ~m where the user is in the movie's sum, a user u as ~u where the movie is in the
     user's.
@@ -48,6 +48,7 @@ class Blocks:
     user: Ints
     movie: Ints
     rating: Floats
+    value: Floats
     first: NDArray[np.int64]
     n_blocks: int
 
@@ -57,6 +58,7 @@ class Blocks:
         user: NDArray[np.int64],
         movie: NDArray[np.int64],
         rating: Floats,
+        value: Floats,
         *,
         raters: Raters,
         rated: Raters,
@@ -72,17 +74,17 @@ class Blocks:
         before = np.bincount(user, minlength=n_users).cumsum()
         block_of_user = ((before - 1) * n_blocks // max(1, len(user))).astype(np.int32)
         block_of_movie = (rng.permutation(n_movies) % n_blocks).astype(np.int32)
-        users, movies, ratings, first = _deal(
-            user, movie, rating, block_of_user, block_of_movie, n_blocks,
+        users, movies, ratings, values, first = _deal(
+            user, movie, rating, value, block_of_user, block_of_movie, n_blocks,
             raters.lot, raters.last, rated.lot, rated.last,
         )  # fmt: skip
-        return cls(users, movies, ratings, first, n_blocks)
+        return cls(users, movies, ratings, values, first, n_blocks)
 
 
 @_fast
 def _deal(  # type: ignore[no-untyped-def]
-    user, movie, rating, block_of_user, block_of_movie, n_blocks, user_lot, movie_last, movie_lot, user_last
-):
+    user, movie, rating, value, block_of_user, block_of_movie, n_blocks, user_lot, movie_last, movie_lot, user_last,
+):  # fmt: skip
     first = np.zeros(n_blocks * n_blocks + 1, np.int64)
     for t in range(len(user)):
         first[block_of_user[user[t]] * n_blocks + block_of_movie[movie[t]] + 1] += 1
@@ -90,26 +92,26 @@ def _deal(  # type: ignore[no-untyped-def]
         first[c + 1] += first[c]
     place = first[:-1].copy()
     users, movies = np.empty(len(user), np.int32), np.empty(len(user), np.int32)
-    ratings = np.empty(len(user), np.float32)
+    ratings, values = np.empty(len(user), np.float32), np.empty(len(user), np.float32)
     for t in range(len(user)):
         c = block_of_user[user[t]] * n_blocks + block_of_movie[movie[t]]
         users[place[c]] = ~user[t] if movie_lot[movie[t]] <= user_last[user[t]] else user[t]
         movies[place[c]] = ~movie[t] if user_lot[user[t]] <= movie_last[movie[t]] else movie[t]
-        ratings[place[c]] = rating[t]
+        ratings[place[c]], values[place[c]] = rating[t], value[t]
         place[c] += 1
-    return users, movies, ratings, first
+    return users, movies, ratings, values, first
 
 
 @_fast
 def visit(  # type: ignore[no-untyped-def]
-    users, movies, ratings, start, user_UKW, movie_MKW, x_UKW, y_MKW, s_MKW, t_UKW, grad_s_MKW, grad_t_UKW,
+    users, movies, ratings, values, start, user_UKW, movie_MKW, x_UKW, y_MKW, s_MKW, t_UKW, grad_s_MKW, grad_t_UKW,
     own_x_UKW, own_y_MKW, movie_weight, user_weight, user_A, movie_A, offset, low, span, rate, l2, l2_bias,
 ):  # fmt: skip
     """Take the ratings of one block, from `start` round to it again. Returns the squared errors, summed over
     ratings and members.
 
     The last column of a row is its bias. s, t: the movies' and the users' sums; grad, own: what their
-    gradients need, added to.
+    gradients need, added to. x, y and own have 2 K rows each, as `sum_raters` says.
     """
     n, (n_members, width) = len(users), user_UKW.shape[1:]
     n_factors, n_row = width - 1, n_members * width
@@ -130,11 +132,18 @@ def visit(  # type: ignore[no-untyped-def]
             u = ~u
             e = user_weight[u]
         for k in range(n_members):
-            p, q, x, y, s, r = user_UKW[u, k], movie_MKW[m, k], x_UKW[u, k], y_MKW[m, k], s_MKW[m, k], t_UKW[u, k]
+            p, q, s, r = user_UKW[u, k], movie_MKW[m, k], s_MKW[m, k], t_UKW[u, k]
+            x, x_value, y, y_value = (
+                x_UKW[u, k],
+                x_UKW[u, n_members + k],
+                y_MKW[m, k],
+                y_MKW[m, n_members + k],
+            )
+            c_value, e_value = c * values[t], e * values[t]
             for d in range(width):
-                v[d] = q[d] + s[d] - c * x[d]
+                v[d] = q[d] + s[d] - c * x[d] - c_value * x_value[d]
             for d in range(width):
-                w[d] = p[d] + r[d] - e * y[d]
+                w[d] = p[d] + r[d] - e * y[d] - e_value * y_value[d]
             wv = vv = ww = pp = pv = qq = wq = np.float32(0)
             for d in range(n_factors):
                 wv += w[d] * v[d]
@@ -157,20 +166,14 @@ def visit(  # type: ignore[no-untyped-def]
             rate_u, rate_m = rate / np.sqrt(user_A[u, k, 0]), rate / np.sqrt(movie_A[m, k, 0])
             v[n_factors] = w[n_factors] = 1  # what a bias is multiplied by
             # Loops over few arrays each: with more, the compiler gives up proving that they do not overlap.
-            add_to = grad_s_MKW[m, k]
-            for d in range(width):
-                add_to[d] += g * w[d]
-            add_to = grad_t_UKW[u, k]
-            for d in range(width):
-                add_to[d] += g * v[d]
+            _add(grad_s_MKW[m, k], g, w)
+            _add(grad_t_UKW[u, k], g, v)
             if c > 0:
-                cg, add_to = c * g, own_x_UKW[u, k]
-                for d in range(width):
-                    add_to[d] += cg * w[d]
+                _add(own_x_UKW[u, k], c * g, w)
+                _add(own_x_UKW[u, n_members + k], c_value * g, w)
             if e > 0:
-                eg, add_to = e * g, own_y_MKW[m, k]
-                for d in range(width):
-                    add_to[d] += eg * v[d]
+                _add(own_y_MKW[m, k], e * g, v)
+                _add(own_y_MKW[m, n_members + k], e_value * g, v)
             for d in range(n_factors):
                 p[d] -= rate_u * (g * v[d] + l2 * p[d])
             for d in range(n_factors):
@@ -181,27 +184,39 @@ def visit(  # type: ignore[no-untyped-def]
 
 
 @_fast
+def _add(into, times, row):  # type: ignore[no-untyped-def]
+    for d in range(len(row)):
+        into[d] += times * row[d]
+
+
+@_fast
 def step_summed(  # type: ignore[no-untyped-def]
-    x_UKW, first_moment, second_moment, grad_MKW, own_UKW, penalty, movies, first_movie, weight,
+    x_UKW, first_moment, second_moment, grad_MKW, own_UKW, penalty, movies, value, first_movie, weight,
     rate, beta_1, beta_2, step, begin, end,
 ):  # fmt: skip
-    """One step of Adam for the rows begin..end - 1 of those that are summed: of the raters, x, or of what they
-    rated, y. Clears `own`. penalty [U]: what L2 takes of a row since the last step."""
+    """One step of Adam for the rows begin..end - 1 of those that are summed: of the raters, x, or of what
+    they rated, y. Clears `own`. penalty [U]: what L2 takes of a row since the last step."""
     one = np.float32(1)
     correct_1, correct_2 = np.float32(1 - beta_1**step), np.float32(1 - beta_2**step)
-    g = np.empty(x_UKW.shape[2], np.float32)
+    n_members, width = grad_MKW.shape[1:]
+    g_KW = np.empty((2 * n_members, width), np.float32)
     for u in range(begin, end):
-        for k in range(x_UKW.shape[1]):
-            for d in range(len(g)):
-                g[d] = penalty[u] * x_UKW[u, k, d] - own_UKW[u, k, d]
+        for k in range(2 * n_members):
+            for d in range(width):
+                g_KW[k, d] = penalty[u] * x_UKW[u, k, d] - own_UKW[u, k, d]
                 own_UKW[u, k, d] = 0
-            for t in range(first_movie[u], first_movie[u + 1]):
-                m = movies[t]
-                for d in range(len(g)):
-                    g[d] += weight[m] * grad_MKW[m, k, d]
-            for d in range(len(g)):
-                first = beta_1 * first_moment[u, k, d] + (one - beta_1) * g[d]
-                second = beta_2 * second_moment[u, k, d] + (one - beta_2) * g[d] * g[d]
+        for t in range(first_movie[u], first_movie[u + 1]):
+            m = movies[t]
+            c, c_value = weight[m], weight[m] * value[t]
+            for k in range(n_members):
+                grad, g, g_value = grad_MKW[m, k], g_KW[k], g_KW[n_members + k]
+                for d in range(width):
+                    g[d] += c * grad[d]
+                    g_value[d] += c_value * grad[d]
+        for k in range(2 * n_members):
+            for d in range(width):
+                first = beta_1 * first_moment[u, k, d] + (one - beta_1) * g_KW[k, d]
+                second = beta_2 * second_moment[u, k, d] + (one - beta_2) * g_KW[k, d] ** 2
                 first_moment[u, k, d], second_moment[u, k, d] = first, second
                 x_UKW[u, k, d] -= (
                     rate * (first / correct_1) / (np.sqrt(second / correct_2) + np.float32(1e-8))

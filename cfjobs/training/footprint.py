@@ -14,7 +14,9 @@ from cfjobs.errors import InputError
 
 _PARAMETER = 5 * 4
 _EXAMPLE = 8 + 8 + 4 + 8  # user, movie, rating; its place in the epoch's order
-_PAIR = 2 * (16 + 4)  # row, column (torch keeps both) and value, in the matrix of sums and in its transpose
+_PAIR = 2 * 2 * (16 + 4) + 8 + 2 * 4
+# Of a sum: row, column (torch keeps both) and value, two in the matrix and in its transpose; the pair and both
+# of its values.
 _EVENT = 8 + 4 + 4  # of the ranking network: movie, rating, worth as a target
 
 
@@ -36,9 +38,9 @@ def of_rating_network(config: Config) -> Footprint:
     width = config.n_factors
     if config.model == "dot_raters":
         member_rows = config.ensemble * (width + 1)
-        # Both tables; in the other side's sums a lot and a row of the transpose, in its own a row of the matrix,
-        # the last lot, the weight.
-        each = 2 * member_rows * _PARAMETER + (8 + 8) + (8 + 8 + 4)
+        # The table, and that of twice the width which is summed; a row of its own matrix of sums, two of the
+        # other side's transpose.
+        each = 3 * member_rows * _PARAMETER + 8 + 16
         return Footprint(_EXAMPLE, each, each, 2 * _PAIR)
     row = width + (1 if config.model == "dot_bias" else 0)
     return Footprint(_EXAMPLE, row * _PARAMETER, row * _PARAMETER)
@@ -49,10 +51,11 @@ def of_dot_raters_by_blocked_sgd(config: Config) -> Footprint:
     summed alone."""
     row = 4 * config.ensemble * (config.n_factors + 1)
     squares = 2 * 4 * config.ensemble
-    # Both tables, the best of both, the sum, its gradient, what the own part takes off, two moments; and lot,
-    # ratings, first of those whose sums it is in; last lot, weight, first of its own sum.
-    each = 9 * row + squares + (4 + 4 + 8) + (4 + 4 + 8)
-    return Footprint(_EXAMPLE - 8 + 12, each, each, 2 * 2 * 4)
+    # The table, its best, the sum, its gradient; of twice the width the table that is summed, its best, what
+    # the own part takes off, two moments; and lot, ratings, first of those whose sums it is in; last lot,
+    # weight, first of its own sum.
+    each = (4 + 2 * 5) * row + squares + (4 + 4 + 8) + (4 + 4 + 8)
+    return Footprint(_EXAMPLE - 8 + 16, each, each, 2 * 2 * (4 + 4))
 
 
 def of_ranking_network(config: Config) -> Footprint:

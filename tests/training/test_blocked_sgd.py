@@ -49,18 +49,32 @@ def same(one: Network, other: Network) -> bool:
 def test_a_visit_takes_the_steps_of_the_equation() -> None:
     """One rating, beside autograd in float64: users, movies, and what the rows that are summed get of it."""
     rng = np.random.default_rng(1)
-    p, q, x, y, s, t = (rng.normal(0, 0.5, (1, K, D + 1)) for _ in range(6))
-    c, e, rating, offset, low, span, rate, l2, l2_bias = 0.6, 0.3, 4.0, 0.3, 0.0, 5.5, 0.1, 0.2, 0.05
+    p, q, s, t = (rng.normal(0, 0.5, (1, K, D + 1)) for _ in range(4))
+    x, y = (rng.normal(0, 0.5, (1, 2 * K, D + 1)) for _ in range(2))
+    value, c, e, rating, offset, low, span, rate, l2, l2_bias = (
+        -0.7,
+        0.6,
+        0.3,
+        4.0,
+        0.3,
+        0.0,
+        5.5,
+        0.1,
+        0.2,
+        0.05,
+    )
     tp, tq, tx, ty = (torch.tensor(part, requires_grad=True) for part in (p, q, x, y))
-    v, w = tq + torch.tensor(s) - c * tx, tp + torch.tensor(t) - e * ty
+    v = tq + torch.tensor(s) - c * (tx[:, :K] + value * tx[:, K:])
+    w = tp + torch.tensor(t) - e * (ty[:, :K] + value * ty[:, K:])
     logit = (w[..., :-1] * v[..., :-1]).sum(2) + w[..., -1] + v[..., -1] + offset
     error = low + span * torch.sigmoid(logit) - rating
     (error.square().sum() / 2).backward()  # type: ignore[no-untyped-call]
     tables = [part.astype(np.float32) for part in (p, q, x, y, s, t)]
-    gradients = [np.zeros((1, K, D + 1), np.float32) for _ in range(4)]
+    gradients = [np.zeros((1, rows * K, D + 1), np.float32) for rows in (1, 1, 2, 2)]
     squares = [np.full((1, K, 2), 0.1, np.float32) for _ in range(2)]
     squared = blocked_sgd_kernels.visit(
-        np.array([~0], np.int32), np.array([~0], np.int32), np.array([rating], np.float32), 0,
+        np.array([~0], np.int32), np.array([~0], np.int32), np.array([rating], np.float32),
+        np.array([value], np.float32), 0,
         *tables, *gradients, np.array([c], np.float32), np.array([e], np.float32), *squares,
         *(np.float32(n) for n in (offset, low, span, rate, l2, l2_bias)),
     )  # fmt: skip
@@ -94,12 +108,14 @@ def test_every_rating_is_visited_once_an_epoch() -> None:
     data = examples()
     user, movie, rating = (part.numpy() for part in (data.user_idx, data.movie_idx, data.rating))
     order = np.random.default_rng(0).permutation(U)
-    raters = Raters.of(user, movie, n_movies=M, at_most=7, order=order)
-    rated = Raters.of(movie, user, n_movies=U, at_most=5, order=np.arange(M))
+    value = np.zeros_like(rating)
+    raters = Raters.of(user, movie, value, n_movies=M, at_most=7, order=order)
+    rated = Raters.of(movie, user, value, n_movies=U, at_most=5, order=np.arange(M))
     blocks = blocked_sgd_kernels.Blocks.of(
         user,
         movie,
         rating,
+        value,
         raters=raters,
         rated=rated,
         row_bytes=1 << 17,
@@ -107,9 +123,7 @@ def test_every_rating_is_visited_once_an_epoch() -> None:
     )
     back = np.where(blocks.movie < 0, ~blocks.movie, blocks.movie)
     who = np.where(blocks.user < 0, ~blocks.user, blocks.user)
-    assert sorted(zip(who, back, blocks.rating, strict=True)) == sorted(
-        zip(user, movie, rating, strict=True)
-    )
+    assert sorted(zip(who, back, blocks.rating, strict=True)) == sorted(zip(user, movie, rating, strict=True))
     n = blocks.n_blocks
     block_of = np.repeat(np.arange(n * n), np.diff(blocks.first))
     for rows, of in ((who, block_of // n), (back, block_of % n)):
