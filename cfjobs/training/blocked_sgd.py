@@ -52,6 +52,7 @@ class BlockedSGD(EpochLoop):
             movie,
             rating,
             unusual(user, movie, rating, n_users=n_users, n_movies=n_movies),
+            np.ones_like(rating) if train.weight is None else train.weight.numpy(),
             raters=rows.raters,
             rated=rows.rated,
             row_bytes=3 * 4 * rows.movie[0].numel(),
@@ -114,7 +115,7 @@ class BlockedSGD(EpochLoop):
             block = i * n_blocks + (i + number) % n_blocks
             part = slice(blocks.first[block], blocks.first[block + 1])
             found: float = blocked_sgd_kernels.visit(
-                blocks.user[part], blocks.movie[part], blocks.rating[part], blocks.value[part],
+                blocks.user[part], blocks.movie[part], blocks.rating[part], blocks.value[part], blocks.weight[part],
                 int(start[i] * (part.stop - part.start)),
                 *tables, *weights, *squares, *scalars,
             )  # fmt: skip

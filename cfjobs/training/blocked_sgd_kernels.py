@@ -5,7 +5,7 @@ user and no movie, so threads need no lock and the result does not depend on the
 epoch. While a block is visited its movies stay in the cache and its users stream by, so that a rating costs
 arithmetic, not memory.
 
-For a rating r of user u and movie m, with e = predicted - r and g = e x d predicted / d logit,
+For a rating r of user u and movie m, with e = predicted - r and g = weight x e x d predicted / d logit,
 
     p_u -= rate / sqrt(A_u) x (g v_m + l2 p_u)          A: running sum of the mean squared gradients of a row
     q_m -= rate / sqrt(A_m) x (g w_u + l2 q_m)
@@ -38,8 +38,8 @@ _fast = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="n
 
 @dataclass(frozen=True)
 class Blocks:
-    """Ratings by block; block i x B + j has the i-th users and the j-th movies. user, movie, rating, value
-    [R], value as in `Raters`; first [B x B + 1].
+    """Ratings by block; block i x B + j has the i-th users and the j-th movies. user, movie, rating, value,
+    weight [R], value as in `Raters`, weight as in `Examples`; first [B x B + 1].
 
     A movie m is stored as ~m where the user is in the movie's sum, a user u as ~u where the movie is in the
     user's.
@@ -49,6 +49,7 @@ class Blocks:
     movie: Ints
     rating: Floats
     value: Floats
+    weight: Floats
     first: NDArray[np.int64]
     n_blocks: int
 
@@ -59,6 +60,7 @@ class Blocks:
         movie: NDArray[np.int64],
         rating: Floats,
         value: Floats,
+        weight: Floats,
         *,
         raters: Raters,
         rated: Raters,
@@ -74,16 +76,17 @@ class Blocks:
         before = np.bincount(user, minlength=n_users).cumsum()
         block_of_user = ((before - 1) * n_blocks // max(1, len(user))).astype(np.int32)
         block_of_movie = (rng.permutation(n_movies) % n_blocks).astype(np.int32)
-        users, movies, ratings, values, first = _deal(
-            user, movie, rating, value, block_of_user, block_of_movie, n_blocks,
+        dealt = _deal(
+            user, movie, rating, value, weight, block_of_user, block_of_movie, n_blocks,
             raters.lot, raters.last, rated.lot, rated.last,
         )  # fmt: skip
-        return cls(users, movies, ratings, values, first, n_blocks)
+        return cls(*dealt, n_blocks)
 
 
 @_fast
 def _deal(  # type: ignore[no-untyped-def]
-    user, movie, rating, value, block_of_user, block_of_movie, n_blocks, user_lot, movie_last, movie_lot, user_last,
+    user, movie, rating, value, weight, block_of_user, block_of_movie, n_blocks,
+    user_lot, movie_last, movie_lot, user_last,
 ):  # fmt: skip
     first = np.zeros(n_blocks * n_blocks + 1, np.int64)
     for t in range(len(user)):
@@ -93,18 +96,19 @@ def _deal(  # type: ignore[no-untyped-def]
     place = first[:-1].copy()
     users, movies = np.empty(len(user), np.int32), np.empty(len(user), np.int32)
     ratings, values = np.empty(len(user), np.float32), np.empty(len(user), np.float32)
+    weights = np.empty(len(user), np.float32)
     for t in range(len(user)):
         c = block_of_user[user[t]] * n_blocks + block_of_movie[movie[t]]
         users[place[c]] = ~user[t] if movie_lot[movie[t]] <= user_last[user[t]] else user[t]
         movies[place[c]] = ~movie[t] if user_lot[user[t]] <= movie_last[movie[t]] else movie[t]
-        ratings[place[c]], values[place[c]] = rating[t], value[t]
+        ratings[place[c]], values[place[c]], weights[place[c]] = rating[t], value[t], weight[t]
         place[c] += 1
-    return users, movies, ratings, values, first
+    return users, movies, ratings, values, weights, first
 
 
 @_fast
 def visit(  # type: ignore[no-untyped-def]
-    users, movies, ratings, values, start, user_UKW, movie_MKW, x_UKW, y_MKW, s_MKW, t_UKW, grad_s_MKW, grad_t_UKW,
+    users, movies, ratings, values, weights, start, user_UKW, movie_MKW, x_UKW, y_MKW, s_MKW, t_UKW, grad_s_MKW, grad_t_UKW,
     own_x_UKW, own_y_MKW, movie_weight, user_weight, user_A, movie_A, offset, low, span, rate, l2, l2_bias,
 ):  # fmt: skip
     """Take the ratings of one block, from `start` round to it again. Returns the squared errors, summed over
@@ -158,7 +162,7 @@ def visit(  # type: ignore[no-untyped-def]
             sigmoid = np.float32(1) / (np.float32(1) + np.exp(-logit))
             error = low + span * sigmoid - ratings[t]
             squared += error * error
-            g = error * span * sigmoid * (np.float32(1) - sigmoid)
+            g = weights[t] * error * span * sigmoid * (np.float32(1) - sigmoid)
             user_A[u, k, 0] += (g * g * vv + 2 * g * l2 * pv + l2 * l2 * pp) / n_factors
             movie_A[m, k, 0] += (g * g * ww + 2 * g * l2 * wq + l2 * l2 * qq) / n_factors
             user_A[u, k, 1] += (g + l2_bias * b_u) ** 2

@@ -94,6 +94,8 @@ def fit_rating_model(task: Task, kit: Kit, *, training: models.Training) -> tupl
     network = new_network(task).to(kit.device)
     network.describe(users=task.user_features, movies=task.movie_features)
     learn = examples(task.kept, kit.device)
+    if task.question == "next":
+        learn = replace(learn, weight=later_counts_more(learn.user_idx))
     log.info("training %s on %d ratings by %s, %s", config.model, len(learn), training, kit.device)
     record = fit_rating(
         network,
@@ -183,6 +185,21 @@ def examples(frame: pl.DataFrame, device: torch.device) -> Examples:
         rows("movie_idx"),
         torch.from_numpy(frame["rating"].to_numpy(writable=True)).to(device),
     )
+
+
+def later_counts_more(user_idx: torch.Tensor) -> torch.Tensor:
+    """How much each rating counts [R], 1 in the mean: a user's last one e times as much as their first, since
+    taste and habit of rating drift, and stars are predicted for ratings to come.
+
+    user_idx [R]: the users of ratings in the order of their times within a user, each user's side by side.
+    """
+    count = torch.bincount(user_idx)
+    starts = torch.cat([torch.ones_like(user_idx[:1], dtype=torch.bool), user_idx[1:] != user_idx[:-1]])
+    assert int(starts.sum()) == int((count > 0).sum()), "each user's ratings stand side by side"
+    rank = torch.arange(len(user_idx), device=user_idx.device)
+    place = rank - rank[starts].repeat_interleave(count[user_idx[starts]])
+    weight = torch.exp((place + 1) / count[user_idx] - 1)
+    return (weight / weight.mean()).float()
 
 
 def ranking_config(config: Config, *, y_range: tuple[float, float]) -> RankingConfig:

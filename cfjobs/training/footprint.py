@@ -13,10 +13,10 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 
 _PARAMETER = 5 * 4
-_EXAMPLE = 8 + 8 + 4 + 8  # user, movie, rating; its place in the epoch's order
+_EXAMPLE = 8 + 8 + 4 + 4 + 8  # user, movie, rating, how much it counts; its place in the epoch's order
 _PAIR = 2 * 2 * (16 + 4) + 8 + 2 * 4
-# Of a sum: row, column (torch keeps both) and value, two in the matrix and in its transpose; the pair and both
-# of its values.
+# Of a sum: row, column (torch keeps both) and value, two in the matrix and in its transpose; the pair and
+# its values.
 _EVENT = 8 + 4 + 4  # of the ranking network: movie, rating, worth as a target
 
 
@@ -55,7 +55,7 @@ def of_dot_raters_by_blocked_sgd(config: Config) -> Footprint:
     # the own part takes off, two moments; and lot, ratings, first of those whose sums it is in; last lot,
     # weight, first of its own sum.
     each = (4 + 2 * 5) * row + squares + (4 + 4 + 8) + (4 + 4 + 8)
-    return Footprint(_EXAMPLE - 8 + 16, each, each, 2 * 2 * (4 + 4))
+    return Footprint(_EXAMPLE - 8 + 20, each, each, 2 * 2 * (4 + 4))
 
 
 def of_ranking_network(config: Config) -> Footprint:

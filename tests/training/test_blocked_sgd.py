@@ -51,30 +51,20 @@ def test_a_visit_takes_the_steps_of_the_equation() -> None:
     rng = np.random.default_rng(1)
     p, q, s, t = (rng.normal(0, 0.5, (1, K, D + 1)) for _ in range(4))
     x, y = (rng.normal(0, 0.5, (1, 2 * K, D + 1)) for _ in range(2))
-    value, c, e, rating, offset, low, span, rate, l2, l2_bias = (
-        -0.7,
-        0.6,
-        0.3,
-        4.0,
-        0.3,
-        0.0,
-        5.5,
-        0.1,
-        0.2,
-        0.05,
-    )
+    rating, value, counts, c, e = 4.0, -0.7, 1.2, 0.6, 0.3
+    offset, low, span, rate, l2, l2_bias = 0.3, 0.0, 5.5, 0.1, 0.2, 0.05
     tp, tq, tx, ty = (torch.tensor(part, requires_grad=True) for part in (p, q, x, y))
     v = tq + torch.tensor(s) - c * (tx[:, :K] + value * tx[:, K:])
     w = tp + torch.tensor(t) - e * (ty[:, :K] + value * ty[:, K:])
     logit = (w[..., :-1] * v[..., :-1]).sum(2) + w[..., -1] + v[..., -1] + offset
     error = low + span * torch.sigmoid(logit) - rating
-    (error.square().sum() / 2).backward()  # type: ignore[no-untyped-call]
+    (counts * error.square().sum() / 2).backward()  # type: ignore[no-untyped-call]
     tables = [part.astype(np.float32) for part in (p, q, x, y, s, t)]
     gradients = [np.zeros((1, rows * K, D + 1), np.float32) for rows in (1, 1, 2, 2)]
     squares = [np.full((1, K, 2), 0.1, np.float32) for _ in range(2)]
     squared = blocked_sgd_kernels.visit(
         np.array([~0], np.int32), np.array([~0], np.int32), np.array([rating], np.float32),
-        np.array([value], np.float32), 0,
+        np.array([value], np.float32), np.array([counts], np.float32), 0,
         *tables, *gradients, np.array([c], np.float32), np.array([e], np.float32), *squares,
         *(np.float32(n) for n in (offset, low, span, rate, l2, l2_bias)),
     )  # fmt: skip
@@ -116,6 +106,7 @@ def test_every_rating_is_visited_once_an_epoch() -> None:
         movie,
         rating,
         value,
+        np.ones_like(rating),
         raters=raters,
         rated=rated,
         row_bytes=1 << 17,
