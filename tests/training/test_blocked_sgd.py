@@ -68,7 +68,7 @@ def test_a_visit_takes_the_steps_of_the_equation() -> None:
         *tables, *gradients, np.array([c], np.float32), np.array([e], np.float32), *squares,
         *(np.float32(n) for n in (offset, low, span, rate, l2, l2_bias)),
     )  # fmt: skip
-    assert squared == pytest.approx(float(error.square().sum()), rel=1e-5)
+    assert squared == pytest.approx(float(error.detach().square().sum()), rel=1e-5)
     for before, table, found in ((p, tables[0], tp), (q, tables[1], tq)):
         assert found.grad is not None
         g = found.grad.numpy() + np.array([l2] * D + [l2_bias]) * before
