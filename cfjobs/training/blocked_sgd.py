@@ -22,10 +22,10 @@ from cfjobs.training.epochs import EpochLoop, Examples
 
 _SUM_STEPS = 8  # an epoch, of the rows that are summed
 _SUM_RATE = 0.2  # of the learning rate
-_SUM_L2 = 0.5  # of the penalty
-_SUM_HOLD = 100  # ratings more than a row has, for which it pays L2
+_SUM_L2 = 1.0  # of the penalty
+_RATER_HOLD, _RATED_HOLD = 0, 100  # ratings more than a rater or a rated movie has, for which its row pays L2
 _SUM_BETAS = (0.8, 0.99)
-_BIAS_L2 = 0.25  # of the penalty
+_BIAS_L2 = 1.0  # of the penalty
 _FIRST_A = 0.1  # squared gradients that a row starts with: bounds its first steps
 
 
@@ -65,9 +65,11 @@ class BlockedSGD(EpochLoop):
             "user": torch.full((n_users, n_members, 2), _FIRST_A),
             "movie": torch.full((n_movies, n_members, 2), _FIRST_A),
         }
+        ratings_of_user = np.bincount(user, minlength=n_users)
+        ratings_of_movie = np.bincount(movie, minlength=n_movies)
         self.sums = (
-            _Sums(rows.x, rows.raters, like=rows.movie, n_ratings=np.bincount(user, minlength=n_users)),
-            _Sums(rows.y, rows.rated, like=rows.user, n_ratings=np.bincount(movie, minlength=n_movies)),
+            _Sums(rows.x, rows.raters, like=rows.movie, held=ratings_of_user + _RATER_HOLD),
+            _Sums(rows.y, rows.rated, like=rows.user, held=ratings_of_movie + _RATED_HOLD),
         )
         self.summed = False  # whether the sums are those of the rows as they are
         self.threads = torch.get_num_threads()
@@ -173,12 +175,12 @@ class _Sums:
     round.
     """
 
-    def __init__(self, x: Tensor, raters: Raters, *, like: Tensor, n_ratings: NDArray[np.int64]) -> None:
+    def __init__(self, x: Tensor, raters: Raters, *, like: Tensor, held: NDArray[np.int64]) -> None:
         self.x, self.raters = x, raters
         self.sums, self.gradients = torch.zeros_like(like), torch.zeros_like(like)
         self.own = torch.zeros_like(x)
         self.moments = {"first": torch.zeros_like(x), "second": torch.zeros_like(x)}
-        self.held = (n_ratings + _SUM_HOLD).astype(np.float32)
+        self.held = held.astype(np.float32)
 
     def add_up(self, pool: ThreadPoolExecutor) -> None:
         raters = self.raters
