@@ -8,6 +8,7 @@ docs/decisions/0006-a-rating-at-a-time.md.
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cfjobs.models.raters import Raters, sum_raters, unusual
+from cfjobs.models.raters import Floats, Raters, sum_raters, unusual
 from cfjobs.training import blocked_sgd_kernels
 from cfjobs.training.checkpoint import Checkpoints, State
 from cfjobs.training.epochs import EpochLoop, Examples
@@ -68,8 +69,8 @@ class BlockedSGD(EpochLoop):
         ratings_of_user = np.bincount(user, minlength=n_users)
         ratings_of_movie = np.bincount(movie, minlength=n_movies)
         self.sums = (
-            _Sums(rows.x, rows.raters, like=rows.movie, held=ratings_of_user + _RATER_HOLD),
-            _Sums(rows.y, rows.rated, like=rows.user, held=ratings_of_movie + _RATED_HOLD),
+            _Sums.of(rows.x, rows.raters, like=rows.movie, held=ratings_of_user + _RATER_HOLD),
+            _Sums.of(rows.y, rows.rated, like=rows.user, held=ratings_of_movie + _RATED_HOLD),
         )
         self.summed = False  # whether the sums are those of the rows as they are
         self.threads = torch.get_num_threads()
@@ -168,19 +169,27 @@ class BlockedSGD(EpochLoop):
                 own[key].copy_(tensor)
 
 
+@dataclass
 class _Sums:
     """The sums over rows x [U + 1, 2 K, D + 1] for each of M, what their gradients need, and the steps of x.
 
     So for the movies, over those who rated them; for the users, over what they rated, U and M the other way
-    round.
+    round. held [U]: for how many ratings a row pays L2 in an epoch.
     """
 
-    def __init__(self, x: Tensor, raters: Raters, *, like: Tensor, held: NDArray[np.int64]) -> None:
-        self.x, self.raters = x, raters
-        self.sums, self.gradients = torch.zeros_like(like), torch.zeros_like(like)
-        self.own = torch.zeros_like(x)
-        self.moments = {"first": torch.zeros_like(x), "second": torch.zeros_like(x)}
-        self.held = held.astype(np.float32)
+    x: Tensor
+    raters: Raters
+    sums: Tensor
+    gradients: Tensor
+    own: Tensor
+    moments: dict[str, Tensor]
+    held: Floats
+
+    @classmethod
+    def of(cls, x: Tensor, raters: Raters, *, like: Tensor, held: NDArray[np.int64]) -> "_Sums":
+        sums, gradients = torch.zeros_like(like), torch.zeros_like(like)
+        moments = {"first": torch.zeros_like(x), "second": torch.zeros_like(x)}
+        return cls(x, raters, sums, gradients, torch.zeros_like(x), moments, held.astype(np.float32))
 
     def add_up(self, pool: ThreadPoolExecutor) -> None:
         raters = self.raters
