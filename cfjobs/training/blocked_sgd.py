@@ -22,12 +22,22 @@ from cfjobs.training.checkpoint import Checkpoints, State
 from cfjobs.training.epochs import EpochLoop, Examples
 
 _SUM_STEPS = 8  # an epoch, of the rows that are summed
-_SUM_RATE = 0.2  # of the learning rate
-_SUM_L2 = 1.0  # of the penalty
-_RATER_HOLD, _RATED_HOLD = 0, 100  # ratings more than a rater or a rated movie has, for which its row pays L2
 _SUM_BETAS = (0.8, 0.99)
-_BIAS_L2 = 1.0  # of the penalty
 _FIRST_A = 0.1  # squared gradients that a row starts with: bounds its first steps
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """Of the rows that are summed: their part of the learning rate and of the penalty; the biases' part of
+    the penalty."""
+
+    rate: float
+    l2: float
+    bias_l2: float
+
+
+_RATERS, _BOTH = _Pace(rate=0.2, l2=0.5, bias_l2=1.0), _Pace(rate=0.1, l2=1.0, bias_l2=0.5)
+_HOLD = 300  # ratings more than a movie has, for which its row in the users' sums pays L2
 
 
 class BlockedSGD(EpochLoop):
@@ -69,9 +79,10 @@ class BlockedSGD(EpochLoop):
         ratings_of_user = np.bincount(user, minlength=n_users)
         ratings_of_movie = np.bincount(movie, minlength=n_movies)
         self.sums = (
-            _Sums.of(rows.x, rows.raters, like=rows.movie, held=ratings_of_user + _RATER_HOLD),
-            _Sums.of(rows.y, rows.rated, like=rows.user, held=ratings_of_movie + _RATED_HOLD),
+            _Sums.of(rows.x, rows.raters, like=rows.movie, held=ratings_of_user),
+            _Sums.of(rows.y, rows.rated, like=rows.user, held=ratings_of_movie + _HOLD),
         )
+        self.pace = _BOTH if len(rows.rated.users) else _RATERS
         self.summed = False  # whether the sums are those of the rows as they are
         self.threads = torch.get_num_threads()
 
@@ -111,7 +122,7 @@ class BlockedSGD(EpochLoop):
         l2 = self.plan.l2
         scalars = [
             np.float32(x)
-            for x in (float(rows.offset), self.low, self.span, self.rate, l2, _BIAS_L2 * l2)
+            for x in (float(rows.offset), self.low, self.span, self.rate, l2, self.pace.bias_l2 * l2)
         ]  # fmt: skip
 
         def visit(i: int) -> float:
@@ -134,9 +145,9 @@ class BlockedSGD(EpochLoop):
     def _step_summed(self, pool: ThreadPoolExecutor) -> None:
         per_epoch = -(-self.blocks.n_blocks // self.rounds_a_step)
         number = (self.epoch - 1) * per_epoch + -(-self.step // self.rounds_a_step)
-        share = self.rounds_a_step / self.blocks.n_blocks
+        share, pace = self.rounds_a_step / self.blocks.n_blocks, self.pace
         for sums in self.sums:
-            sums.step(pool, rate=self.rate, l2=self.plan.l2 * share, number=number)
+            sums.step(pool, rate=pace.rate * self.rate, l2=pace.l2 * self.plan.l2 * share, number=number)
         self.summed = False
 
     def loss(self, examples: Examples) -> float:
@@ -202,8 +213,8 @@ class _Sums:
         raters, (beta_1, beta_2) = self.raters, _SUM_BETAS
         tables = (self.x, self.moments["first"], self.moments["second"], self.gradients, self.own)
         arrays = [table.numpy() for table in tables]
-        penalty = np.float32(_SUM_L2 * l2) * self.held
-        scalars = [np.float32(x) for x in (_SUM_RATE * rate, beta_1, beta_2)]
+        penalty = np.float32(l2) * self.held
+        scalars = [np.float32(x) for x in (rate, beta_1, beta_2)]
         _over(
             pool,
             len(raters.lot),

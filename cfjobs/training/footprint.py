@@ -41,7 +41,7 @@ def of_rating_network(config: Config) -> Footprint:
         # The table, and that of twice the width which is summed; a row of its own matrix of sums, two of the
         # other side's transpose.
         each = 3 * member_rows * _PARAMETER + 8 + 16
-        return Footprint(_EXAMPLE, each, each, 2 * _PAIR)
+        return Footprint(_EXAMPLE, each, each, _PAIR)
     row = width + (1 if config.model == "dot_bias" else 0)
     return Footprint(_EXAMPLE, row * _PARAMETER, row * _PARAMETER)
 
@@ -55,7 +55,7 @@ def of_dot_raters_by_blocked_sgd(config: Config) -> Footprint:
     # the own part takes off, two moments; and lot, ratings, first of those whose sums it is in; last lot,
     # weight, first of its own sum.
     each = (4 + 2 * 5) * row + squares + (4 + 4 + 8) + (4 + 4 + 8)
-    return Footprint(_EXAMPLE - 8 + 20, each, each, 2 * 2 * (4 + 4))
+    return Footprint(_EXAMPLE - 8 + 20, each, each, 2 * (4 + 4))
 
 
 def of_ranking_network(config: Config) -> Footprint:
@@ -68,7 +68,7 @@ def of_ranking_network(config: Config) -> Footprint:
 def least(config: Config, *, ratings: int, users: int, movies: int) -> int:
     """Bytes that the training of both networks, one after the other, takes at least."""
     sizes = {"ratings": ratings, "users": users, "movies": movies}
-    pairs = min(ratings, min(users, movies) * config.max_raters, _MAX_PAIRS)
+    pairs = min(ratings, movies * config.max_raters, _MAX_PAIRS)
     rating = of_rating_network(config).bytes(**sizes, pairs=pairs)
     if config.feedback == "implicit":
         rating = 0

@@ -11,6 +11,7 @@ from cfjobs import models
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.models.network import UNKNOWN
+from cfjobs.models.networks import dot_raters
 from cfjobs.models.raters import unusual
 from cfjobs.tables import runs
 from cfjobs.testing import LAWS, Law, M, U, examples, network
@@ -38,8 +39,9 @@ def test_a_name_that_names_no_network_is_refused(name: str) -> None:
         models.recipe_of(Config(model=name))
 
 
-def test_what_is_left_of_the_raters_is_the_plain_network() -> None:
+def test_what_is_left_of_the_raters_is_the_plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaving u and m out: a pair's training prediction is that of the sums over the others."""
+    monkeypatch.setattr(dot_raters, "ENOUGH", 0)
     found = network("dot_raters", max_raters=1000)
     pairs = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 0, 0, 1])
     stars = torch.tensor([1.0, 3.0, 5.0, 5.0])
@@ -60,7 +62,9 @@ def test_what_is_left_of_the_raters_is_the_plain_network() -> None:
         torch.testing.assert_close(with_own_left_out[row], found.range(logit))  # type: ignore[operator]  # a module
 
 
-def test_folding_the_raters_changes_no_prediction() -> None:
+@pytest.mark.parametrize("enough", [0, 1_000])
+def test_folding_the_raters_changes_no_prediction(enough: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dot_raters, "ENOUGH", enough)
     found = network("dot_raters")
     found.setup(examples().user_idx, examples().movie_idx, examples().rating)
     found.eval()

@@ -11,12 +11,20 @@ from cfjobs import models, training
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.models.network import Network
+from cfjobs.models.networks import dot_raters
 from cfjobs.models.raters import Raters
 from cfjobs.training import blocked_sgd_kernels
 from cfjobs.training.checkpoint import State
 from tests.training.test_checkpoint import Shelf, killed_and_resumed
 
 U, M, K, D = 60, 80, 2, 5
+
+
+@pytest.fixture(autouse=True)
+def _users_have_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dot_raters, "ENOUGH", 0)
+
+
 SMALL = Config(n_factors=D, ensemble=K, epochs=3, max_raters=7)
 
 

@@ -7,7 +7,7 @@ user's what they rated and how. The default.
 
 r is how far a rating is from its user's and its movie's mean.
 R(m) are the users who rated m in training, a random few of them where there are many; N(u) the movies that u
-rated, the most popular of them where there are many. Leaving u and m out matters: in training u did rate m,
+rated, the most popular of them where there are many, and none where ratings are few (`ENOUGH`). Leaving u and m out matters: in training u did rate m,
 tonight it did not. After the fit the sums are folded into the rows of movies and users, and what remains is
 `dot_bias`. `ensemble` members start apart and are trained side by side; their logits are averaged,
 which is one longer dot product.
@@ -28,6 +28,9 @@ from cfjobs.models.pair_dot import pair_logits
 from cfjobs.models.raters import Raters, unusual
 from cfjobs.models.recipe import BlockRecipe, Recipe, Settings
 from cfjobs.models.side_features import sparse, sparse_product
+
+ENOUGH = 20
+"""Ratings for each user and movie, in the mean, from which users have sums: the rows y of fewer learn noise."""
 
 _START = 0.1
 _MOST_PAIRS = (
@@ -63,13 +66,14 @@ class DotRaters(Network):
             at_most=self._at_most(self.n_movies),
             order=torch.randperm(self.n_users).numpy(),
         )
+        enough = len(user) >= ENOUGH * (self.n_users + self.n_movies)
         popular = np.argsort(-np.bincount(movie, minlength=self.n_movies), kind="stable")
         self.rated = Raters.of(
             movie,
             user,
             value,
             n_movies=self.n_users,
-            at_most=self._at_most(self.n_users),
+            at_most=self._at_most(self.n_users) if enough else 0,
             order=np.argsort(popular),
         )
         x = self._table(UserTable, self.n_users, scale=0.1 * _START, n_rows_each=2)
