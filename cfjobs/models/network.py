@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from cfjobs.features import Features
 from cfjobs.models.pair_dot import pair_logits
-from cfjobs.models.raters import Raters
+from cfjobs.models.raters import Floats, Raters
 from cfjobs.models.recipe import BlockRecipe, Recipe, Settings
 from cfjobs.models.side_features import HIDDEN_MOVIES, MovieValues, UserValues, ValueEmbedding
 
@@ -41,7 +41,7 @@ class BlockRows:
     see `blocked_sgd_kernels.py` for what each is.
 
     user [U + 1, K, D + 1], x [U + 1, 2 K, D + 1], movie [M + 1, K, D + 1], y [M + 1, 2 K, D + 1]: views of
-    the parameters, a bias in the last column.
+    the parameters, a bias in the last column. value [R]: of each rating, as in `Raters`.
     """
 
     user: Tensor
@@ -51,6 +51,7 @@ class BlockRows:
     offset: Tensor
     raters: Raters
     rated: Raters
+    value: Floats
     range: "RatingRange"
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cfjobs.models.raters import Floats, Raters, sum_raters, unusual
+from cfjobs.models.raters import Floats, Raters, sum_raters
 from cfjobs.training import blocked_sgd_kernels
 from cfjobs.training.checkpoint import Checkpoints, State
 from cfjobs.training.epochs import EpochLoop, Examples
@@ -62,7 +62,7 @@ class BlockedSGD(EpochLoop):
             user,
             movie,
             rating,
-            unusual(user, movie, rating, n_users=n_users, n_movies=n_movies),
+            rows.value,
             np.ones_like(rating) if train.weight is None else train.weight.numpy(),
             raters=rows.raters,
             rated=rows.rated,

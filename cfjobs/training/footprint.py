@@ -13,7 +13,8 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 
 _PARAMETER = 5 * 4
-_EXAMPLE = 8 + 8 + 4 + 4 + 8  # user, movie, rating, how much it counts; its place in the epoch's order
+_EXAMPLE = 8 + 8 + 4 + 4 + 4 + 8
+# User, movie, rating, how much it counts, how far it is from the means; its place in the epoch's order.
 _PAIR = 2 * 2 * (16 + 4) + 8 + 2 * 4
 # Of a sum: row, column (torch keeps both) and value, two in the matrix and in its transpose; the pair and
 # its values.

@@ -5,10 +5,10 @@ user's what they rated and how. The default.
     v_m = q_m + |R(m)|^-1/2 x sum of (x_w + r_wm x'_w) over w in R(m), w != u
     p_u = o_u + |N(u)|^-1/2 x sum of (y_n + r_un y'_n) over n in N(u), n != m   and likewise b_u and c_m
 
-r is how far a rating is from its user's and its movie's mean.
+r is how far a rating is from its user's and its movie's mean. Where ratings are few (`ENOUGH`) it is nothing,
+and neither are the sums of users: x alone is left.
 R(m) are the users who rated m in training, a random few of them where there are many; N(u) the movies that u
-rated, the most popular of them where there are many, and none where ratings are few (`ENOUGH`). Leaving u and
-m out matters: in training u did rate m, tonight it did not. After the fit the sums are folded into the rows
+rated, the most popular of them where there are many. Leaving u and m out matters: in training u did rate m, tonight it did not. After the fit the sums are folded into the rows
 of movies and users, and what remains is `dot_bias`. `ensemble` members start apart and are trained side by
 side; their logits are averaged, which is one longer dot product.
 
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from cfjobs.models.network import BlockRows, DotScores, MovieTable, Network, RatingRange, Table, UserTable
 from cfjobs.models.pair_dot import pair_logits
-from cfjobs.models.raters import Raters, unusual
+from cfjobs.models.raters import Floats, Raters, unusual
 from cfjobs.models.recipe import BlockRecipe, Recipe, Settings
 from cfjobs.models.side_features import sparse, sparse_product
 
 ENOUGH = 20
-"""Ratings for each user and movie, in the mean, from which users have sums; rows y of fewer learn noise."""
+"""Ratings for each user and movie, in the mean, from which there is more than x; of fewer it learns noise."""
 
 _START = 0.1
 _MOST_PAIRS = (
@@ -53,11 +53,18 @@ class DotRaters(Network):
         self._sums: tuple[_Sums, _Sums] | None = None
         self.raters: Raters | None = None
         self.rated: Raters | None = None
+        self.value: Floats | None = None
 
     def setup(self, user_idx: Tensor, movie_idx: Tensor, rating: Tensor) -> None:
         """Learn who rated what and how, and make the embeddings x and y that the sums are of."""
         user, movie, stars = (column.cpu().numpy() for column in (user_idx, movie_idx, rating))
-        value = unusual(user, movie, stars, n_users=self.n_users, n_movies=self.n_movies)
+        enough = len(user) >= ENOUGH * (self.n_users + self.n_movies)
+        value = (
+            unusual(user, movie, stars, n_users=self.n_users, n_movies=self.n_movies)
+            if enough
+            else np.zeros(len(user), np.float32)
+        )
+        self.value = value
         self.raters = Raters.of(
             user,
             movie,
@@ -66,7 +73,6 @@ class DotRaters(Network):
             at_most=self._at_most(self.n_movies),
             order=torch.randperm(self.n_users).numpy(),
         )
-        enough = len(user) >= ENOUGH * (self.n_users + self.n_movies)
         popular = np.argsort(-np.bincount(movie, minlength=self.n_movies), kind="stable")
         self.rated = Raters.of(
             movie,
@@ -93,7 +99,7 @@ class DotRaters(Network):
         self.movie.weight[:-1] += of_movies
         self.user.weight[:-1] += of_users
         del self.user_as_rater, self.movie_as_rated
-        self.raters = self.rated = self._sums = None
+        self.raters = self.rated = self.value = self._sums = None
 
     def forward(self, user_idx: Tensor, movie_idx: Tensor) -> Tensor:
         """In training one prediction for each member [B, K]; otherwise that of their mean logit [B]."""
@@ -169,11 +175,12 @@ class DotRaters(Network):
         return min(self.settings.max_raters, max(8, _MOST_PAIRS // n))
 
     def block_rows(self) -> BlockRows | None:
-        if self.raters is None or self.rated is None:
+        if self.raters is None or self.rated is None or self.value is None:
             return None
         tables = (self.user, self.movie, self.user_as_rater, self.movie_as_rated)
         user, movie, x, y = (self._rows(table.weight.detach()) for table in tables)
-        return BlockRows(user, movie, x, y, self.offset.detach(), self.raters, self.rated, self.range)
+        offset = self.offset.detach()
+        return BlockRows(user, movie, x, y, offset, self.raters, self.rated, self.value, self.range)
 
     def scores(self) -> DotScores:
         user_UKD, movie_MKD = (self._members(table.weight[:-1].detach()) for table in (self.user, self.movie))
