@@ -8,9 +8,10 @@ user's what they rated and how. The default.
 r is how far a rating is from its user's and its movie's mean. Where ratings are few (`ENOUGH`) it is nothing,
 and neither are the sums of users: x alone is left.
 R(m) are the users who rated m in training, a random few of them where there are many; N(u) the movies that u
-rated, the most popular of them where there are many. Leaving u and m out matters: in training u did rate m, tonight it did not. After the fit the sums are folded into the rows
-of movies and users, and what remains is `dot_bias`. `ensemble` members start apart and are trained side by
-side; their logits are averaged, which is one longer dot product.
+rated, the most popular of them where there are many. Leaving u and m out matters: in training u did rate m,
+tonight it did not. After the fit the sums are folded into the rows of movies and users, and what remains is
+`dot_bias`. `ensemble` members start apart and are trained side by side; their logits are averaged, which is
+one longer dot product.
 
 Initialisation: embeddings normal(0, 0.1), so that members end apart; x and y ten times smaller; biases zero.
 Source: `EmbeddingDotBias` of the fast.ai lesson; Koren, SVD++ (2008), for the sum on the user's side;
