@@ -13,8 +13,8 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 
 _PARAMETER = 5 * 4
-_EXAMPLE = 8 + 8 + 4 + 4 + 4 + 8
-# User, movie, rating, how much it counts, how far it is from the means; its place in the epoch's order.
+_EXAMPLE = 8 + 8 + 4 + 4 + 8  # user, movie, rating, how much it counts; its place in the epoch's order
+_VALUE = 4  # of a rating, beside what is usual
 _PAIR = 2 * 2 * (16 + 4) + 8 + 2 * 4
 # Of a sum: row, column (torch keeps both) and value, two in the matrix and in its transpose; the pair and
 # its values.
@@ -42,7 +42,7 @@ def of_rating_network(config: Config) -> Footprint:
         # The table, and that of twice the width which is summed; a row of its own matrix of sums, two of the
         # other side's transpose.
         each = 3 * member_rows * _PARAMETER + 8 + 16
-        return Footprint(_EXAMPLE, each, each, _PAIR)
+        return Footprint(_EXAMPLE + _VALUE, each, each, _PAIR)
     row = width + (1 if config.model == "dot_bias" else 0)
     return Footprint(_EXAMPLE, row * _PARAMETER, row * _PARAMETER)
 
@@ -56,7 +56,7 @@ def of_dot_raters_by_blocked_sgd(config: Config) -> Footprint:
     # the own part takes off, two moments; and lot, ratings, first of those whose sums it is in; last lot,
     # weight, first of its own sum.
     each = (4 + 2 * 5) * row + squares + (4 + 4 + 8) + (4 + 4 + 8)
-    return Footprint(_EXAMPLE - 8 + 20, each, each, 2 * (4 + 4))
+    return Footprint(_EXAMPLE - 8 + _VALUE + 20, each, each, 2 * (4 + 4))
 
 
 def of_ranking_network(config: Config) -> Footprint:

@@ -72,7 +72,7 @@ def test_the_rating_network_holds_what_it_should(model: str, sizes: dict[str, in
         n_movies=sizes["movies"],
         settings=models.settings(config, y_range=(1, 5)),
     )
-    examples = training.Examples(*pairs(sizes))
+    examples = training.Examples(*pairs(sizes), weight=torch.ones(sizes["ratings"]))
     training.fit_rating(
         network,
         examples,
@@ -123,9 +123,8 @@ def test_a_rating_at_a_time_holds_what_it_should(sizes: dict[str, int]) -> None:
     settings = models.settings(config, y_range=(1, 5))
     network = models.build("dot_raters", n_users=sizes["users"], n_movies=sizes["movies"], settings=settings)
     valid = training.Examples(*(t[:50].clone() for t in pairs(sizes)))
-    training.fit_rating(
-        network, training.Examples(*pairs(sizes)), config=config, valid=valid, checkpoints=Look()
-    )
+    examples = training.Examples(*pairs(sizes), weight=torch.ones(sizes["ratings"]))
+    training.fit_rating(network, examples, config=config, valid=valid, checkpoints=Look())
     told = footprint.of_dot_raters_by_blocked_sgd(config).bytes(**sizes, pairs=sizes["ratings"])
     assert max(held) == pytest.approx(told, rel=0.03)
 
