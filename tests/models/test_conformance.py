@@ -56,8 +56,8 @@ def test_what_is_left_of_the_raters_is_the_plain_network(monkeypatch: pytest.Mon
     others = [(x[1] + x[2]) / 3**0.5, (x[0] + x[2]) / 3**0.5, (x[0] + x[1]) / 3**0.5, x[0] * 0]
     other_movies = [y[3] / 2**0.5, y[0] * 0, y[0] * 0, y[0] / 2**0.5]
     for row, (user, movie) in enumerate(zip(*pairs, strict=True)):
-        p = (found.user.weight[user] + other_movies[row]).view(2, -1)  # type: ignore[union-attr, operator]  # an embedding
-        q = (found.movie.weight[movie] + others[row]).view(2, -1)  # type: ignore[union-attr, operator]  # an embedding
+        p = (found.user.weight[user] + other_movies[row]).view(2, -1)  # type: ignore[union-attr, index]  # an embedding
+        q = (found.movie.weight[movie] + others[row]).view(2, -1)  # type: ignore[union-attr, index]  # an embedding
         logit = (p[:, :-1] * q[:, :-1]).sum(1) + p[:, -1] + q[:, -1]
         torch.testing.assert_close(with_own_left_out[row], found.range(logit))  # type: ignore[operator]  # a module
 

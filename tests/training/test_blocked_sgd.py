@@ -66,7 +66,7 @@ def test_a_visit_takes_the_steps_of_the_equation() -> None:
     w = tp + torch.tensor(t) - e * (ty[:, :K] + value * ty[:, K:])
     logit = (w[..., :-1] * v[..., :-1]).sum(2) + w[..., -1] + v[..., -1] + offset
     error = low + span * torch.sigmoid(logit) - rating
-    (counts * error.square().sum() / 2).backward()  # type: ignore[no-untyped-call]
+    (counts * error.square().sum() / 2).backward()
     tables = [part.astype(np.float32) for part in (p, q, x, y, s, t)]
     gradients = [np.zeros((1, rows * K, D + 1), np.float32) for rows in (1, 1, 2, 2)]
     squares = [np.full((1, K, 2), 0.1, np.float32) for _ in range(2)]
@@ -82,9 +82,9 @@ def test_a_visit_takes_the_steps_of_the_equation() -> None:
         g = found.grad.numpy() + np.array([l2] * D + [l2_bias]) * before
         mean = np.concatenate([(g[..., :-1] ** 2).mean(2, keepdims=True).repeat(D, 2), g[..., -1:] ** 2], 2)
         np.testing.assert_allclose(table, before - rate / np.sqrt(0.1 + mean) * g, rtol=1e-4, atol=1e-6)
-    for found, rows, sign in zip(gradients, (tq, tp, tx, ty), (1, 1, -1, -1), strict=True):
+    for gradient, rows, sign in zip(gradients, (tq, tp, tx, ty), (1, 1, -1, -1), strict=True):
         assert rows.grad is not None  # x, y: a rating leaves its own part out
-        np.testing.assert_allclose(found, sign * rows.grad.numpy(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(gradient, sign * rows.grad.numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_the_model_does_not_depend_on_the_threads() -> None:
