@@ -88,7 +88,7 @@ def _losses(
 ) -> Iterator[float]:
     plan = models.plan(config, n_ratings=len(examples))
     torch.manual_seed(config.seed)
-    network.setup(examples.user_idx, examples.movie_idx)
+    network.setup(examples.user_idx, examples.movie_idx, examples.rating)
     optimizer = minibatch.optimizer_of(network, config)
     generator = torch.Generator().manual_seed(config.seed)
     network.train()

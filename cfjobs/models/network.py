@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from cfjobs.features import Features
 from cfjobs.models.pair_dot import pair_logits
-from cfjobs.models.raters import Raters
+from cfjobs.models.raters import Floats, Raters
 from cfjobs.models.recipe import BlockRecipe, Recipe, Settings
 from cfjobs.models.side_features import HIDDEN_MOVIES, MovieValues, UserValues, ValueEmbedding
 
@@ -40,14 +40,18 @@ class BlockRows:
     """The tables of a network that can be trained a rating at a time;
     see `blocked_sgd_kernels.py` for what each is.
 
-    user, x [U + 1, K, D + 1] and movie [M + 1, K, D + 1]: views of the parameters, a bias in the last column.
+    user [U + 1, K, D + 1], x [U + 1, 2 K, D + 1], movie [M + 1, K, D + 1], y [M + 1, 2 K, D + 1]: views of
+    the parameters, a bias in the last column. value [R]: of each rating, as in `Raters`.
     """
 
     user: Tensor
     movie: Tensor
     x: Tensor
+    y: Tensor
     offset: Tensor
     raters: Raters
+    rated: Raters
+    value: Floats
     range: "RatingRange"
 
 
@@ -139,8 +143,8 @@ class Network(nn.Module, ABC):
         """What side features are being learnt, by the name of what they add to."""
         return {name: values for name, values in self.side.items() if isinstance(values, ValueEmbedding)}
 
-    def setup(self, user_idx: Tensor, movie_idx: Tensor) -> None:
-        """Called before training with the rows of all training ratings [R],
+    def setup(self, user_idx: Tensor, movie_idx: Tensor, rating: Tensor) -> None:
+        """Called before training with the rows of all training ratings [R], and the ratings,
         for a network that looks at them."""
 
     def block_rows(self) -> BlockRows | None:

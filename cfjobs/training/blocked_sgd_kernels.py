@@ -5,14 +5,14 @@ user and no movie, so threads need no lock and the result does not depend on the
 epoch. While a block is visited its movies stay in the cache and its users stream by, so that a rating costs
 arithmetic, not memory.
 
-For a rating r of user u and movie m, with e = predicted - r and g = e x d predicted / d logit,
+For a rating r of user u and movie m, with e = predicted - r and g = weight x e x d predicted / d logit,
 
     p_u -= rate / sqrt(A_u) x (g v_m + l2 p_u)          A: running sum of the mean squared gradients of a row
-    q_m -= rate / sqrt(A_m) x (g p_u + l2 q_m)
+    q_m -= rate / sqrt(A_m) x (g w_u + l2 q_m)
 
-where v_m = q_m + s_m is the movie's vector and its raters' sum (see `models/networks/dot_raters.py`). The
-sums are held for a while and their gradients G_m collected; then the raters' rows x_w take one step of Adam
-and the sums are new.
+where v_m = q_m + s_m is the movie's vector and its raters' sum, w_u = p_u + t_u the user's and the sum of
+the movies that they rated (see `models/networks/dot_raters.py`). The sums are held for a while and their
+gradients collected; then the rows x and y that they sum take one step of Adam and the sums are new.
 
 Sources: Chin and others, "A fast parallel stochastic gradient method" (2015, LIBMF), for the blocks and the
 rates by row; Gemulla and others, "Large-scale matrix factorization with distributed stochastic gradient
@@ -38,15 +38,18 @@ _fast = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="n
 
 @dataclass(frozen=True)
 class Blocks:
-    """Ratings by block; block i x B + j has the i-th users and the j-th movies. user, movie, rating [R];
-    first [B x B + 1].
+    """Ratings by block; block i x B + j has the i-th users and the j-th movies. user, movie, rating, value,
+    weight [R], value as in `Raters`, weight as in `Examples`; first [B x B + 1].
 
-    A movie m is stored as ~m where the user is in the movie's sum.
+    A movie m is stored as ~m where the user is in the movie's sum, a user u as ~u where the movie is in the
+    user's.
     """
 
     user: Ints
     movie: Ints
     rating: Floats
+    value: Floats
+    weight: Floats
     first: NDArray[np.int64]
     n_blocks: int
 
@@ -56,8 +59,11 @@ class Blocks:
         user: NDArray[np.integer],
         movie: NDArray[np.integer],
         rating: Floats,
+        value: Floats,
+        weight: Floats,
         *,
         raters: Raters,
+        rated: Raters,
         row_bytes: int,
         rng: np.random.Generator,
     ) -> "Blocks":
@@ -70,14 +76,18 @@ class Blocks:
         before = counted(user, n_users).cumsum()
         block_of_user = ((before - 1) * n_blocks // max(1, len(user))).astype(np.int32)
         block_of_movie = (rng.permutation(n_movies) % n_blocks).astype(np.int32)
-        users, movies, ratings, first = _deal(
-            user, movie, rating, block_of_user, block_of_movie, n_blocks, raters.lot, raters.last
-        )
-        return cls(users, movies, ratings, first, n_blocks)
+        dealt = _deal(
+            user, movie, rating, value, weight, block_of_user, block_of_movie, n_blocks,
+            raters.lot, raters.last, rated.lot, rated.last,
+        )  # fmt: skip
+        return cls(*dealt, n_blocks=n_blocks)
 
 
 @_fast
-def _deal(user, movie, rating, block_of_user, block_of_movie, n_blocks, lot, last):  # type: ignore[no-untyped-def]
+def _deal(  # type: ignore[no-untyped-def]
+    user, movie, rating, value, weight, block_of_user, block_of_movie, n_blocks,
+    user_lot, movie_last, movie_lot, user_last,
+):  # fmt: skip
     first = np.zeros(n_blocks * n_blocks + 1, np.int64)
     for t in range(len(user)):
         first[block_of_user[user[t]] * n_blocks + block_of_movie[movie[t]] + 1] += 1
@@ -85,102 +95,135 @@ def _deal(user, movie, rating, block_of_user, block_of_movie, n_blocks, lot, las
         first[c + 1] += first[c]
     place = first[:-1].copy()
     users, movies = np.empty(len(user), np.int32), np.empty(len(user), np.int32)
-    ratings = np.empty(len(user), np.float32)
+    ratings, values = np.empty(len(user), np.float32), np.empty(len(user), np.float32)
+    weights = np.empty(len(user), np.float32)
     for t in range(len(user)):
         c = block_of_user[user[t]] * n_blocks + block_of_movie[movie[t]]
-        users[place[c]], ratings[place[c]] = user[t], rating[t]
-        movies[place[c]] = ~movie[t] if lot[user[t]] <= last[movie[t]] else movie[t]
+        users[place[c]] = ~user[t] if movie_lot[movie[t]] <= user_last[user[t]] else user[t]
+        movies[place[c]] = ~movie[t] if user_lot[user[t]] <= movie_last[movie[t]] else movie[t]
+        ratings[place[c]], values[place[c]], weights[place[c]] = rating[t], value[t], weight[t]
         place[c] += 1
-    return users, movies, ratings, first
+    return users, movies, ratings, values, weights, first
 
 
 @_fast
 def visit(  # type: ignore[no-untyped-def]
-    users, movies, ratings, start, user_UKW, movie_MKW, x_UKW, sum_MKW, grad_MKW, own_UKW,
-    weight, user_A, movie_A, offset, low, span, rate, l2,
+    users, movies, ratings, values, weights, start, user_UKW, movie_MKW, x_UKW, y_MKW, s_MKW, t_UKW, grad_s_MKW, grad_t_UKW,
+    own_x_UKW, own_y_MKW, movie_weight, user_weight, user_A, movie_A, offset, low, span, rate, l2, l2_bias,
 ):  # fmt: skip
     """Take the ratings of one block, from `start` round to it again. Returns the squared errors, summed over
     ratings and members.
 
-    The last column of a row is its bias. grad, own: what the sums' gradients need, added to.
+    The last column of a row is its bias. s, t: the movies' and the users' sums; grad, own: what their
+    gradients need, added to. x, y and own have 2 K rows each, as `sum_raters` says.
     """
     n, (n_members, width) = len(users), user_UKW.shape[1:]
     n_factors, n_row = width - 1, n_members * width
     squared = 0.0
+    v, w = np.empty(width, np.float32), np.empty(width, np.float32)
     for turn in range(n):
         soon = movies[(start + turn + _AHEAD) % n]
         at = np.int64(soon if soon >= 0 else ~soon) * n_row
         fetch(movie_MKW, at, at + n_row)
-        fetch(sum_MKW, at, at + n_row)
-        fetch(grad_MKW, at, at + n_row)
+        fetch(s_MKW, at, at + n_row)
+        fetch(grad_s_MKW, at, at + n_row)
         t = (start + turn) % n
-        u, m, c = users[t], movies[t], np.float32(0)
+        u, m, c, e = users[t], movies[t], np.float32(0), np.float32(0)
         if m < 0:
             m = ~m
-            c = weight[m]
+            c = movie_weight[m]
+        if u < 0:
+            u = ~u
+            e = user_weight[u]
         for k in range(n_members):
-            p, q, x, s = user_UKW[u, k], movie_MKW[m, k], x_UKW[u, k], sum_MKW[m, k]
-            pv = vv = pp = pq = qq = np.float32(0)
+            p, q, s, r = user_UKW[u, k], movie_MKW[m, k], s_MKW[m, k], t_UKW[u, k]
+            x, x_value, y, y_value = (
+                x_UKW[u, k],
+                x_UKW[u, n_members + k],
+                y_MKW[m, k],
+                y_MKW[m, n_members + k],
+            )
+            c_value, e_value = c * values[t], e * values[t]
+            for d in range(width):
+                v[d] = q[d] + s[d] - c * x[d] - c_value * x_value[d]
+            for d in range(width):
+                w[d] = p[d] + r[d] - e * y[d] - e_value * y_value[d]
+            wv = vv = ww = pp = pv = qq = wq = np.float32(0)
             for d in range(n_factors):
-                v = q[d] + s[d] - c * x[d]
-                pv += p[d] * v
-                vv += v * v
+                wv += w[d] * v[d]
+                vv += v[d] * v[d]
+                ww += w[d] * w[d]
                 pp += p[d] * p[d]
-                pq += p[d] * q[d]
+                pv += p[d] * v[d]
                 qq += q[d] * q[d]
+                wq += w[d] * q[d]
             b_u, b_m = p[n_factors], q[n_factors]
-            logit = pv + b_u + b_m + s[n_factors] - c * x[n_factors] + offset
+            logit = wv + w[n_factors] + v[n_factors] + offset
             sigmoid = np.float32(1) / (np.float32(1) + np.exp(-logit))
             error = low + span * sigmoid - ratings[t]
             squared += error * error
-            g = error * span * sigmoid * (np.float32(1) - sigmoid)
+            g = weights[t] * error * span * sigmoid * (np.float32(1) - sigmoid)
             user_A[u, k, 0] += (g * g * vv + 2 * g * l2 * pv + l2 * l2 * pp) / n_factors
-            movie_A[m, k, 0] += (g * g * pp + 2 * g * l2 * pq + l2 * l2 * qq) / n_factors
-            user_A[u, k, 1] += (g + l2 * b_u) ** 2
-            movie_A[m, k, 1] += (g + l2 * b_m) ** 2
+            movie_A[m, k, 0] += (g * g * ww + 2 * g * l2 * wq + l2 * l2 * qq) / n_factors
+            user_A[u, k, 1] += (g + l2_bias * b_u) ** 2
+            movie_A[m, k, 1] += (g + l2_bias * b_m) ** 2
             rate_u, rate_m = rate / np.sqrt(user_A[u, k, 0]), rate / np.sqrt(movie_A[m, k, 0])
-            G, H, cg = grad_MKW[m, k], own_UKW[u, k], c * g
+            v[n_factors] = w[n_factors] = 1  # what a bias is multiplied by
             # Loops over few arrays each: with more, the compiler gives up proving that they do not overlap.
-            for d in range(n_factors):
-                G[d] += g * p[d]
+            _add(grad_s_MKW[m, k], g, w)
+            _add(grad_t_UKW[u, k], g, v)
             if c > 0:
-                for d in range(n_factors):
-                    H[d] += cg * p[d]
+                _add(own_x_UKW[u, k], c * g, w)
+                _add(own_x_UKW[u, n_members + k], c_value * g, w)
+            if e > 0:
+                _add(own_y_MKW[m, k], e * g, v)
+                _add(own_y_MKW[m, n_members + k], e_value * g, v)
             for d in range(n_factors):
-                p_d, q_d = p[d], q[d]
-                p[d] = p_d - rate_u * (g * (q_d + s[d] - c * x[d]) + l2 * p_d)
-                q[d] = q_d - rate_m * (g * p_d + l2 * q_d)
-            G[n_factors] += g
-            H[n_factors] += cg
-            p[n_factors] = b_u - rate / np.sqrt(user_A[u, k, 1]) * (g + l2 * b_u)
-            q[n_factors] = b_m - rate / np.sqrt(movie_A[m, k, 1]) * (g + l2 * b_m)
+                p[d] -= rate_u * (g * v[d] + l2 * p[d])
+            for d in range(n_factors):
+                q[d] -= rate_m * (g * w[d] + l2 * q[d])
+            p[n_factors] = b_u - rate / np.sqrt(user_A[u, k, 1]) * (g + l2_bias * b_u)
+            q[n_factors] = b_m - rate / np.sqrt(movie_A[m, k, 1]) * (g + l2_bias * b_m)
     return squared
 
 
 @_fast
-def step_raters(  # type: ignore[no-untyped-def]
-    x_UKW, first_moment, second_moment, grad_MKW, own_UKW, n_ratings, movies, first_movie, weight,
-    rate, l2, beta_1, beta_2, step, begin, end,
+def _add(into, times, row):  # type: ignore[no-untyped-def]
+    for d in range(len(row)):
+        into[d] += times * row[d]
+
+
+@_fast
+def step_summed(  # type: ignore[no-untyped-def]
+    x_UKW, first_moment, second_moment, grad_MKW, own_UKW, penalty, movies, value, first_movie, weight,
+    rate, beta_1, beta_2, step, begin, end,
 ):  # fmt: skip
-    """One step of Adam for the rows x of users begin..end - 1; clears `own`. n_ratings [U]:
-    that paid L2 since the last step."""
+    """One step of Adam for the rows begin..end - 1 of those that are summed: of the raters, x, or of what
+    they rated, y. Clears `own`. penalty [U]: what L2 takes of a row since the last step."""
     one = np.float32(1)
     correct_1, correct_2 = np.float32(1 - beta_1**step), np.float32(1 - beta_2**step)
-    g, n_row = np.empty(x_UKW.shape[2], np.float32), x_UKW.shape[1] * x_UKW.shape[2]
+    n_members, width = grad_MKW.shape[1:]
+    n_row = np.int64(n_members * width)
+    g_KW = np.empty((2 * n_members, width), np.float32)
     for u in range(begin, end):
-        for k in range(x_UKW.shape[1]):
-            for d in range(len(g)):
-                g[d] = l2 * n_ratings[u] * x_UKW[u, k, d] - own_UKW[u, k, d]
+        for k in range(2 * n_members):
+            for d in range(width):
+                g_KW[k, d] = penalty[u] * x_UKW[u, k, d] - own_UKW[u, k, d]
                 own_UKW[u, k, d] = 0
-            for t in range(first_movie[u], first_movie[u + 1]):
-                soon = np.int64(movies[min(t + _AHEAD, len(movies) - 1)]) * n_row
-                fetch(grad_MKW, soon, soon + n_row)
-                m = movies[t]
-                for d in range(len(g)):
-                    g[d] += weight[m] * grad_MKW[m, k, d]
-            for d in range(len(g)):
-                first = beta_1 * first_moment[u, k, d] + (one - beta_1) * g[d]
-                second = beta_2 * second_moment[u, k, d] + (one - beta_2) * g[d] * g[d]
+        for t in range(first_movie[u], first_movie[u + 1]):
+            soon = movies[min(t + _AHEAD, len(movies) - 1)] * n_row
+            fetch(grad_MKW, soon, soon + n_row)
+            m = movies[t]
+            c, c_value = weight[m], weight[m] * value[t]
+            for k in range(n_members):
+                grad, g, g_value = grad_MKW[m, k], g_KW[k], g_KW[n_members + k]
+                for d in range(width):
+                    g[d] += c * grad[d]
+                    g_value[d] += c_value * grad[d]
+        for k in range(2 * n_members):
+            for d in range(width):
+                first = beta_1 * first_moment[u, k, d] + (one - beta_1) * g_KW[k, d]
+                second = beta_2 * second_moment[u, k, d] + (one - beta_2) * g_KW[k, d] ** 2
                 first_moment[u, k, d], second_moment[u, k, d] = first, second
                 x_UKW[u, k, d] -= (
                     rate * (first / correct_1) / (np.sqrt(second / correct_2) + np.float32(1e-8))
@@ -189,7 +232,7 @@ def step_raters(  # type: ignore[no-untyped-def]
 
 @_fast
 def squared_errors(  # type: ignore[no-untyped-def]
-    user, movie, rating, user_UKW, movie_MKW, sum_MKW, offset, low, span, clip_low, clip_high
+    user, movie, rating, user_UKW, movie_MKW, s_MKW, t_UKW, offset, low, span, clip_low, clip_high
 ):
     """Squared errors of the clipped predictions of the members' mean logit, summed;
     rows are known ones or -1, which is the last."""
@@ -199,10 +242,10 @@ def squared_errors(  # type: ignore[no-untyped-def]
         u, m = user[t] % len(user_UKW), movie[t] % len(movie_MKW)
         logit = np.float32(0)
         for k in range(n_members):
-            p, q, s = user_UKW[u, k], movie_MKW[m, k], sum_MKW[m, k]
+            p, q, s, r = user_UKW[u, k], movie_MKW[m, k], s_MKW[m, k], t_UKW[u, k]
             for d in range(width - 1):
-                logit += p[d] * (q[d] + s[d])
-            logit += p[width - 1] + q[width - 1] + s[width - 1]
+                logit += (p[d] + r[d]) * (q[d] + s[d])
+            logit += p[width - 1] + r[width - 1] + q[width - 1] + s[width - 1]
         sigmoid = np.float32(1) / (np.float32(1) + np.exp(-logit / n_members - offset))
         error = min(max(low + span * sigmoid, clip_low), clip_high) - rating[t]
         total += error * error

@@ -30,11 +30,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Examples:
-    """Ratings as tensors on one device. user_idx, movie_idx [R] int64; rating [R] float32."""
+    """Ratings as tensors on one device. user_idx, movie_idx [R] int64; rating [R] float32.
+
+    weight [R] float32: how much each counts in the loss, 1 in the mean; without it all count alike.
+    """
 
     user_idx: Tensor
     movie_idx: Tensor
     rating: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rating)

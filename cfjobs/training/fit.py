@@ -5,10 +5,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import polars as pl
 import torch
 
 from cfjobs import models
+from cfjobs.compiled import compiled, counted
 from cfjobs.config import Config, relevant_from
 from cfjobs.features import Features
 from cfjobs.models.network import Network
@@ -99,6 +101,8 @@ def fit_rating_model(task: Task, kit: Kit, *, training: models.Training) -> tupl
     # A rating at a time goes by the rows as they are in the frame; by batches, as torch indexes.
     kind: type[pl.DataType] = pl.Int32 if training == "blocked_sgd" else pl.Int64
     learn = examples(task.kept, kit.device, rows=kind)
+    if task.question == "next":
+        learn = replace(learn, weight=later_counts_more(learn.user_idx))
     log.info("training %s on %d ratings by %s, %s", config.model, len(learn), training, kit.device)
     record = fit_rating(
         network,
@@ -186,6 +190,29 @@ def examples(frame: pl.DataFrame, device: torch.device, *, rows: type[pl.DataTyp
     rows: the type of row numbers."""
     types: dict[str, type[pl.DataType]] = {"user_idx": rows, "movie_idx": rows, "rating": pl.Float32}
     return Examples(*(shared(frame[name].cast(kind)).to(device) for name, kind in types.items()))
+
+
+def later_counts_more(user_idx: torch.Tensor) -> torch.Tensor:
+    """How much each rating counts [R], 1 in the mean: a user's last one e times as much as their first, since
+    taste and habit of rating drift, and stars are predicted for ratings to come.
+
+    user_idx [R]: the users of ratings in the order of their times within a user, each user's side by side.
+    """
+    weight = np.empty(len(user_idx), np.float32)
+    user = user_idx.cpu().numpy()
+    _weigh_later(user, counted(user, int(user.max(initial=-1)) + 1), weight)
+    return torch.from_numpy(weight).to(user_idx.device)
+
+
+@compiled()
+def _weigh_later(user, count, weight):  # type: ignore[no-untyped-def]
+    place, total = 0, 0.0
+    for t in range(len(user)):
+        place = place + 1 if t and user[t] == user[t - 1] else 1
+        weight[t] = np.exp(place / count[user[t]] - 1)
+        total += weight[t]
+    for t in range(len(user)):
+        weight[t] *= len(user) / total
 
 
 def ranking_config(config: Config, *, y_range: tuple[float, float]) -> RankingConfig:

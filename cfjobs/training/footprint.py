@@ -13,15 +13,18 @@ from cfjobs.config import Config
 from cfjobs.errors import InputError
 
 _PARAMETER = 5 * 4
-_EXAMPLE = 8 + 8 + 4 + 8  # user, movie, rating; its place in the epoch's order
-_ROW = 4 + 4 + 4  # in the frame's own memory
-_PAIR = 2 * (16 + 4)  # row, column (torch keeps both) and value, in the matrix of sums and in its transpose
+_EXAMPLE = 8 + 8 + 4 + 4 + 8  # user, movie, rating, how much it counts; its place in the epoch's order
+_ROW = 4 + 4 + 4 + 4  # the first four of these, a rating at a time
+_VALUE = 4  # of a rating, beside what is usual
+_PAIR = 2 * 2 * (16 + 4) + 8 + 2 * 4
+# Of a sum: row, column (torch keeps both) and value, two in the matrix and in its transpose; the pair and
+# its values.
 _EVENT = 4 + 4 + 4  # of the ranking network: movie, rating, worth as a target
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes for each rating, user and movie, and for each of a movie's `max_raters` first raters."""
+    """Bytes for each rating, user and movie, and for each pair that is in the sums of users and movies."""
 
     rating: int
     user: int
@@ -37,24 +40,24 @@ def of_rating_network(config: Config) -> Footprint:
     width = config.n_factors
     if config.model == "dot_raters":
         member_rows = config.ensemble * (width + 1)
-        user = 2 * member_rows * _PARAMETER + 8 + 8  # both tables; the lot, a row of the transpose
-        movie = member_rows * _PARAMETER + 8 + 8 + 4  # a row of the matrix, the last lot, the weight
-        return Footprint(_EXAMPLE, user, movie, _PAIR)
+        # The table, and that of twice the width which is summed; a row of its own matrix of sums, two of the
+        # other side's transpose.
+        each = 3 * member_rows * _PARAMETER + 8 + 16
+        return Footprint(_EXAMPLE + _VALUE, each, each, _PAIR)
     row = width + (1 if config.model == "dot_bias" else 0)
     return Footprint(_EXAMPLE, row * _PARAMETER, row * _PARAMETER)
 
 
 def of_dot_raters_by_blocked_sgd(config: Config) -> Footprint:
-    """Of `dot_raters` trained a rating at a time: no gradients of whole tables, moments for the raters' rows
-    alone."""
+    """Of `dot_raters` trained a rating at a time: no gradients of whole tables, moments for the rows that are
+    summed alone."""
     row = 4 * config.ensemble * (config.n_factors + 1)
     squares = 2 * 4 * config.ensemble
-    # Both tables, what the user's own part takes off, two moments, the best of both; and lot,
-    # ratings a step, first movie.
-    user = 7 * row + squares + 4 + 4 + 8
-    # The table, the sum, its gradient, the best; and last lot, weight, first user.
-    movie = 4 * row + squares + 4 + 4 + 8
-    return Footprint(_ROW + 12, user, movie, 2 * 4)
+    # The table, its best, the sum, its gradient; of twice the width the table that is summed, its best, what
+    # the own part takes off, two moments; and lot, ratings, first of those whose sums it is in; last lot,
+    # weight, first of its own sum.
+    each = (4 + 2 * 5) * row + squares + (4 + 4 + 8) + (4 + 4 + 8)
+    return Footprint(_ROW + _VALUE + 20, each, each, 2 * (4 + 4))
 
 
 def of_ranking_network(config: Config) -> Footprint:

@@ -1,7 +1,7 @@
 """Minibatch training: steps of an optimiser of torch, for any network on any device, in one process or
 several.
 
-    loss = mean over the batch of (rating - predicted)^2 + l2 x (|p_u|^2 + |q_m|^2 + b_u^2 + b_m^2)
+    loss = mean over the batch of weight x (rating - predicted)^2 + l2 x (|p_u|^2 + |q_m|^2 + b_u^2 + b_m^2)
 
 The penalty is added per example, so over an epoch a row is held in proportion to its ratings.
 """
@@ -97,7 +97,10 @@ def batch_loss(
     error = predicted - rating.view(
         -1, *[1] * (predicted.dim() - 1)
     )  # one column a member, if it has members
-    loss = error.square().sum() / n_batch
+    squared = error.square()
+    if train.weight is not None:
+        squared = squared * train.weight[rows].view(-1, *[1] * (predicted.dim() - 1))
+    loss = squared.sum() / n_batch
     if l2:
         loss = loss + l2 * _squared_norm(network, user_idx, movie_idx) / n_batch
     n_members = error[0].numel() if len(error) else 1

@@ -41,7 +41,7 @@ def fit_rating(
     network's own. training: how it goes; without it, as `models.training_of` says.
     """
     torch.manual_seed(config.seed)  # dropout, and what a network draws at the beginning
-    network.setup(train.user_idx, train.movie_idx)
+    network.setup(train.user_idx, train.movie_idx, train.rating)
     if start is not None:
         start(network)
     warm = start is not None

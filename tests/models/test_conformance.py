@@ -11,8 +11,10 @@ from cfjobs import models
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.models.network import UNKNOWN
+from cfjobs.models.networks import dot_raters
+from cfjobs.models.raters import unusual
 from cfjobs.tables import runs
-from cfjobs.testing import LAWS, Law, examples, network
+from cfjobs.testing import LAWS, Law, M, U, examples, network
 from tests.night.test_story import QUICK, check_contract, rows, run
 
 OUTSIDE = "tests.models.factorization_machine"
@@ -37,30 +39,34 @@ def test_a_name_that_names_no_network_is_refused(name: str) -> None:
         models.recipe_of(Config(model=name))
 
 
-def test_what_is_left_of_the_raters_is_the_plain_network() -> None:
-    """Leaving u out: a pair's training prediction is that of the sum over the other raters."""
+def test_what_is_left_of_the_raters_is_the_plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaving u and m out: a pair's training prediction is that of the sums over the others."""
+    monkeypatch.setattr(dot_raters, "ENOUGH", 0)
     found = network("dot_raters", max_raters=1000)
     pairs = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 0, 0, 1])
-    found.setup(*pairs)
+    stars = torch.tensor([1.0, 3.0, 5.0, 5.0])
+    found.setup(*pairs, stars)
+    r = unusual(pairs[0].numpy(), pairs[1].numpy(), stars.numpy(), n_users=U, n_movies=M)
     found.train()
     with_own_left_out = found(*pairs)
-    rater = found.user_as_rater.weight  # type: ignore[union-attr]  # made by begin
-    others = [
-        (rater[1] + rater[2]) / 3**0.5,
-        (rater[0] + rater[2]) / 3**0.5,
-        (rater[0] + rater[1]) / 3**0.5,
-        rater[0] * 0,
-    ]
+    rater = found.user_as_rater.weight.view(U + 1, 2, -1)  # type: ignore[union-attr, operator]  # made by setup
+    rated = found.movie_as_rated.weight.view(M + 1, 2, -1)  # type: ignore[union-attr, operator]  # made by setup
+    x = [rater[user, 0] + float(r[row]) * rater[user, 1] for row, user in enumerate(pairs[0])]
+    y = [rated[movie, 0] + float(r[row]) * rated[movie, 1] for row, movie in enumerate(pairs[1])]
+    others = [(x[1] + x[2]) / 3**0.5, (x[0] + x[2]) / 3**0.5, (x[0] + x[1]) / 3**0.5, x[0] * 0]
+    other_movies = [y[3] / 2**0.5, y[0] * 0, y[0] * 0, y[0] / 2**0.5]
     for row, (user, movie) in enumerate(zip(*pairs, strict=True)):
-        p = found.user.weight[user].view(2, -1)  # type: ignore[union-attr, operator]  # an embedding
-        q = (found.movie.weight[movie] + others[row]).view(2, -1)  # type: ignore[union-attr, operator]  # an embedding
+        p = (found.user.weight[user] + other_movies[row]).view(2, -1)  # type: ignore[union-attr, index]  # an embedding
+        q = (found.movie.weight[movie] + others[row]).view(2, -1)  # type: ignore[union-attr, index]  # an embedding
         logit = (p[:, :-1] * q[:, :-1]).sum(1) + p[:, -1] + q[:, -1]
         torch.testing.assert_close(with_own_left_out[row], found.range(logit))  # type: ignore[operator]  # a module
 
 
-def test_folding_the_raters_changes_no_prediction() -> None:
+@pytest.mark.parametrize("enough", [0, 1_000])
+def test_folding_the_raters_changes_no_prediction(enough: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dot_raters, "ENOUGH", enough)
     found = network("dot_raters")
-    found.setup(examples().user_idx, examples().movie_idx)
+    found.setup(examples().user_idx, examples().movie_idx, examples().rating)
     found.eval()
     pairs = torch.tensor([0, 1, UNKNOWN, 3]), torch.tensor([0, 2, 4, UNKNOWN])
     before = found(*pairs)

@@ -36,7 +36,7 @@ def test_the_earlier_model_goes_on_with_its_rows_in_another_order(model: str) ->
         torch.argsort(user_rows)[learn.user_idx], torch.argsort(movie_rows)[learn.movie_idx], learn.rating
     )
     tonight = network(config)
-    tonight.setup(moved.user_idx, moved.movie_idx)
+    tonight.setup(moved.user_idx, moved.movie_idx, moved.rating)
     parameters = earlier.state_dict() | earlier.unfinished
     carry_over(tonight, parameters, user_rows=user_rows, movie_rows=movie_rows, keep=1.0)
     tonight.fold()
@@ -55,7 +55,7 @@ def test_a_new_row_is_an_initial_one_and_a_vanished_one_is_gone(model: str) -> N
     training.fit_rating(earlier, checkerboard(), config=config)
     for one in (tonight, cold):
         torch.manual_seed(0)
-        one.setup(checkerboard().user_idx, checkerboard().movie_idx)
+        one.setup(checkerboard().user_idx, checkerboard().movie_idx, checkerboard().rating)
     user_rows = torch.cat([torch.tensor([-1]), torch.arange(2, U), torch.tensor([-1])])  # 0 and 1 are gone
     parameters = earlier.state_dict() | earlier.unfinished
     carry_over(tonight, parameters, user_rows=user_rows, movie_rows=torch.arange(M), keep=1.0)

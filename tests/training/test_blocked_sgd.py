@@ -11,12 +11,20 @@ from cfjobs import models, training
 from cfjobs.config import Config
 from cfjobs.errors import InputError
 from cfjobs.models.network import Network
+from cfjobs.models.networks import dot_raters
 from cfjobs.models.raters import Raters
 from cfjobs.training import blocked_sgd_kernels
 from cfjobs.training.checkpoint import State
 from tests.training.test_checkpoint import Shelf, killed_and_resumed
 
 U, M, K, D = 60, 80, 2, 5
+
+
+@pytest.fixture(autouse=True)
+def _users_have_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dot_raters, "ENOUGH", 0)
+
+
 SMALL = Config(n_factors=D, ensemble=K, epochs=3, max_raters=7)
 
 
@@ -47,35 +55,36 @@ def same(one: Network, other: Network) -> bool:
 
 
 def test_a_visit_takes_the_steps_of_the_equation() -> None:
-    """One rating, beside autograd in float64: users, movies, and what the raters' rows get of it."""
+    """One rating, beside autograd in float64: users, movies, and what the rows that are summed get of it."""
     rng = np.random.default_rng(1)
-    p, q, x, s = (rng.normal(0, 0.5, (1, K, D + 1)) for _ in range(4))
-    weight, rating, offset, low, span, rate, l2 = 0.6, 4.0, 0.3, 0.0, 5.5, 0.1, 0.2
-    tp, tq, tx = (torch.tensor(part, requires_grad=True) for part in (p, q, x))
-    v = tq + torch.tensor(s) - weight * tx
-    logit = (tp[..., :-1] * v[..., :-1]).sum(2) + tp[..., -1] + v[..., -1] + offset
+    p, q, s, t = (rng.normal(0, 0.5, (1, K, D + 1)) for _ in range(4))
+    x, y = (rng.normal(0, 0.5, (1, 2 * K, D + 1)) for _ in range(2))
+    rating, value, counts, c, e = 4.0, -0.7, 1.2, 0.6, 0.3
+    offset, low, span, rate, l2, l2_bias = 0.3, 0.0, 5.5, 0.1, 0.2, 0.05
+    tp, tq, tx, ty = (torch.tensor(part, requires_grad=True) for part in (p, q, x, y))
+    v = tq + torch.tensor(s) - c * (tx[:, :K] + value * tx[:, K:])
+    w = tp + torch.tensor(t) - e * (ty[:, :K] + value * ty[:, K:])
+    logit = (w[..., :-1] * v[..., :-1]).sum(2) + w[..., -1] + v[..., -1] + offset
     error = low + span * torch.sigmoid(logit) - rating
-    (error.square().sum() / 2).backward()  # type: ignore[no-untyped-call]
-    tables = [part.astype(np.float32) for part in (p, q, x, s)]
-    gradient, own = np.zeros((1, K, D + 1), np.float32), np.zeros((1, K, D + 1), np.float32)
+    (counts * error.square().sum() / 2).backward()
+    tables = [part.astype(np.float32) for part in (p, q, x, y, s, t)]
+    gradients = [np.zeros((1, rows * K, D + 1), np.float32) for rows in (1, 1, 2, 2)]
     squares = [np.full((1, K, 2), 0.1, np.float32) for _ in range(2)]
     squared = blocked_sgd_kernels.visit(
-        np.array([0], np.int32), np.array([~0], np.int32), np.array([rating], np.float32), 0,
-        *tables, gradient, own, np.array([weight], np.float32), *squares,
-        *(np.float32(n) for n in (offset, low, span, rate, l2)),
+        np.array([~0], np.int32), np.array([~0], np.int32), np.array([rating], np.float32),
+        np.array([value], np.float32), np.array([counts], np.float32), 0,
+        *tables, *gradients, np.array([c], np.float32), np.array([e], np.float32), *squares,
+        *(np.float32(n) for n in (offset, low, span, rate, l2, l2_bias)),
     )  # fmt: skip
-    assert squared == pytest.approx(float(error.square().sum()), rel=1e-5)
+    assert squared == pytest.approx(float(error.detach().square().sum()), rel=1e-5)
     for before, table, found in ((p, tables[0], tp), (q, tables[1], tq)):
         assert found.grad is not None
-        g = found.grad.numpy() + l2 * before
+        g = found.grad.numpy() + np.array([l2] * D + [l2_bias]) * before
         mean = np.concatenate([(g[..., :-1] ** 2).mean(2, keepdims=True).repeat(D, 2), g[..., -1:] ** 2], 2)
         np.testing.assert_allclose(table, before - rate / np.sqrt(0.1 + mean) * g, rtol=1e-4, atol=1e-6)
-    assert tx.grad is not None
-    np.testing.assert_allclose(
-        own, -tx.grad.numpy(), rtol=1e-4, atol=1e-6
-    )  # the user leaves its own part out
-    assert tq.grad is not None
-    np.testing.assert_allclose(gradient, tq.grad.numpy(), rtol=1e-4, atol=1e-6)
+    for gradient, rows, sign in zip(gradients, (tq, tp, tx, ty), (1, 1, -1, -1), strict=True):
+        assert rows.grad is not None  # x, y: a rating leaves its own part out
+        np.testing.assert_allclose(gradient, sign * rows.grad.numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_the_model_does_not_depend_on_the_threads() -> None:
@@ -92,32 +101,38 @@ def test_the_model_does_not_depend_on_the_threads() -> None:
 
 
 def test_every_rating_is_visited_once_an_epoch() -> None:
-    """Each in the one block of its users and movies, and marked where its user is among the movie's
-    raters."""
+    """Each in the one block of its users and movies, and marked where its user is among the movie's raters,
+    and its movie among what the user's sum is over."""
     data = examples()
     user, movie, rating = (part.numpy() for part in (data.user_idx, data.movie_idx, data.rating))
     order = np.random.default_rng(0).permutation(U)
-    raters = Raters.of(user, movie, n_movies=M, at_most=7, order=order)
+    value = np.zeros_like(rating)
+    raters = Raters.of(user, movie, value, n_movies=M, at_most=7, order=order)
+    rated = Raters.of(movie, user, value, n_movies=U, at_most=5, order=np.arange(M))
     blocks = blocked_sgd_kernels.Blocks.of(
         user,
         movie,
         rating,
+        value,
+        np.ones_like(rating),
         raters=raters,
+        rated=rated,
         row_bytes=1 << 17,
         rng=np.random.default_rng(2),
     )
     back = np.where(blocks.movie < 0, ~blocks.movie, blocks.movie)
-    assert sorted(zip(blocks.user, back, blocks.rating, strict=True)) == sorted(
-        zip(user, movie, rating, strict=True)
-    )
+    who = np.where(blocks.user < 0, ~blocks.user, blocks.user)
+    assert sorted(zip(who, back, blocks.rating, strict=True)) == sorted(zip(user, movie, rating, strict=True))
     n = blocks.n_blocks
     block_of = np.repeat(np.arange(n * n), np.diff(blocks.first))
-    for rows, of in ((blocks.user, block_of // n), (back, block_of % n)):
+    for rows, of in ((who, block_of // n), (back, block_of % n)):
         assert all(len(set(of[rows == row])) <= 1 for row in range(max(U, M)))
     for m in range(M):
         chosen = sorted(user[movie == m], key=lambda u: order[u])[:7]
-        assert set(blocks.user[(back == m) & (blocks.movie < 0)]) == set(chosen)
+        assert set(who[(back == m) & (blocks.movie < 0)]) == set(chosen)
         assert set(raters.users[raters.first_user[m] : raters.first_user[m + 1]]) == set(chosen)
+    for u in range(U):
+        assert set(back[(who == u) & (blocks.user < 0)]) == set(np.sort(movie[user == u])[:5])
 
 
 def test_a_killed_training_ends_with_the_same_bits() -> None:

@@ -72,7 +72,7 @@ def test_the_rating_network_holds_what_it_should(model: str, sizes: dict[str, in
         n_movies=sizes["movies"],
         settings=models.settings(config, y_range=(1, 5)),
     )
-    examples = training.Examples(*pairs(sizes))
+    examples = training.Examples(*pairs(sizes), weight=torch.ones(sizes["ratings"]))
     training.fit_rating(
         network,
         examples,
@@ -123,7 +123,9 @@ def test_a_rating_at_a_time_holds_what_it_should(sizes: dict[str, int]) -> None:
     settings = models.settings(config, y_range=(1, 5))
     network = models.build("dot_raters", n_users=sizes["users"], n_movies=sizes["movies"], settings=settings)
     user, movie, rating = pairs(sizes)
-    train = training.Examples(user.int(), movie.int(), rating)  # as they are in a night's frame
+    train = training.Examples(
+        user.int(), movie.int(), rating, torch.ones_like(rating)
+    )  # as they are in a night's frame
     valid = training.Examples(*(t[:50].clone() for t in (user.int(), movie.int(), rating)))
     training.fit_rating(network, train, config=config, valid=valid, checkpoints=Look())
     told = footprint.of_dot_raters_by_blocked_sgd(config).bytes(**sizes, pairs=sizes["ratings"])

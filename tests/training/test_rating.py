@@ -15,6 +15,7 @@ from cfjobs.errors import InputError, TrainingDiverged
 from cfjobs.models.network import Network, RatingRange
 from cfjobs.models.predict import predict
 from cfjobs.training import minibatch
+from cfjobs.training.fit import later_counts_more
 
 U, M = 60, 40
 
@@ -158,3 +159,33 @@ def test_a_device_that_is_absent_is_a_clear_error() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="use auto or cpu"):
             resolve_device("cuda")
+
+
+def test_later_ratings_of_a_user_count_more_whoever_else_there_is() -> None:
+    weight = later_counts_more(torch.tensor([0, 0, 0, 2, 2, 2, 5]))
+    assert float(weight.mean()) == pytest.approx(1)
+    assert torch.equal(weight[:3], weight[3:6])
+    assert (weight[:3].diff() > 0).all()
+    assert float(weight[6]) == pytest.approx(float(weight[2]))
+    assert len(later_counts_more(torch.tensor([], dtype=torch.int64))) == 0
+
+
+@pytest.mark.parametrize("model", ["dot_raters", "dot_bias"])
+def test_a_rating_that_does_not_count_is_not_learnt(model: str) -> None:
+    """Whichever way the steps are taken: where two ratings of a pair contradict each other, the one with all
+    the weight is predicted."""
+    user = torch.arange(40).repeat(40)
+    movie = torch.arange(40).repeat_interleave(40)
+    counts = torch.tensor([0.0, 2.0])
+    twice = training.Examples(
+        torch.cat([user, user]),
+        torch.cat([movie, movie]),
+        torch.cat([torch.full((1600,), 1.0), torch.full((1600,), 5.0)]),
+        weight=counts.repeat_interleave(1600),
+    )
+    config = Config(model=model, n_factors=4, epochs=12)
+    network = models.build(
+        model, n_users=40, n_movies=40, settings=models.settings(config, y_range=(1.0, 5.0))
+    )
+    training.fit_rating(network, twice, config=config)
+    assert float(predict(network, user, movie).mean()) > 4
