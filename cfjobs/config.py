@@ -124,7 +124,7 @@ class Config(BaseModel):
     max_raters: int = Field(
         256,
         ge=0,
-        description="Raters of a movie that model = dot_raters sums over, a random choice where there are more, and likewise movies that a user rated, the most popular ones (at most 4 million each in all); 0 leaves the sums out.",
+        description="Raters of a movie that model = dot_raters sums over, a random choice where there are more, and likewise movies that a user rated, the most popular ones, where ratings are enough and not too many (at most 4 million pairs each); 0 leaves the sums out.",
     )
     hidden: tuple[int, ...] | None = Field(
         None, description="Widths of the hidden layers of model = net; without it, the network's own."

@@ -76,11 +76,11 @@ class Blocks:
         before = counted(user, n_users).cumsum()
         block_of_user = ((before - 1) * n_blocks // max(1, len(user))).astype(np.int32)
         block_of_movie = (rng.permutation(n_movies) % n_blocks).astype(np.int32)
-        dealt = _deal(
+        users, movies, ratings, values, weights, first = _deal(
             user, movie, rating, value, weight, block_of_user, block_of_movie, n_blocks,
             raters.lot, raters.last, rated.lot, rated.last,
         )  # fmt: skip
-        return cls(*dealt, n_blocks=n_blocks)
+        return cls(users, movies, ratings, values, weights, first, n_blocks)
 
 
 @_fast
