@@ -62,7 +62,7 @@ class Raters:
     def add_up(self, x_UKW: Floats, *, into: Floats) -> None:
         """The raters' sums of all movies [M, K, W]; x_UKW as for `sum_raters`."""
         arrays = (self.users, self.user_value, self.first_user, self.weight)
-        sum_raters(into, x_UKW, *arrays, 0, len(self.last))
+        sum_raters(into, x_UKW, *arrays, True, 0, len(self.last))
 
 
 def unusual(
@@ -113,9 +113,9 @@ def _choose(user, movie, value, count, lot, n_users, at_most):  # type: ignore[n
 
 
 @_fast
-def sum_raters(sum_MKW, x_UKW, users, value, first_user, weight, begin, end):  # type: ignore[no-untyped-def]
+def sum_raters(sum_MKW, x_UKW, users, value, first_user, weight, both, begin, end):  # type: ignore[no-untyped-def]
     """The raters' sums of movies begin..end - 1. x_UKW: of each user the rows of the K members for having
-    rated, then those that the rating's value multiplies."""
+    rated, then those that the rating's value multiplies, if both are asked for."""
     n_members, n_row = sum_MKW.shape[1], np.int64(x_UKW.shape[1] * x_UKW.shape[2])
     for m in range(begin, end):
         sum_MKW[m] = 0
@@ -126,7 +126,10 @@ def sum_raters(sum_MKW, x_UKW, users, value, first_user, weight, begin, end):  #
             for k in range(n_members):
                 add_to, x, z = sum_MKW[m, k], x_UKW[u, k], x_UKW[u, n_members + k]
                 for d in range(len(add_to)):
-                    add_to[d] += x[d] + r * z[d]
+                    add_to[d] += x[d]
+                if both:
+                    for d in range(len(add_to)):
+                        add_to[d] += r * z[d]
         for k in range(sum_MKW.shape[1]):
             for d in range(sum_MKW.shape[2]):
                 sum_MKW[m, k, d] *= weight[m]

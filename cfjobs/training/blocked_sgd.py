@@ -77,12 +77,13 @@ class BlockedSGD(EpochLoop):
             "movie": torch.full((n_movies, n_members, 2), _FIRST_A),
         }
         ratings_of_user = counted(user, n_users)
+        both = len(rows.rated.users) > 0
         ratings_of_movie = counted(movie, n_movies)
         self.sums = (
-            _Sums.of(rows.x, rows.raters, like=rows.movie, held=ratings_of_user),
-            _Sums.of(rows.y, rows.rated, like=rows.user, held=ratings_of_movie + _HOLD),
+            _Sums.of(rows.x, rows.raters, both, like=rows.movie, held=ratings_of_user),
+            _Sums.of(rows.y, rows.rated, both, like=rows.user, held=ratings_of_movie + _HOLD),
         )
-        self.pace = _BOTH if len(rows.rated.users) else _RATERS
+        self.pace = _BOTH if both else _RATERS
         self.summed = False  # whether the sums are those of the rows as they are
         self.threads = torch.get_num_threads()
 
@@ -117,6 +118,7 @@ class BlockedSGD(EpochLoop):
                 rows.user, rows.movie, rows.x, rows.y, s.sums, t.sums, s.gradients, t.gradients, s.own, t.own
             )
         ]  # fmt: skip
+        both = len(rows.rated.users) > 0
         weights = [rows.raters.weight, rows.rated.weight]
         squares = [self.squares["user"].numpy(), self.squares["movie"].numpy()]
         l2 = self.plan.l2
@@ -131,7 +133,7 @@ class BlockedSGD(EpochLoop):
             found: float = blocked_sgd_kernels.visit(
                 blocks.user[part], blocks.movie[part], blocks.rating[part], blocks.value[part], blocks.weight[part],
                 int(start[i] * (part.stop - part.start)),
-                *tables, *weights, *squares, *scalars,
+                *tables, *weights, *squares, *scalars, both,
             )  # fmt: skip
             return found
 
@@ -190,6 +192,7 @@ class _Sums:
 
     x: Tensor
     raters: Raters
+    both: bool
     sums: Tensor
     gradients: Tensor
     own: Tensor
@@ -197,16 +200,16 @@ class _Sums:
     held: Floats
 
     @classmethod
-    def of(cls, x: Tensor, raters: Raters, *, like: Tensor, held: NDArray[np.int64]) -> "_Sums":
+    def of(cls, x: Tensor, raters: Raters, both: bool, *, like: Tensor, held: NDArray[np.int64]) -> "_Sums":
         sums, gradients = torch.zeros_like(like), torch.zeros_like(like)
         moments = {"first": torch.zeros_like(x), "second": torch.zeros_like(x)}
-        return cls(x, raters, sums, gradients, torch.zeros_like(x), moments, held.astype(np.float32))
+        return cls(x, raters, both, sums, gradients, torch.zeros_like(x), moments, held.astype(np.float32))
 
     def add_up(self, pool: ThreadPoolExecutor) -> None:
         raters = self.raters
         rows = (self.sums.numpy(), self.x.numpy())
         arrays = (*rows, raters.users, raters.user_value, raters.first_user, raters.weight)
-        over(pool, len(raters.last), lambda *part: sum_raters(*arrays, *part))
+        over(pool, len(raters.last), lambda *part: sum_raters(*arrays, self.both, *part))
 
     def step(self, pool: ThreadPoolExecutor, *, rate: float, l2: float, number: int) -> None:
         """The step of this number, counted from 1, of Adam."""
@@ -220,7 +223,7 @@ class _Sums:
             len(raters.lot),
             lambda *part: blocked_sgd_kernels.step_summed(
                 *arrays, penalty, raters.movies, raters.movie_value, raters.first_movie, raters.weight,
-                *scalars, number, *part,
+                *scalars, number, self.both, *part,
             ),
         )  # fmt: skip
         self.gradients.zero_()

@@ -107,15 +107,22 @@ def _deal(  # type: ignore[no-untyped-def]
 
 
 @_fast
+def _add(into, times, row):  # type: ignore[no-untyped-def]
+    for d in range(len(row)):
+        into[d] += times * row[d]
+
+
+@_fast
 def visit(  # type: ignore[no-untyped-def]
     users, movies, ratings, values, weights, start, user_UKW, movie_MKW, x_UKW, y_MKW, s_MKW, t_UKW, grad_s_MKW, grad_t_UKW,
-    own_x_UKW, own_y_MKW, movie_weight, user_weight, user_A, movie_A, offset, low, span, rate, l2, l2_bias,
+    own_x_UKW, own_y_MKW, movie_weight, user_weight, user_A, movie_A, offset, low, span, rate, l2, l2_bias, both,
 ):  # fmt: skip
     """Take the ratings of one block, from `start` round to it again. Returns the squared errors, summed over
     ratings and members.
 
     The last column of a row is its bias. s, t: the movies' and the users' sums; grad, own: what their
-    gradients need, added to. x, y and own have 2 K rows each, as `sum_raters` says.
+    gradients need, added to. x, y and own have 2 K rows each, as `sum_raters` says. both: without it users
+    have no sums and ratings no values, and what is for them is not touched.
     """
     n, (n_members, width) = len(users), user_UKW.shape[1:]
     n_factors, n_row = width - 1, n_members * width
@@ -145,9 +152,12 @@ def visit(  # type: ignore[no-untyped-def]
             )
             c_value, e_value = c * values[t], e * values[t]
             for d in range(width):
-                v[d] = q[d] + s[d] - c * x[d] - c_value * x_value[d]
-            for d in range(width):
-                w[d] = p[d] + r[d] - e * y[d] - e_value * y_value[d]
+                v[d] = q[d] + s[d] - c * x[d]
+            w[:] = p
+            if both:
+                _add(v, -c_value, x_value)
+                for d in range(width):
+                    w[d] += r[d] - e * y[d] - e_value * y_value[d]
             wv = vv = ww = pp = pv = qq = wq = np.float32(0)
             for d in range(n_factors):
                 wv += w[d] * v[d]
@@ -171,11 +181,11 @@ def visit(  # type: ignore[no-untyped-def]
             v[n_factors] = w[n_factors] = 1  # what a bias is multiplied by
             # Loops over few arrays each: with more, the compiler gives up proving that they do not overlap.
             _add(grad_s_MKW[m, k], g, w)
-            _add(grad_t_UKW[u, k], g, v)
             if c > 0:
                 _add(own_x_UKW[u, k], c * g, w)
+            if both:
+                _add(grad_t_UKW[u, k], g, v)
                 _add(own_x_UKW[u, n_members + k], c_value * g, w)
-            if e > 0:
                 _add(own_y_MKW[m, k], e * g, v)
                 _add(own_y_MKW[m, n_members + k], e_value * g, v)
             for d in range(n_factors):
@@ -188,25 +198,20 @@ def visit(  # type: ignore[no-untyped-def]
 
 
 @_fast
-def _add(into, times, row):  # type: ignore[no-untyped-def]
-    for d in range(len(row)):
-        into[d] += times * row[d]
-
-
-@_fast
 def step_summed(  # type: ignore[no-untyped-def]
     x_UKW, first_moment, second_moment, grad_MKW, own_UKW, penalty, movies, value, first_movie, weight,
-    rate, beta_1, beta_2, step, begin, end,
+    rate, beta_1, beta_2, step, both, begin, end,
 ):  # fmt: skip
     """One step of Adam for the rows begin..end - 1 of those that are summed: of the raters, x, or of what
     they rated, y. Clears `own`. penalty [U]: what L2 takes of a row since the last step."""
     one = np.float32(1)
     correct_1, correct_2 = np.float32(1 - beta_1**step), np.float32(1 - beta_2**step)
     n_members, width = grad_MKW.shape[1:]
+    n_rows = 2 * n_members if both else n_members
     n_row = np.int64(n_members * width)
     g_KW = np.empty((2 * n_members, width), np.float32)
     for u in range(begin, end):
-        for k in range(2 * n_members):
+        for k in range(n_rows):
             for d in range(width):
                 g_KW[k, d] = penalty[u] * x_UKW[u, k, d] - own_UKW[u, k, d]
                 own_UKW[u, k, d] = 0
@@ -217,10 +222,10 @@ def step_summed(  # type: ignore[no-untyped-def]
             c, c_value = weight[m], weight[m] * value[t]
             for k in range(n_members):
                 grad, g, g_value = grad_MKW[m, k], g_KW[k], g_KW[n_members + k]
-                for d in range(width):
-                    g[d] += c * grad[d]
-                    g_value[d] += c_value * grad[d]
-        for k in range(2 * n_members):
+                _add(g, c, grad)
+                if both:
+                    _add(g_value, c_value, grad)
+        for k in range(n_rows):
             for d in range(width):
                 first = beta_1 * first_moment[u, k, d] + (one - beta_1) * g_KW[k, d]
                 second = beta_2 * second_moment[u, k, d] + (one - beta_2) * g_KW[k, d] ** 2

@@ -74,7 +74,7 @@ def test_a_visit_takes_the_steps_of_the_equation() -> None:
         np.array([~0], np.int32), np.array([~0], np.int32), np.array([rating], np.float32),
         np.array([value], np.float32), np.array([counts], np.float32), 0,
         *tables, *gradients, np.array([c], np.float32), np.array([e], np.float32), *squares,
-        *(np.float32(n) for n in (offset, low, span, rate, l2, l2_bias)),
+        *(np.float32(n) for n in (offset, low, span, rate, l2, l2_bias)), True,
     )  # fmt: skip
     assert squared == pytest.approx(float(error.detach().square().sum()), rel=1e-5)
     for before, table, found in ((p, tables[0], tp), (q, tables[1], tq)):
