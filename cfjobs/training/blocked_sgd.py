@@ -84,6 +84,7 @@ class BlockedSGD(EpochLoop):
             _Sums.of(rows.y, rows.rated, both, like=rows.user, held=ratings_of_movie + _HOLD),
         )
         self.pace = _BOTH if both else _RATERS
+        self.in_use = self.sums if both else self.sums[:1]
         self.summed = False  # whether the sums are those of the rows as they are
         self.threads = torch.get_num_threads()
 
@@ -140,7 +141,7 @@ class BlockedSGD(EpochLoop):
         self.squared_error += sum(pool.map(visit, range(n_blocks))) / rows.user.shape[1]
 
     def _sum(self, pool: ThreadPoolExecutor) -> None:
-        for sums in self.sums:
+        for sums in self.in_use:
             sums.add_up(pool)
         self.summed = True
 
@@ -148,7 +149,7 @@ class BlockedSGD(EpochLoop):
         per_epoch = -(-self.blocks.n_blocks // self.rounds_a_step)
         number = (self.epoch - 1) * per_epoch + -(-self.step // self.rounds_a_step)
         share, pace = self.rounds_a_step / self.blocks.n_blocks, self.pace
-        for sums in self.sums:
+        for sums in self.in_use:
             sums.step(pool, rate=pace.rate * self.rate, l2=pace.l2 * self.plan.l2 * share, number=number)
         self.summed = False
 
