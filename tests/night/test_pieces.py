@@ -61,7 +61,6 @@ def test_the_published_tables_are_those_of_ratings_read_at_once(
         story.here(),
         prepare=partial(story.prepare, each=in_turn),
         hold_out=partial(story.hold_out, each=in_turn),
-        measure=partial(story.measure, each=in_turn),
     )
     night, n_files = start(folder, there, config=config), list[int]()
     commit = stages.commit
